@@ -1,0 +1,1 @@
+//! One MQTT connection as a pure state machine.

@@ -1,0 +1,1 @@
+//! Cloud = ledger + registry + outbox + timers + the flows; the driver holds THE order.

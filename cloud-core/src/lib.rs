@@ -1,0 +1,1 @@
+//! The cloud core: owns the money, embeds the broker.

@@ -1,0 +1,3 @@
+//! The cloud core: owns the money, embeds the broker.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Simulated worlds, fleets and the test bank.

@@ -1,0 +1,3 @@
+//! Simulated worlds, fleets and the test bank.
+
+fn main() {}

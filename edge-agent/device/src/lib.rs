@@ -1,0 +1,1 @@
+//! Device state machine: spool, inbox, at-most-once execution.

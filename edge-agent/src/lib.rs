@@ -1,0 +1,1 @@
+//! The Linux edge agent: MQTT, hardware drivers, command line.

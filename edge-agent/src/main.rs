@@ -1,0 +1,3 @@
+//! The Linux edge agent: MQTT, hardware drivers, command line.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Append-only log over a Disk: records, hash chain, batches, snapshots, recovery.

@@ -1,0 +1,1 @@
+//! House rules and end-to-end tests live in `tests/`.
