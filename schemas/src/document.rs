@@ -1,0 +1,122 @@
+//! The CDDL (RFC 8610) and AsyncAPI 3 documents, generated from the declarations in [`message`](crate::message), so
+//! that they cannot drift: a test compares them with the committed files.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use crate::envelope::Envelope;
+use crate::message::{Down, Up};
+use crate::topic::Kind;
+use crate::wire::Field;
+
+type Description = (Kind, &'static str, &'static str, Vec<Field>);
+
+const CDDL_PRELUDE: &str = "\
+; Every message of the platform. Generated from the `schemas` package; do not edit.
+; Payload of ft/{tenant}/{principal}/up/{kind} and .../down/{kind}.
+
+name = text .regexp \"[a-z0-9][a-z0-9-]{0,31}\"
+principal = text .regexp \"[a-z0-9][a-z0-9-]{0,31}/[a-z0-9][a-z0-9-]{0,31}\"
+code = text .regexp \"[a-z0-9_]{1,64}\"
+money = text .regexp \"[0-9]{1,13}(\\\\.[0-9]{1,4})? [A-Z]{3}\"
+text-512 = text .size (0..512)
+id16 = bstr .size 16
+";
+
+/// All messages in CDDL.
+pub fn cddl() -> String {
+    let mut text = CDDL_PRELUDE.to_owned();
+    for (direction, messages) in [("up", Up::describe()), ("down", Down::describe())] {
+        for (kind, _, doc, fields) in messages {
+            let _ = write!(text, "\n;{doc}\n{direction}-{kind} = {{\n");
+            for field in Envelope::<()>::fields() {
+                cddl_field(&mut text, "  ", &field);
+            }
+            text.push_str("  body: {\n");
+            for field in &fields {
+                cddl_field(&mut text, "    ", field);
+            }
+            text.push_str("  },\n}\n");
+        }
+    }
+    text
+}
+
+fn cddl_field(text: &mut String, indent: &str, field: &Field) {
+    let (cddl, note) = field.cddl.split_once(" ;").unwrap_or((field.cddl, ""));
+    // The comma stands before any comment; ` / null` may have been appended after one.
+    let (note, null) = note.strip_suffix(" / null").map_or((note, ""), |note| (note, " / null"));
+    let optional = if field.cddl.ends_with(" / null") { "? " } else { "" };
+    let _ = writeln!(
+        text,
+        "{indent}{optional}{}: {cddl}{null}, ;{}{}",
+        field.name,
+        field.doc,
+        note_in_brackets(note)
+    );
+}
+
+fn note_in_brackets(note: &str) -> String {
+    if note.is_empty() { String::new() } else { format!(" ({})", note.trim()) }
+}
+
+/// All channels and messages as an AsyncAPI 3.0 document.
+pub fn asyncapi() -> Value {
+    let (mut channels, mut operations, mut messages) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    for (direction, action, described) in
+        [("up", "receive", Up::describe()), ("down", "send", Down::describe())]
+    {
+        for (kind, name, doc, fields) in described {
+            let id = format!("{direction}-{kind}");
+            channels.insert(
+                id.clone(),
+                json!({
+                    "address": format!("ft/{{tenant}}/{{principal}}/{direction}/{kind}"),
+                    "messages": { name: { "$ref": format!("#/components/messages/{id}") } },
+                    "parameters": { "tenant": {}, "principal": {} },
+                }),
+            );
+            operations.insert(
+                id.clone(),
+                json!({ "action": action, "channel": { "$ref": format!("#/channels/{id}") } }),
+            );
+            messages.insert(id, message(&(kind, name, doc, fields)));
+        }
+    }
+    json!({
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Farthing",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Messages between principals (devices, people's terminals) and the cloud core. Payloads are CBOR; schemas show the same content as JSON. QoS 1; a PUBACK is a promise that the message is on disk.",
+        },
+        "defaultContentType": "application/cbor",
+        "channels": channels,
+        "operations": operations,
+        "components": { "messages": messages },
+    })
+}
+
+fn message((_, name, doc, fields): &Description) -> Value {
+    let mut envelope = object(&Envelope::<()>::fields());
+    envelope["properties"]["body"] = object(fields);
+    if let Some(required) = envelope["required"].as_array_mut() {
+        required.push(json!("body"));
+    }
+    json!({ "name": name, "summary": doc.trim(), "contentType": "application/cbor", "payload": envelope })
+}
+
+fn object(fields: &[Field]) -> Value {
+    let properties: BTreeMap<_, _> = fields
+        .iter()
+        .map(|field| {
+            let mut schema = field.json_schema.clone();
+            schema["description"] = json!(field.doc.trim());
+            (field.name, schema)
+        })
+        .collect();
+    let required: Vec<_> = fields.iter().filter(|f| !f.cddl.ends_with(" / null")).map(|f| f.name).collect();
+    json!({ "type": "object", "additionalProperties": false, "properties": properties, "required": required })
+}

@@ -1,0 +1,18 @@
+//! Wire limits, in one place. What exceeds one of them is refused by name before any of it is decoded.
+
+/// Largest MQTT payload of any message, in bytes. Refusal: `payload_too_large`.
+pub const PAYLOAD_BYTES: usize = 8 * 1024;
+/// Longest tenant, principal, merchant or item name, in bytes.
+pub const NAME_BYTES: usize = 32;
+/// Longest stable code, in bytes.
+pub const CODE_BYTES: usize = 64;
+/// Longest sentence meant for a person, in bytes.
+pub const TEXT_BYTES: usize = 512;
+/// Longest signed structure (payment information, verification), in bytes. Fits QR version 20 at level M as text.
+pub const SIGNED_BYTES: usize = 512;
+/// Largest amount, in minor units: far below where sums of `u64` could overflow (10^18 / 10^12 payments).
+pub const AMOUNT_MINOR: u64 = 1_000_000_000_000;
+/// Most units (pieces, seconds, millilitres) that one payment may buy.
+pub const QUANTITY: u32 = 100_000;
+/// Longest time between the making of a request and its `not_after`, in milliseconds: 24 h (correctness.md 17).
+pub const REQUEST_LIFE_MS: u64 = 24 * 60 * 60 * 1000;
