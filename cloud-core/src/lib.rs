@@ -1,1 +1,3 @@
 //! The cloud core: owns the money, embeds the broker.
+
+pub mod bank;

@@ -1,1 +1,3 @@
 //! Simulated worlds, fleets and the test bank.
+
+pub mod bank;
