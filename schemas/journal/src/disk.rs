@@ -10,7 +10,8 @@ pub trait Disk: Clone {
     /// The names of all files, in any order.
     fn list(&self) -> Result<Vec<String>, DiskError>;
 
-    /// Makes a file of `len` zero bytes, allocated in full. It exists completely or not at all.
+    /// Makes a file of `len` zero bytes, allocated in full. It exists completely or not at all. A file of that name
+    /// is replaced.
     fn create(&self, name: &str, len: u64) -> Result<(), DiskError>;
 
     /// The length of a file in bytes.

@@ -85,11 +85,7 @@ pub(crate) fn encode<R: AsRef<[u8]>>(
     buffer.resize(length as usize, 0);
     let checksum = crc32c::crc32c_append(place.checksum_seed(), buffer);
     buffer[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&checksum.to_le_bytes());
-    Tip {
-        position: tip.position.advanced(u64::from(count)),
-        sequence,
-        hash: hash(buffer),
-    }
+    Tip { position: tip.position.advanced(u64::from(count)), sequence, hash: hash(buffer) }
 }
 
 fn hash(frame: &[u8]) -> FrameHash {
@@ -188,8 +184,18 @@ impl fmt::Display for Defect {
 }
 
 /// Reads the frame at `offset` of a loaded segment.
-pub(crate) fn parse(segment_bytes: &[u8], chain_id: ChainId, segment: u64, offset: usize) -> Result<Frame<'_>, Defect> {
+pub(crate) fn parse(
+    segment_bytes: &[u8],
+    chain_id: ChainId,
+    segment: u64,
+    offset: usize,
+) -> Result<Frame<'_>, Defect> {
     let rest = segment_bytes.get(offset..).unwrap_or_default();
+    parse_at(rest, &Place { chain_id, segment, offset: offset as u64 })
+}
+
+/// Reads the frame at the start of `rest`, which is at `place`.
+pub(crate) fn parse_at<'a>(rest: &'a [u8], place: &Place) -> Result<Frame<'a>, Defect> {
     let Some(header) = rest.get(..FRAME_HEADER_BYTES) else {
         return Err(Defect::SegmentEnd);
     };
@@ -198,12 +204,14 @@ pub(crate) fn parse(segment_bytes: &[u8], chain_id: ChainId, segment: u64, offse
         return Err(if blank { Defect::Blank } else { Defect::NotAFrame });
     }
     let length = u32_at(header, 4) as usize;
-    if length < FRAME_HEADER_BYTES + RECORD_HEADER_BYTES || length > rest.len() || !length.is_multiple_of(ALIGNMENT) {
+    if length < FRAME_HEADER_BYTES + RECORD_HEADER_BYTES
+        || length > rest.len()
+        || !length.is_multiple_of(ALIGNMENT)
+    {
         return Err(Defect::Length);
     }
     let bytes = &rest[..length];
-    let place = Place { chain_id, segment, offset: offset as u64 };
-    if checksum(bytes, &place) != u32_at(header, CHECKSUM_AT) {
+    if checksum(bytes, place) != u32_at(header, CHECKSUM_AT) {
         return Err(Defect::Checksum);
     }
     let mut previous = [0; 32];

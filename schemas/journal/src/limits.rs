@@ -74,7 +74,9 @@ impl JournalLimits {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum LimitsError {
     /// The largest record does not fit the largest frame.
-    #[error("a record of {record_max_bytes} bytes does not fit a frame of {frame_max_bytes}: raise frame_max_bytes")]
+    #[error(
+        "a record of {record_max_bytes} bytes does not fit a frame of {frame_max_bytes}: raise frame_max_bytes"
+    )]
     Frame {
         /// As configured.
         record_max_bytes: u32,

@@ -83,11 +83,7 @@ pub(crate) struct Tip {
 
 impl Tip {
     pub(crate) const fn genesis(chain_id: ChainId) -> Self {
-        Self {
-            position: Position::ZERO,
-            sequence: 0,
-            hash: FrameHash(chain_id.0),
-        }
+        Self { position: Position::ZERO, sequence: 0, hash: FrameHash(chain_id.0) }
     }
 }
 

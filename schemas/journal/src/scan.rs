@@ -18,7 +18,9 @@ pub enum OpenError {
     #[error(transparent)]
     Limits(#[from] LimitsError),
     /// Records that were on disk are damaged. Going on would lose them silently.
-    #[error("{file} is damaged at byte {offset}: {reason}; restore this file from a backup, do not delete it")]
+    #[error(
+        "{file} is damaged at byte {offset}: {reason}; restore this file from a backup, do not delete it"
+    )]
     Corrupt {
         /// The file.
         file: String,
@@ -80,7 +82,23 @@ pub(crate) struct Scan {
     pub(crate) synced_through: Position,
     /// The last segment when its creation was interrupted: it holds no frame and has no header.
     pub(crate) unfinished: Option<u64>,
+    /// The place where the next frame should have been.
+    pub(crate) bad_segment: u64,
+    pub(crate) bad_offset: u64,
     pub(crate) defect: Defect,
+}
+
+impl Scan {
+    fn bad(&mut self, segment: u64, offset: u64, defect: Defect) {
+        self.bad_segment = segment;
+        self.bad_offset = offset;
+        self.defect = defect;
+    }
+
+    /// Nothing was written behind the end of the chain, so what is missing belongs into the next segment.
+    fn tail_is_blank(&self) -> bool {
+        matches!(self.defect, Defect::Blank | Defect::SegmentEnd)
+    }
 }
 
 /// What the caller does with each frame, which starts at this offset of this segment.
@@ -101,6 +119,8 @@ pub(crate) fn scan<D: Disk>(
         segment_ends: Vec::new(),
         synced_through: Position::ZERO,
         unfinished: None,
+        bad_segment: start.segment,
+        bad_offset: start.offset,
         defect: Defect::Blank,
     };
     for number in segments.iter().copied().filter(|number| *number >= start.segment) {
@@ -109,7 +129,8 @@ pub(crate) fn scan<D: Disk>(
             let is_last = segments.last() == Some(&number);
             // The header was durable before the first frame was written. So without a frame the creation of the
             // last segment was interrupted; with one, the header was damaged later.
-            if is_last && matches!(error, OpenError::Corrupt { .. }) && !has_frame(&buffer, chain_id, number) {
+            if is_last && matches!(error, OpenError::Corrupt { .. }) && !has_frame(&buffer, chain_id, number)
+            {
                 scan.unfinished = Some(number);
                 break;
             }
@@ -119,7 +140,12 @@ pub(crate) fn scan<D: Disk>(
             match frame::parse(&buffer, chain_id, number, HEADER_BYTES) {
                 Ok(first) if first.continues(&scan.end.tip).is_ok() => {
                     scan.closed = Some(scan.end);
-                    scan.end = Anchor { segment: number, offset: HEADER_BYTES as u64, last_frame: 0, ..scan.end };
+                    scan.end =
+                        Anchor { segment: number, offset: HEADER_BYTES as u64, last_frame: 0, ..scan.end };
+                }
+                Err(defect) if defect != Defect::Blank && scan.tail_is_blank() => {
+                    scan.bad(number, HEADER_BYTES as u64, defect);
+                    break;
                 }
                 _ => break,
             }
@@ -132,13 +158,18 @@ pub(crate) fn scan<D: Disk>(
 }
 
 /// Follows the chain through one loaded segment, from `scan.end` to the first place without a frame.
-fn follow(bytes: &[u8], chain_id: ChainId, scan: &mut Scan, on_frame: &mut OnFrame<'_>) -> Result<(), OpenError> {
+fn follow(
+    bytes: &[u8],
+    chain_id: ChainId,
+    scan: &mut Scan,
+    on_frame: &mut OnFrame<'_>,
+) -> Result<(), OpenError> {
     let segment = scan.end.segment;
     loop {
         let offset = scan.end.offset;
         match frame::parse(bytes, chain_id, segment, to_index(offset)) {
             Err(defect) => {
-                scan.defect = defect;
+                scan.bad(segment, offset, defect);
                 return Ok(());
             }
             Ok(frame) => {
@@ -151,7 +182,8 @@ fn follow(bytes: &[u8], chain_id: ChainId, scan: &mut Scan, on_frame: &mut OnFra
                 })?;
                 on_frame(segment, offset, &frame)?;
                 scan.synced_through = frame.synced_through;
-                scan.end = Anchor { tip, segment, offset: offset + frame.length() as u64, last_frame: offset };
+                scan.end =
+                    Anchor { tip, segment, offset: offset + frame.length() as u64, last_frame: offset };
             }
         }
     }
@@ -172,8 +204,8 @@ fn refuse_if_vouched_for<D: Disk>(
         for (offset, frame) in frames_anywhere(buffer, chain_id, number, from) {
             if frame.synced_through > end.tip.position {
                 return Err(OpenError::Corrupt {
-                    file: segment_name(end.segment),
-                    offset: end.offset,
+                    file: segment_name(scan.bad_segment),
+                    offset: scan.bad_offset,
                     reason: format!(
                         "{} where the frame after record {} should be, and the later frame {} ({} at byte {}) says that records up to {} were on disk",
                         scan.defect,

@@ -76,11 +76,8 @@ impl SegmentHeader {
 
 /// Checks magic, checksum and version, in this order: a flipped version bit is damage, not a newer format.
 pub(crate) fn decode_header(name: &str, bytes: &[u8]) -> Result<SegmentHeader, OpenError> {
-    let damaged = |reason: &str| OpenError::Corrupt {
-        file: name.to_owned(),
-        offset: 0,
-        reason: reason.to_owned(),
-    };
+    let damaged =
+        |reason: &str| OpenError::Corrupt { file: name.to_owned(), offset: 0, reason: reason.to_owned() };
     let Some(header) = bytes.get(..HEADER_BYTES) else {
         return Err(damaged("the file is shorter than a segment header"));
     };
@@ -151,7 +148,9 @@ mod tests {
         for number in [1, 99_999_999, 100_000_000] {
             assert_eq!(segment_number(&segment_name(number)), Some(number));
         }
-        for name in ["journal-1.seg", "journal-00000000.seg", "journal-00000001.seg.tmp", "journal-+0000001.seg"] {
+        for name in
+            ["journal-1.seg", "journal-00000000.seg", "journal-00000001.seg.tmp", "journal-+0000001.seg"]
+        {
             assert_eq!(segment_number(name), None, "{name}");
         }
     }

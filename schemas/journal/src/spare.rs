@@ -18,11 +18,8 @@ impl SpareJob {
     pub fn run<D: Disk>(&self, disk: &D) -> Result<SpareReady, DiskError> {
         let name = segment_name(self.number);
         disk.create(&name, self.file_bytes)?;
-        let header = SegmentHeader {
-            number: self.number,
-            file_bytes: self.file_bytes,
-            chain_id: self.chain_id,
-        };
+        let header =
+            SegmentHeader { number: self.number, file_bytes: self.file_bytes, chain_id: self.chain_id };
         disk.write(&name, 0, &header.encode())?;
         disk.sync(&name)?;
         Ok(SpareReady { number: self.number, file_bytes: self.file_bytes })

@@ -1,0 +1,305 @@
+//! A directory of the file system. The one exception to purity in this package: two shells need it, and a shell never
+//! depends on a shell. Nothing else here touches the system.
+#![allow(clippy::disallowed_types, clippy::disallowed_methods)]
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use thiserror::Error;
+
+use crate::disk::{Disk, DiskError};
+
+const LOCK_NAME: &str = "journal.lock";
+const ZERO_CHUNK_BYTES: usize = 1 << 20;
+
+/// A data directory, owned by one process at a time.
+#[derive(Debug, Clone)]
+pub struct FileDisk {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    directory: PathBuf,
+    files: Mutex<BTreeMap<String, Arc<Held>>>,
+    hold_until_sync: bool,
+    read_only: bool,
+    /// Locked for as long as this is open.
+    _lock: Option<File>,
+}
+
+/// An open file, and the writes that wait for `sync` in the test mode.
+#[derive(Debug)]
+struct Held {
+    file: File,
+    waiting: Mutex<Vec<(u64, Vec<u8>)>>,
+}
+
+/// Why a data directory could not be opened.
+#[derive(Debug, Error)]
+pub enum FileDiskError {
+    /// Another process owns it.
+    #[error(
+        "the data directory {directory} is in use by another process: stop that process (see who holds {directory}/journal.lock, for example with fuser), or choose another directory"
+    )]
+    InUse {
+        /// The directory.
+        directory: String,
+    },
+    /// The system refused.
+    #[error(
+        "cannot open the data directory {directory}: {source}; check that it exists and is writable by this user"
+    )]
+    Open {
+        /// The directory.
+        directory: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl FileDisk {
+    /// Opens the directory for this process alone, making it (mode 0700) when it is missing.
+    pub fn open(directory: impl AsRef<Path>) -> Result<Self, FileDiskError> {
+        Self::open_as(directory.as_ref(), false)
+    }
+
+    /// The test mode of correctness.md 5: writes stay in this process until `sync`, so that SIGKILL is a power cut.
+    pub fn hold_until_sync(directory: impl AsRef<Path>) -> Result<Self, FileDiskError> {
+        Self::open_as(directory.as_ref(), true)
+    }
+
+    /// Opens the directory for reading only, beside a process that owns it: for `journal verify` and `dump`.
+    pub fn open_read_only(directory: impl AsRef<Path>) -> Result<Self, FileDiskError> {
+        let directory = directory.as_ref();
+        fs::read_dir(directory).map_err(|source| open_error(directory, source))?;
+        Ok(Self::new(directory, false, None))
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.inner.directory
+    }
+
+    fn open_as(directory: &Path, hold_until_sync: bool) -> Result<Self, FileDiskError> {
+        let in_directory = |source| open_error(directory, source);
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(in_directory)?;
+        if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            sync_directory(parent).map_err(in_directory)?;
+        }
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(directory.join(LOCK_NAME))
+            .map_err(in_directory)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self::new(directory, hold_until_sync, Some(lock))),
+            Err(TryLockError::WouldBlock) => {
+                Err(FileDiskError::InUse { directory: directory.display().to_string() })
+            }
+            Err(TryLockError::Error(source)) => Err(open_error(directory, source)),
+        }
+    }
+
+    fn new(directory: &Path, hold_until_sync: bool, lock: Option<File>) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                directory: directory.to_owned(),
+                files: Mutex::default(),
+                hold_until_sync,
+                read_only: lock.is_none(),
+                _lock: lock,
+            }),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.inner.directory.join(name)
+    }
+
+    /// The open file, kept open: a name is looked up in the file system once.
+    fn held(&self, name: &str) -> io::Result<Arc<Held>> {
+        let mut files = lock(&self.inner.files);
+        if let Some(held) = files.get(name) {
+            return Ok(Arc::clone(held));
+        }
+        let file = OpenOptions::new().read(true).write(!self.inner.read_only).open(self.path(name))?;
+        let held = Arc::new(Held { file, waiting: Mutex::default() });
+        files.insert(name.to_owned(), Arc::clone(&held));
+        Ok(held)
+    }
+
+    fn forget(&self, name: &str) {
+        lock(&self.inner.files).remove(name);
+    }
+
+    /// Writes beside, syncs, renames: the file is there completely or not at all.
+    fn put_atomically(&self, name: &str, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+        self.refuse_read_only()?;
+        let temporary = self.path(&format!("{name}.tmp"));
+        let written =
+            OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary).and_then(
+                |mut file| {
+                    fill(&mut file)?;
+                    file.sync_all()
+                },
+            );
+        if let Err(error) = written {
+            // Gives the space back; if that fails too, the next recovery removes it.
+            let _ = fs::remove_file(&temporary);
+            return Err(error);
+        }
+        fs::rename(&temporary, self.path(name))?;
+        self.forget(name);
+        sync_directory(&self.inner.directory)
+    }
+
+    fn refuse_read_only(&self) -> io::Result<()> {
+        if self.inner.read_only {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "the directory was opened for reading only",
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Disk for FileDisk {
+    fn list(&self) -> Result<Vec<String>, DiskError> {
+        let directory = self.inner.directory.display().to_string();
+        let read = || -> io::Result<Vec<String>> {
+            let mut names = Vec::new();
+            for entry in fs::read_dir(&self.inner.directory)? {
+                let entry = entry?;
+                if let (true, Ok(name)) = (entry.file_type()?.is_file(), entry.file_name().into_string())
+                    && name != LOCK_NAME
+                {
+                    names.push(name);
+                }
+            }
+            Ok(names)
+        };
+        read().map_err(|error| disk_error("list", &directory, &error))
+    }
+
+    fn create(&self, name: &str, len: u64) -> Result<(), DiskError> {
+        // Real zeros, not a hole: the blocks are allocated and written now, so later writes change data only and
+        // fdatasync has no metadata to write.
+        let zeros = vec![0; ZERO_CHUNK_BYTES];
+        self.put_atomically(name, |file| {
+            let mut left = len;
+            while left > 0 {
+                let length =
+                    usize::try_from(left).map_or(ZERO_CHUNK_BYTES, |left| left.min(ZERO_CHUNK_BYTES));
+                file.write_all(&zeros[..length])?;
+                left -= length as u64;
+            }
+            Ok(())
+        })
+        .map_err(|error| disk_error("create", name, &error))
+    }
+
+    fn len(&self, name: &str) -> Result<u64, DiskError> {
+        self.held(name)
+            .and_then(|held| held.file.metadata())
+            .map(|metadata| metadata.len())
+            .map_err(|error| disk_error("measure", name, &error))
+    }
+
+    fn read(&self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<(), DiskError> {
+        let mut read = || {
+            let held = self.held(name)?;
+            let waiting = lock(&held.waiting);
+            held.file.read_exact_at(buffer, offset)?;
+            for (at, bytes) in waiting.iter() {
+                overlay(buffer, offset, *at, bytes);
+            }
+            Ok(())
+        };
+        read().map_err(|error| disk_error("read", name, &error))
+    }
+
+    fn write(&self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
+        let write = || {
+            self.refuse_read_only()?;
+            let held = self.held(name)?;
+            if self.inner.hold_until_sync {
+                lock(&held.waiting).push((offset, bytes.to_vec()));
+                return Ok(());
+            }
+            held.file.write_all_at(bytes, offset)
+        };
+        write().map_err(|error| disk_error("write", name, &error))
+    }
+
+    fn sync(&self, name: &str) -> Result<(), DiskError> {
+        if cfg!(feature = "fault-no-sync") {
+            return Ok(());
+        }
+        let sync = || {
+            let held = self.held(name)?;
+            {
+                let mut waiting = lock(&held.waiting);
+                for (offset, bytes) in waiting.drain(..) {
+                    held.file.write_all_at(&bytes, offset)?;
+                }
+            }
+            held.file.sync_data()
+        };
+        sync().map_err(|error| disk_error("sync", name, &error))
+    }
+
+    fn publish(&self, name: &str, bytes: &[u8]) -> Result<(), DiskError> {
+        self.put_atomically(name, |file| file.write_all(bytes))
+            .map_err(|error| disk_error("publish", name, &error))
+    }
+
+    fn remove(&self, name: &str) -> Result<(), DiskError> {
+        let remove = || {
+            self.refuse_read_only()?;
+            fs::remove_file(self.path(name))?;
+            self.forget(name);
+            sync_directory(&self.inner.directory)
+        };
+        remove().map_err(|error| disk_error("remove", name, &error))
+    }
+}
+
+fn overlay(buffer: &mut [u8], buffer_at: u64, at: u64, bytes: &[u8]) {
+    let from = at.max(buffer_at);
+    let to = (at + bytes.len() as u64).min(buffer_at + buffer.len() as u64);
+    if from < to {
+        let index = |position: u64, base: u64| usize::try_from(position - base).unwrap_or(usize::MAX);
+        buffer[index(from, buffer_at)..index(to, buffer_at)]
+            .copy_from_slice(&bytes[index(from, at)..index(to, at)]);
+    }
+}
+
+fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn open_error(directory: &Path, source: io::Error) -> FileDiskError {
+    FileDiskError::Open { directory: directory.display().to_string(), source }
+}
+
+fn disk_error(operation: &'static str, name: &str, error: &io::Error) -> DiskError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            DiskError::OutOfSpace { name: name.to_owned() }
+        }
+        _ => DiskError::Failed { operation, name: name.to_owned(), reason: error.to_string() },
+    }
+}
