@@ -116,7 +116,7 @@ fn malformed_events_are_refused() {
 #[test]
 fn tampered_state_is_refused() {
     type Tamper = fn(&mut Value);
-    let cases: [(Tamper, &str); 10] = [
+    let cases: [(Tamper, &str); 14] = [
         (|ledger| *field(row(ledger, "accounts", 0), "debits_posted") = Value::Integer(999), "currency 978"),
         (|ledger| *field(row(ledger, "accounts", 1), "debits_pending") = Value::Integer(0), "currency 978"),
         (|ledger| *field(row(ledger, "accounts", 0), "closed_at_ms") = Value::Integer(1), "is closed but"),
@@ -134,6 +134,28 @@ fn tampered_state_is_refused() {
         (
             |ledger| *field(row(ledger, "records", 0), "amount") = Value::Integer(0),
             "does not fit its request",
+        ),
+        (
+            |ledger| *field(row(ledger, "records", 1), "amount") = Value::Integer(8),
+            "does not fit its request",
+        ),
+        (
+            |ledger| {
+                let posted = field(field(row(ledger, "records", 0), "status"), "posted");
+                *field(posted, "amount") = Value::Integer(301);
+            },
+            "does not fit its request",
+        ),
+        (
+            |ledger| {
+                let kind = field(field(row(ledger, "records", 2), "transfer"), "kind");
+                *field(field(field(kind, "reserve"), "movement"), "currency") = Value::Integer(1);
+            },
+            "does not exist in its currency",
+        ),
+        (
+            |ledger| *field(row(ledger, "failures", 0), "reason") = Value::Text("ledger_full".into()),
+            "a reason that is not remembered",
         ),
         (
             |ledger| *field(row(ledger, "records", 0), "status") = Value::Text("expired".into()),
