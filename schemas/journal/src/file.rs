@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use thiserror::Error;
@@ -15,6 +16,8 @@ use crate::disk::{Disk, DiskError};
 
 const LOCK_NAME: &str = "journal.lock";
 const ZERO_CHUNK_BYTES: usize = 1 << 20;
+/// Files kept open. The journal works on three at a time: the active segment, the one before, and a snapshot's.
+const OPEN_FILES_MAX: usize = 16;
 
 /// A data directory, owned by one process at a time.
 #[derive(Debug, Clone)]
@@ -36,6 +39,8 @@ struct Inner {
 #[derive(Debug)]
 struct Held {
     file: File,
+    /// Written since the last sync. Such a file stays open: a closed one could forget a write error.
+    unsynced: AtomicBool,
     waiting: Mutex<Vec<(u64, Vec<u8>)>>,
 }
 
@@ -44,11 +49,13 @@ struct Held {
 pub enum FileDiskError {
     /// Another process owns it.
     #[error(
-        "the data directory {directory} is in use by another process: stop that process (see who holds {directory}/journal.lock, for example with fuser), or choose another directory"
+        "the data directory {directory} is in use by another process ({holder}): stop that process, or choose another directory"
     )]
     InUse {
         /// The directory.
         directory: String,
+        /// Who, as far as the lock file says: "process 1234".
+        holder: String,
     },
     /// The system refused.
     #[error(
@@ -88,21 +95,30 @@ impl FileDisk {
 
     fn open_as(directory: &Path, hold_until_sync: bool) -> Result<Self, FileDiskError> {
         let in_directory = |source| open_error(directory, source);
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(in_directory)?;
-        if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            sync_directory(parent).map_err(in_directory)?;
+        if !directory.is_dir() {
+            DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(in_directory)?;
+            let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty());
+            sync_directory(parent.unwrap_or(Path::new("."))).map_err(in_directory)?;
         }
-        let lock = OpenOptions::new()
+        let mut lock = OpenOptions::new()
             .create(true)
             .truncate(false)
+            .read(true)
             .write(true)
             .mode(0o600)
             .open(directory.join(LOCK_NAME))
             .map_err(in_directory)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self::new(directory, hold_until_sync, Some(lock))),
+            Ok(()) => {
+                lock.set_len(0).map_err(in_directory)?;
+                // For the error text of the next one only, so it needs no sync.
+                write!(lock, "process {}", std::process::id()).map_err(in_directory)?;
+                Ok(Self::new(directory, hold_until_sync, Some(lock)))
+            }
             Err(TryLockError::WouldBlock) => {
-                Err(FileDiskError::InUse { directory: directory.display().to_string() })
+                let mut holder = String::new();
+                let _ = lock.take(100).read_to_string(&mut holder);
+                Err(FileDiskError::InUse { directory: directory.display().to_string(), holder })
             }
             Err(TryLockError::Error(source)) => Err(open_error(directory, source)),
         }
@@ -131,9 +147,24 @@ impl FileDisk {
             return Ok(Arc::clone(held));
         }
         let file = OpenOptions::new().read(true).write(!self.inner.read_only).open(self.path(name))?;
-        let held = Arc::new(Held { file, waiting: Mutex::default() });
+        if files.len() >= OPEN_FILES_MAX {
+            files.retain(|_, held| held.unsynced.load(Ordering::SeqCst));
+        }
+        let held = Arc::new(Held { file, unsynced: AtomicBool::new(false), waiting: Mutex::default() });
         files.insert(name.to_owned(), Arc::clone(&held));
         Ok(held)
+    }
+
+    /// Marked under the lock of the table, so that it cannot be closed between look-up and mark.
+    fn held_for_writing(&self, name: &str) -> io::Result<Arc<Held>> {
+        loop {
+            let held = self.held(name)?;
+            let files = lock(&self.inner.files);
+            if files.get(name).is_some_and(|current| Arc::ptr_eq(current, &held)) {
+                held.unsynced.store(true, Ordering::SeqCst);
+                return Ok(held);
+            }
+        }
     }
 
     fn forget(&self, name: &str) {
@@ -230,7 +261,7 @@ impl Disk for FileDisk {
     fn write(&self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
         let write = || {
             self.refuse_read_only()?;
-            let held = self.held(name)?;
+            let held = self.held_for_writing(name)?;
             if self.inner.hold_until_sync {
                 lock(&held.waiting).push((offset, bytes.to_vec()));
                 return Ok(());
@@ -246,6 +277,7 @@ impl Disk for FileDisk {
         }
         let sync = || {
             let held = self.held(name)?;
+            held.unsynced.store(false, Ordering::SeqCst);
             {
                 let mut waiting = lock(&held.waiting);
                 for (offset, bytes) in waiting.drain(..) {

@@ -162,8 +162,10 @@ impl<'a> Frame<'a> {
 pub(crate) enum Defect {
     /// Too few bytes are left in the segment for any frame.
     SegmentEnd,
-    /// Nothing was ever written here.
+    /// Only zeros from here to the end of the segment: nothing was written.
     Blank,
+    /// Zeros instead of a header, but something was written behind them.
+    Hole,
     NotAFrame,
     Length,
     Checksum,
@@ -174,7 +176,8 @@ impl fmt::Display for Defect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::SegmentEnd => "the segment ends here",
-            Self::Blank => "there are only zeros here",
+            Self::Blank => "there are only zeros",
+            Self::Hole => "there are zeros with data behind them",
             Self::NotAFrame => "no frame starts here",
             Self::Length => "the frame's length is impossible",
             Self::Checksum => "the frame's checksum does not match",
@@ -200,8 +203,11 @@ pub(crate) fn parse_at<'a>(rest: &'a [u8], place: &Place) -> Result<Frame<'a>, D
         return Err(Defect::SegmentEnd);
     };
     if header[..4] != MAGIC {
-        let blank = header.iter().all(|byte| *byte == 0);
-        return Err(if blank { Defect::Blank } else { Defect::NotAFrame });
+        return Err(match header.iter().all(|byte| *byte == 0) {
+            true if rest.iter().all(|byte| *byte == 0) => Defect::Blank,
+            true => Defect::Hole,
+            false => Defect::NotAFrame,
+        });
     }
     let length = u32_at(header, 4) as usize;
     if length < FRAME_HEADER_BYTES + RECORD_HEADER_BYTES

@@ -286,6 +286,13 @@ impl<D: Disk> Journal<D> {
         self.poisoned.as_deref()
     }
 
+    /// The limits it was opened with. A batch fits a frame when `FRAME_HEADER_BYTES`, `RECORD_HEADER_BYTES` for each
+    /// record, the records and 7 bytes of padding are not more than `frame_max_bytes`.
+    #[must_use]
+    pub fn limits(&self) -> &JournalLimits {
+        &self.limits
+    }
+
     /// The disk, to clone for jobs.
     #[must_use]
     pub fn disk(&self) -> &D {

@@ -8,7 +8,8 @@ use crate::disk::{Disk, DiskError};
 const SECTOR_BYTES: usize = 512;
 type Sector = [u8; SECTOR_BYTES];
 
-/// A directory in memory. Clones share it; [`MemoryDisk::fork`] copies it.
+/// A directory in memory. Clones share it; [`MemoryDisk::fork`] copies it. Sectors of zeros cost nothing, so a
+/// simulation may hold thousands of journals with segments of real size.
 ///
 /// Unsynced writes are held per sector of 512 bytes with all their versions: [`MemoryDisk::crash`] keeps for each
 /// sector either what was durable or any version written since, as a disk may write a sector back at any time.
@@ -26,9 +27,11 @@ struct State {
     operations_left: Option<u64>,
 }
 
+/// Sectors by number. One that is absent is all zeros.
 #[derive(Debug, Clone, Default)]
 struct File {
-    durable: Vec<u8>,
+    len: usize,
+    durable: BTreeMap<usize, Sector>,
     pending: BTreeMap<usize, Vec<Sector>>,
 }
 
@@ -54,7 +57,7 @@ impl MemoryDisk {
             for (sector, versions) in std::mem::take(&mut file.pending) {
                 let choice = usize::try_from(random.below(versions.len() as u64 + 1)).unwrap_or(0);
                 if let Some(version) = choice.checked_sub(1).and_then(|index| versions.get(index)) {
-                    file.put(sector, version);
+                    file.durable.insert(sector, *version);
                 }
             }
         }
@@ -88,10 +91,10 @@ impl MemoryDisk {
         let (Ok(byte), mask) = (usize::try_from(bit / 8), 1_u8 << (bit % 8)) else {
             return false;
         };
-        if byte >= file.durable.len() {
+        if byte >= file.len {
             return false;
         }
-        file.durable[byte] ^= mask;
+        file.durable.entry(byte / SECTOR_BYTES).or_insert([0; SECTOR_BYTES])[byte % SECTOR_BYTES] ^= mask;
         if let Some(versions) = file.pending.get_mut(&(byte / SECTOR_BYTES)) {
             versions.iter_mut().for_each(|version| version[byte % SECTOR_BYTES] ^= mask);
         }
@@ -126,13 +129,13 @@ impl Disk for MemoryDisk {
         let mut state = self.lock();
         state.change("create", name)?;
         state.make_room(name, len)?;
-        let length = usize::try_from(len).map_err(|error| failed("create", name, error))?;
-        state.files.insert(name.to_owned(), File { durable: vec![0; length], pending: BTreeMap::new() });
+        let len = usize::try_from(len).map_err(|error| failed("create", name, error))?;
+        state.files.insert(name.to_owned(), File { len, ..File::default() });
         Ok(())
     }
 
     fn len(&self, name: &str) -> Result<u64, DiskError> {
-        Ok(self.lock().file("measure", name)?.durable.len() as u64)
+        Ok(self.lock().file("measure", name)?.len as u64)
     }
 
     fn read(&self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<(), DiskError> {
@@ -140,14 +143,16 @@ impl Disk for MemoryDisk {
         state.running("read", name)?;
         let file = state.file("read", name)?;
         let start = file.range("read", name, offset, buffer.len())?;
-        buffer.copy_from_slice(&file.durable[start..start + buffer.len()]);
         let end = start + buffer.len();
-        for (sector, versions) in file.pending.range(start / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES)) {
-            let Some(latest) = versions.last() else { continue };
+        buffer.fill(0);
+        let sectors = start / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES);
+        let pending =
+            file.pending.range(sectors.clone()).filter_map(|(at, versions)| Some((at, versions.last()?)));
+        for (sector, bytes) in file.durable.range(sectors).chain(pending) {
             let sector_start = sector * SECTOR_BYTES;
             let from = start.max(sector_start);
             let to = end.min(sector_start + SECTOR_BYTES);
-            buffer[from - start..to - start].copy_from_slice(&latest[from - sector_start..to - sector_start]);
+            buffer[from - start..to - start].copy_from_slice(&bytes[from - sector_start..to - sector_start]);
         }
         Ok(())
     }
@@ -183,7 +188,7 @@ impl Disk for MemoryDisk {
         let file = state.file("sync", name)?;
         for (sector, versions) in std::mem::take(&mut file.pending) {
             if let Some(latest) = versions.last() {
-                file.put(sector, latest);
+                file.durable.insert(sector, *latest);
             }
         }
         Ok(())
@@ -193,7 +198,7 @@ impl Disk for MemoryDisk {
         let mut state = self.lock();
         state.change("publish", name)?;
         state.make_room(name, bytes.len() as u64)?;
-        state.files.insert(name.to_owned(), File { durable: bytes.to_vec(), pending: BTreeMap::new() });
+        state.files.insert(name.to_owned(), File::with(bytes));
         Ok(())
     }
 
@@ -221,12 +226,8 @@ impl State {
     }
 
     fn make_room(&self, name: &str, len: u64) -> Result<(), DiskError> {
-        let others: u64 = self
-            .files
-            .iter()
-            .filter(|(other, _)| *other != name)
-            .map(|(_, file)| file.durable.len() as u64)
-            .sum();
+        let others: u64 =
+            self.files.iter().filter(|(other, _)| *other != name).map(|(_, file)| file.len as u64).sum();
         match self.capacity_bytes {
             Some(capacity_bytes) if others + len > capacity_bytes => {
                 Err(DiskError::OutOfSpace { name: name.to_owned() })
@@ -250,25 +251,22 @@ impl File {
     ) -> Result<usize, DiskError> {
         usize::try_from(offset)
             .ok()
-            .filter(|start| start.checked_add(length).is_some_and(|end| end <= self.durable.len()))
+            .filter(|start| start.checked_add(length).is_some_and(|end| end <= self.len))
             .ok_or_else(|| failed(operation, name, format!("byte {offset} + {length} is past the end")))
     }
 
-    fn latest(&self, sector: usize) -> Sector {
-        if let Some(latest) = self.pending.get(&sector).and_then(|versions| versions.last()) {
-            return *latest;
-        }
-        let mut bytes = [0; SECTOR_BYTES];
-        let start = sector * SECTOR_BYTES;
-        let end = (start + SECTOR_BYTES).min(self.durable.len());
-        bytes[..end - start].copy_from_slice(&self.durable[start..end]);
-        bytes
+    fn with(bytes: &[u8]) -> Self {
+        let sectors = bytes.chunks(SECTOR_BYTES).map(|chunk| {
+            let mut sector = [0; SECTOR_BYTES];
+            sector[..chunk.len()].copy_from_slice(chunk);
+            sector
+        });
+        Self { len: bytes.len(), durable: sectors.enumerate().collect(), pending: BTreeMap::new() }
     }
 
-    fn put(&mut self, sector: usize, bytes: &Sector) {
-        let start = sector * SECTOR_BYTES;
-        let end = (start + SECTOR_BYTES).min(self.durable.len());
-        self.durable[start..end].copy_from_slice(&bytes[..end - start]);
+    fn latest(&self, sector: usize) -> Sector {
+        let pending = self.pending.get(&sector).and_then(|versions| versions.last());
+        pending.or_else(|| self.durable.get(&sector)).copied().unwrap_or([0; SECTOR_BYTES])
     }
 }
 

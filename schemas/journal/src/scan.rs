@@ -96,7 +96,7 @@ impl Scan {
     }
 
     /// Nothing was written behind the end of the chain, so what is missing belongs into the next segment.
-    fn tail_is_blank(&self) -> bool {
+    pub(crate) fn tail_is_blank(&self) -> bool {
         matches!(self.defect, Defect::Blank | Defect::SegmentEnd)
     }
 }
@@ -145,6 +145,10 @@ pub(crate) fn scan<D: Disk>(
                 }
                 Err(defect) if defect != Defect::Blank && scan.tail_is_blank() => {
                     scan.bad(number, HEADER_BYTES as u64, defect);
+                    break;
+                }
+                Ok(_) if scan.defect == Defect::Blank => {
+                    scan.defect = Defect::Hole;
                     break;
                 }
                 _ => break,

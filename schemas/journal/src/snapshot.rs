@@ -207,7 +207,17 @@ fn check_anchor<D: Disk>(disk: &D, chain_id: ChainId, name: &str, anchor: &Ancho
             ),
         });
     }
-    let mut bytes = vec![0; to_index(anchor.offset.saturating_sub(anchor.last_frame))];
+    if anchor.last_frame >= anchor.offset || anchor.offset > disk.len(&file)? {
+        return Err(OpenError::Corrupt {
+            reason: format!(
+                "{name} says that a frame from byte {} to {} is here",
+                anchor.last_frame, anchor.offset
+            ),
+            file,
+            offset: anchor.last_frame,
+        });
+    }
+    let mut bytes = vec![0; to_index(anchor.offset - anchor.last_frame)];
     disk.read(&file, anchor.last_frame, &mut bytes)?;
     let place = Place { chain_id, segment: anchor.segment, offset: anchor.last_frame };
     let problem = match frame::parse_at(&bytes, &place) {

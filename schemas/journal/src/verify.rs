@@ -4,8 +4,8 @@ use crate::disk::Disk;
 use crate::frame::{self, Frame};
 use crate::open::present_segments;
 use crate::position::{Anchor, ChainId, FrameHash, Position, Tip};
-use crate::scan::{OpenError, Scan, scan};
-use crate::segment::{HEADER_BYTES, existing_chain_id, load};
+use crate::scan::{OpenError, scan};
+use crate::segment::{HEADER_BYTES, existing_chain_id, load, segment_name};
 use crate::snapshot::{decode_file, genesis, read_file, snapshot_names};
 
 /// What is in the journal, and whether all of it is sound.
@@ -25,6 +25,9 @@ pub struct Report {
     pub last_hash: Option<FrameHash>,
     /// Snapshots, ascending.
     pub snapshots: Vec<SnapshotReport>,
+    /// Unsynced writes at the end that a power cut tore, which the next start will cut. No problem: nobody was
+    /// promised anything.
+    pub torn_tail: Option<Problem>,
     /// The first thing that is wrong, `None` when the journal is sound.
     pub problem: Option<Problem>,
 }
@@ -79,6 +82,7 @@ pub fn verify<D: Disk>(disk: &D) -> Result<Report, OpenError> {
         records: Position::ZERO,
         last_hash: None,
         snapshots: Vec::new(),
+        torn_tail: None,
         problem: None,
     };
     let mut hashes = Vec::new();
@@ -145,10 +149,15 @@ fn read<D: Disk>(
     let start = first_anchor(disk, chain_id, &segments)?;
     report.starts_after = start.tip.position;
     report.records = start.tip.position;
-    let _: Scan = scan(disk, chain_id, start, &segments, &mut |_, _, frame| {
+    let found = scan(disk, chain_id, start, &segments, &mut |_, _, frame| {
         on_frame(report, &tip_after(frame));
         Ok(())
     })?;
+    report.torn_tail = (!found.tail_is_blank()).then(|| Problem {
+        file: segment_name(found.bad_segment),
+        offset: found.bad_offset,
+        reason: found.defect.to_string(),
+    });
     Ok(())
 }
 
@@ -168,7 +177,7 @@ fn first_anchor<D: Disk>(disk: &D, chain_id: ChainId, segments: &[u64]) -> Resul
         return Ok(start);
     }
     let mut buffer = Vec::new();
-    load(disk, &crate::segment::segment_name(segment), &mut buffer)?;
+    load(disk, &segment_name(segment), &mut buffer)?;
     let tip = frame::parse(&buffer, chain_id, segment, HEADER_BYTES).map_or(start.tip, |first| Tip {
         position: first.before,
         sequence: first.sequence.saturating_sub(1),

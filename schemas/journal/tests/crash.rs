@@ -15,6 +15,8 @@ enum Step {
     FinishSync,
     Spare,
     Snapshot,
+    Full,
+    Freed,
     Crash(u64),
     CrashDuringRecovery { after: u64, seed: u64 },
     PowerCutInWork { after: u64, seed: u64 },
@@ -28,6 +30,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::FinishSync),
         3 => Just(Step::Spare),
         1 => Just(Step::Snapshot),
+        1 => Just(Step::Full),
+        2 => Just(Step::Freed),
         1 => any::<u64>().prop_map(Step::Crash),
         1 => (0_u64..12, any::<u64>()).prop_map(|(after, seed)| Step::CrashDuringRecovery { after, seed }),
         1 => (0_u64..6, any::<u64>()).prop_map(|(after, seed)| Step::PowerCutInWork { after, seed }),
@@ -85,6 +89,11 @@ impl World {
                     let _ =
                         self.journal.handle_snapshot(&job.run(&self.disk, &mut Log::default(), Log::encode));
                 }
+            }
+            Step::Full => self.disk.set_capacity_bytes(Some(0)),
+            Step::Freed => {
+                self.disk.set_capacity_bytes(None);
+                self.journal.retry_spare();
             }
             Step::Crash(seed) => {
                 self.disk.crash(*seed);
@@ -144,6 +153,8 @@ proptest! {
         }
         world.step(&Step::Crash(steps.len() as u64));
         // It still works.
+        world.step(&Step::Freed);
+        world.step(&Step::Spare);
         world.journal.append(&["alive"]).unwrap();
         world.journal.sync().unwrap();
         world.written.push(b"alive".to_vec());
@@ -156,7 +167,7 @@ proptest! {
 /// The window that pre-zeroed segments open: a later unsynced frame survives, an earlier one does not.
 #[test]
 fn unsynced_gap_is_cut_with_everything_behind_it() {
-    let mut cuts = 0;
+    let (mut cuts, mut torn_tails) = (0, 0);
     for seed in 0..300 {
         let disk = MemoryDisk::new();
         let (mut journal, _) = open(&disk).unwrap();
@@ -166,7 +177,10 @@ fn unsynced_gap_is_cut_with_everything_behind_it() {
             journal.append(&[record(number, 300)]).unwrap();
         }
         disk.crash(seed);
+        let torn = verify(&disk).unwrap().torn_tail;
         let (journal, log) = open(&disk).unwrap();
+        assert!(torn.is_none() || journal.recovery().cut.is_some());
+        torn_tails += u64::from(torn.is_some());
         assert!((1..=9).contains(&log.records.len()));
         cuts += u64::from(journal.recovery().cut.is_some());
         let mut tail = [0xFF];
@@ -176,6 +190,7 @@ fn unsynced_gap_is_cut_with_everything_behind_it() {
         }
         assert_eq!(journal.recovery().replayed_records, log.records.len() as u64);
     }
+    assert!(torn_tails > 200, "{torn_tails} of 300 were seen by verify");
     assert!(cuts > 200, "{cuts} of 300 crashes tore the tail");
 }
 

@@ -17,6 +17,7 @@ fn second_open_of_a_directory_is_refused_until_the_first_is_dropped() {
     assert!(matches!(refused, FileDiskError::InUse { .. }));
     let text = refused.to_string();
     assert!(text.contains(&data.display().to_string()) && text.contains("stop that process"), "{text}");
+    assert!(text.contains(&format!("process {}", std::process::id())), "{text}");
     let clone = first.clone();
     drop(first);
     assert!(FileDisk::open(&data).is_err(), "a clone still owns it");
@@ -83,6 +84,26 @@ fn sync_and_snapshot_run_on_other_threads() {
     let point = journal.sync_point().unwrap();
     let synced = std::thread::scope(|scope| scope.spawn(|| point.run(&disk)).join().unwrap());
     assert_eq!(journal.handle_synced(synced).unwrap(), Position::new(1));
+}
+
+/// More segments than files may be open at once: old ones are closed, unsynced ones never.
+#[test]
+fn many_files_are_used_in_turn() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = FileDisk::hold_until_sync(directory.path()).unwrap();
+    for number in 0..60_u8 {
+        let name = format!("file-{number}");
+        disk.create(&name, 10).unwrap();
+        disk.write(&name, 0, &[number; 10]).unwrap();
+        if number % 2 == 0 {
+            disk.sync(&name).unwrap();
+        }
+    }
+    for number in 0..60_u8 {
+        let mut bytes = [0; 10];
+        disk.read(&format!("file-{number}"), 0, &mut bytes).unwrap();
+        assert_eq!(bytes, [number; 10]);
+    }
 }
 
 #[test]
