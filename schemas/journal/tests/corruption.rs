@@ -118,6 +118,45 @@ fn flip_in_the_frame_a_snapshot_ends_with_is_refused() {
     assert!(matches!(refused, OpenError::Corrupt { offset, .. } if offset == last_closed), "{refused}");
 }
 
+/// History rewritten by somebody who mends the checksum as well: the hash chain tells.
+#[test]
+fn changed_record_with_a_mended_checksum_breaks_the_hash_chain() {
+    let (disk, _) = filled(6);
+    let name = "journal-00000001.seg";
+    let offset = 64 + 336;
+    let mut frame = [0; 336];
+    disk.read(name, offset, &mut frame).unwrap();
+    frame[100] ^= 1;
+    frame[36..40].fill(0);
+    let seed = crc32c::crc32c(&support::CHAIN.0);
+    let seed = crc32c::crc32c_append(seed, &1_u64.to_le_bytes());
+    let seed = crc32c::crc32c_append(seed, &offset.to_le_bytes());
+    let checksum = crc32c::crc32c_append(seed, &frame);
+    frame[36..40].copy_from_slice(&checksum.to_le_bytes());
+    disk.write(name, offset, &frame).unwrap();
+    let problem = verify(&disk).unwrap().problem.unwrap();
+    assert_eq!((problem.file.as_str(), problem.offset), (name, offset + 336));
+    assert!(problem.reason.contains("hash chain breaks"), "{}", problem.reason);
+    assert!(matches!(open(&disk), Err(OpenError::Corrupt { .. })));
+}
+
+/// Even an unreadable snapshot proves by its name that its records were on disk.
+#[test]
+fn end_before_a_damaged_snapshots_position_is_refused() {
+    let disk = MemoryDisk::new();
+    let (mut journal, _) = open(&disk).unwrap();
+    fill(&mut journal, 0..7, 260);
+    let snapshot = "snapshot-00000000000000000006.snap";
+    assert!(disk.flip_bit(snapshot, 8 * 150));
+    disk.remove("journal-00000003.seg").unwrap();
+    disk.remove("journal-00000002.seg").unwrap();
+    assert_eq!(open(&disk.fork()).unwrap().1.records.len(), 6);
+    let sixth = 64 + 5 * 336;
+    assert!(disk.flip_bit("journal-00000001.seg", (sixth + 90) * 8));
+    let refused = open(&disk).unwrap_err();
+    assert!(matches!(refused, OpenError::Corrupt { offset, .. } if offset == sixth), "{refused}");
+}
+
 proptest! {
     /// Whatever bytes are damaged, opening never panics and never invents a record.
     #[test]
