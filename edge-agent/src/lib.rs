@@ -1,1 +1,3 @@
 //! The Linux edge agent: MQTT, hardware drivers, command line.
+
+pub mod enrolment;

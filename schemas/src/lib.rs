@@ -4,6 +4,7 @@
 //! [`document`] generates the CDDL and AsyncAPI files beside this package from the same declarations.
 
 pub mod cbor;
+pub mod claim;
 pub mod document;
 pub mod envelope;
 pub mod ids;
