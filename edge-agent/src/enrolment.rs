@@ -206,9 +206,10 @@ impl Enrolment<'_> {
         let address = self.address.to_owned();
         let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
         match tls {
-            Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)) => {
-                EnrolError::OtherAuthority { address }
-            }
+            // A bad signature: the true authority's certificate beside a server that it did not sign.
+            Some(rustls::Error::InvalidCertificate(
+                rustls::CertificateError::UnknownIssuer | rustls::CertificateError::BadSignature,
+            )) => EnrolError::OtherAuthority { address },
             Some(rustls::Error::InvalidCertificate(reason)) => {
                 EnrolError::ServerCertificate { address, reason: reason.to_string() }
             }
