@@ -1,1 +1,32 @@
-//! Device state machine: spool, inbox, at-most-once execution.
+//! The device state machine: what a payment chip or an executor remembers, decides and asks for.
+//!
+//! Begin with [`Device`]: inputs are `handle_*`, results are `poll_*`. Every decision becomes an [`Event`] that the
+//! shell journals; every [`Output`] waits until the journal position that it was computed from is synced. The order
+//! for a command is inbox record, sync, PUBACK; intent, sync, act; outcome, sync, report (CP-9).
+//!
+//! # What is absent
+//! No clock, no randomness, no files, no sockets. No second act for one command id: an intent without an outcome
+//! is reported as `unknown` after a restart, never tried again. No output that leaves before its record is durable.
+
+mod clock;
+mod decide;
+mod device;
+mod event;
+pub mod limits;
+mod output;
+mod profile;
+mod report;
+mod state;
+mod status;
+mod suggest;
+
+pub use decide::{Conditions, HardwareResult, IssueRefusal, IssueRequest, Issued};
+pub use device::{Device, Recovered, Settings};
+pub use event::{DeadLetter, Direction, Event, SpoolEntry};
+pub use output::{Delivery, Output};
+pub use profile::{
+    Capability, Condition, DriverSettings, ExecutorRules, InformationRules, Item, Profile, ProfileError, Sale,
+};
+pub use state::{CommandRecord, State};
+pub use status::{OpenCommand, Status};
+pub use suggest::explain_unknown_key;

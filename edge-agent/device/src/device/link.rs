@@ -1,0 +1,107 @@
+//! One connection: what is in flight on it, what waits, what is due.
+
+use std::collections::BTreeMap;
+
+use schemas::ids::{Code, MessageId};
+
+use super::Device;
+use crate::decide::{code_of_kind, dead_letter_up};
+use crate::limits;
+use crate::output::Output;
+
+/// Never resent within a connection (MQTT-4.4.0-1): what is in flight stays so until its PUBACK or the end.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) connection: u64,
+    pub(super) connected_boot_ms: u64,
+    window: usize,
+    in_flight: BTreeMap<MessageId, u64>,
+    postponed: BTreeMap<MessageId, u64>,
+    closing: bool,
+}
+
+impl Link {
+    pub(super) fn new(connection: u64, window: u16, connected_boot_ms: u64) -> Self {
+        let window = usize::from(window).clamp(1, limits::IN_FLIGHT);
+        let (in_flight, postponed) = (BTreeMap::new(), BTreeMap::new());
+        Self { connection, connected_boot_ms, window, in_flight, postponed, closing: false }
+    }
+
+    /// True if the message was in flight.
+    pub(super) fn settle(&mut self, message: &MessageId) -> bool {
+        self.in_flight.remove(message).is_some()
+    }
+
+    pub(super) fn postpone(&mut self, message: MessageId, until_boot_ms: u64) {
+        self.postponed.insert(message, until_boot_ms);
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    pub(super) fn next_deadline_boot_ms(&self, acknowledge_ms: u64) -> Option<u64> {
+        if self.closing {
+            return None;
+        }
+        let overdue = self.in_flight.values().map(|sent| sent.saturating_add(acknowledge_ms));
+        overdue.chain(self.postponed.values().copied()).min()
+    }
+}
+
+impl Device {
+    /// Sends what is due on this connection: the question for cloud time, then the spool in order.
+    pub(super) fn send(&mut self, now_boot_ms: u64) {
+        let Some(mut link) = self.link.take() else { return };
+        let connection = link.connection;
+        if self.clock.next_question_boot_ms() <= now_boot_ms {
+            let payload = self.clock.ask(now_boot_ms);
+            self.output(Output::Ask { connection, kind: schemas::topic::Kind::CloudTime, payload });
+        }
+        let overdue = |sent: &u64| now_boot_ms >= sent.saturating_add(self.settings.acknowledge_ms);
+        if !link.closing && link.in_flight.values().any(overdue) {
+            link.closing = true;
+            self.output(Output::Reconnect { connection });
+        }
+        link.postponed.retain(|_, until| *until > now_boot_ms);
+        if !link.closing {
+            self.send_spool(&mut link, now_boot_ms);
+        }
+        self.link = Some(link);
+    }
+
+    fn send_spool(&mut self, link: &mut Link, now_boot_ms: u64) {
+        let room = link.window.saturating_sub(link.in_flight.len());
+        let unsent = |message| !link.in_flight.contains_key(message) && !link.postponed.contains_key(message);
+        let due: Vec<_> =
+            self.state.spooled().filter(|entry| unsent(&entry.message)).take(room).cloned().collect();
+        for entry in due {
+            link.in_flight.insert(entry.message, now_boot_ms);
+            self.output(Output::Publish {
+                connection: link.connection,
+                message: entry.message,
+                kind: entry.kind,
+                payload: entry.payload,
+            });
+        }
+    }
+
+    /// The cloud refused a message for good.
+    pub(super) fn bury(&mut self, message: MessageId, reason: u8) {
+        let about = self
+            .state
+            .spooled()
+            .find(|entry| entry.message == message)
+            .and_then(|entry| code_of_kind(entry.kind.as_str()));
+        let code: Option<Code> = format!("puback_{reason:02x}").parse().ok();
+        let code = code.unwrap_or_else(|| Code::known("puback_refused"));
+        self.record([dead_letter_up(Some(message), about, code)]);
+    }
+
+    /// Effects on a connection that is gone. Acts and answers to people stay.
+    pub(super) fn clear_link_outputs(&mut self) {
+        self.outputs.retain(|(_, output)| {
+            matches!(output, Output::Act { .. } | Output::Issued { .. } | Output::Show { .. })
+        });
+    }
+}

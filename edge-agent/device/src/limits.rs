@@ -1,0 +1,28 @@
+//! Everything has a limit; these are the device's.
+
+/// Messages that wait for the cloud's PUBACK, and reservations for answers that are still to come.
+pub const SPOOL_ENTRIES: usize = 1_000;
+/// Slots beyond [`SPOOL_ENTRIES`] in which a full device still says that it refuses.
+pub const SPOOL_RESERVE: usize = 32;
+/// Commands and tombstones that are remembered. More within [`COMMAND_MEMORY_MS`] are not accepted (PUBACK 0x97).
+pub const COMMANDS: usize = 10_000;
+/// No command is forgotten earlier than this much cloud time after its end: 48 h, in milliseconds.
+pub const COMMAND_MEMORY_MS: u64 = 48 * 60 * 60 * 1000;
+/// Answers to health checks that are remembered.
+pub const CHECKS: usize = 1_000;
+/// A payment information is remembered this long after its expiry, in milliseconds.
+pub const INFORMATION_MARGIN_MS: u64 = 10 * 60 * 1000;
+/// Most payment informations that any profile may have open at a time.
+pub const INFORMATIONS: u32 = 256;
+/// Dead letters kept for `status`.
+pub const DEAD_LETTERS: usize = 100;
+/// Payment states kept for `status`.
+pub const PAYMENT_STATES: usize = 32;
+/// Most records forgotten by one event.
+pub const FORGOTTEN_AT_ONCE: usize = 64;
+/// Publishes in flight on one connection, whatever Receive Maximum allows.
+pub const IN_FLIGHT: usize = 16;
+/// Largest state snapshot in bytes.
+pub const SNAPSHOT_BYTES: usize = 16 << 20;
+/// Largest journal record in bytes.
+pub const RECORD_BYTES: usize = 64 << 10;

@@ -1,0 +1,79 @@
+//! What the device asks of its shell.
+
+use schemas::ids::{CommandId, ItemId, MessageId};
+use schemas::message::PaymentStatus;
+use schemas::topic::Kind;
+
+use crate::decide::{IssueRefusal, Issued};
+
+/// One QoS 1 delivery on one connection. The shell chooses `token`; it comes back in the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Delivery {
+    /// Which connection, counted by the shell.
+    pub connection: u64,
+    /// Which delivery on it.
+    pub token: u64,
+}
+
+/// An effect, in the order in which it must happen. PUBACKs leave in the order of arrival (correctness.md 8).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// PUBACK: it is on disk and will be acted on.
+    Acknowledge {
+        /// Which delivery.
+        delivery: Delivery,
+    },
+    /// PUBACK with a reason code >= 0x80: not accepted, and nothing remembered of it.
+    RefuseDelivery {
+        /// Which delivery.
+        delivery: Delivery,
+        /// 0x97 (quota): send it again later.
+        reason: u8,
+    },
+    /// A QoS 1 publish from the spool; tell the PUBACK to `handle_published`.
+    Publish {
+        /// On this connection only.
+        connection: u64,
+        /// Its id.
+        message: MessageId,
+        /// Last level of the topic.
+        kind: Kind,
+        /// The encoded envelope.
+        payload: Vec<u8>,
+    },
+    /// A QoS 0 publish without promise: the question for cloud time.
+    Ask {
+        /// On this connection only.
+        connection: u64,
+        /// Last level of the topic.
+        kind: Kind,
+        /// The encoded envelope.
+        payload: Vec<u8>,
+    },
+    /// Close this connection and make a new one: a PUBACK did not come in time.
+    Reconnect {
+        /// Which connection.
+        connection: u64,
+    },
+    /// Act, once. Tell the result to `handle_hardware`.
+    Act {
+        /// Which command.
+        command: CommandId,
+        /// What to deliver.
+        item: ItemId,
+        /// How many units.
+        quantity: u32,
+    },
+    /// The answer to `handle_issue_request`.
+    Issued {
+        /// Of the request.
+        ticket: u64,
+        /// The payment information, or why there is none.
+        result: Result<Issued, IssueRefusal>,
+    },
+    /// A payment changed its state: for a display.
+    Show {
+        /// As the cloud told it.
+        status: PaymentStatus,
+    },
+}

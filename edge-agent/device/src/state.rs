@@ -1,0 +1,213 @@
+//! What a device remembers. Only [`State::evolve`] changes it, in a live process and in replay alike.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, VecDeque};
+
+use schemas::cbor::{self, CborError};
+use schemas::ids::{Code, CommandId, Hash, ItemId, MessageId, Nonce, PaymentId};
+use schemas::message::{ExecutorCommand, HealthCheckRequest, HealthVerdict, Outcome, PaymentState};
+use schemas::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::event::{DeadLetter, Event, SpoolEntry};
+use crate::limits;
+
+/// Where one command stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CommandRecord {
+    /// Accepted, not begun.
+    Accepted(ExecutorCommand),
+    /// The intent is recorded: it may have acted.
+    Intent(ExecutorCommand),
+    /// Over.
+    Ended {
+        /// What came of it.
+        outcome: Outcome,
+        /// Units delivered.
+        delivered: u32,
+        /// Why, where it is not done.
+        code: Option<Code>,
+        /// Upper bound of cloud time; none if it was not known.
+        at: Option<Timestamp>,
+    },
+    /// Asked about and never seen: refused from now on.
+    Tombstone {
+        /// Upper bound of cloud time; none if it was not known.
+        at: Option<Timestamp>,
+    },
+}
+
+/// A payment information of ours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Information {
+    pub(crate) hash: Hash,
+    pub(crate) item: ItemId,
+    pub(crate) quantity: u32,
+    pub(crate) expires_at: Timestamp,
+}
+
+/// A health check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum CheckRecord {
+    Waiting(HealthCheckRequest),
+    Answered { payment: PaymentId, verdict: HealthVerdict, code: Option<Code> },
+}
+
+/// The durable state. Serialises as its own snapshot.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    pub(crate) commands: BTreeMap<CommandId, CommandRecord>,
+    /// Accepted and begun ones, in order of arrival.
+    pub(crate) queue: VecDeque<CommandId>,
+    /// Ended ones and tombstones, in order of their end.
+    pub(crate) ended: VecDeque<CommandId>,
+    pub(crate) spool: BTreeMap<u64, SpoolEntry>,
+    pub(crate) spool_next: u64,
+    pub(crate) informations: BTreeMap<Nonce, Information>,
+    pub(crate) checks: BTreeMap<MessageId, CheckRecord>,
+    pub(crate) checks_answered: VecDeque<MessageId>,
+    pub(crate) dead_letters: VecDeque<DeadLetter>,
+    pub(crate) dead_letters_total: u64,
+    pub(crate) payment_states: VecDeque<(PaymentId, PaymentState, Timestamp)>,
+}
+
+impl State {
+    /// From a snapshot.
+    ///
+    /// # Errors
+    /// Too large, or not a snapshot of this release.
+    pub fn restore(snapshot: &[u8]) -> Result<Self, CborError> {
+        cbor::decode_within(snapshot, limits::SNAPSHOT_BYTES)
+    }
+
+    /// As a snapshot.
+    pub fn snapshot(&self) -> Vec<u8> {
+        cbor::encode(self)
+    }
+
+    /// Where a command stands, if it is known.
+    pub fn command(&self, command: &CommandId) -> Option<&CommandRecord> {
+        self.commands.get(command)
+    }
+
+    /// The messages that wait for a promise, oldest first.
+    pub fn spooled(&self) -> impl Iterator<Item = &SpoolEntry> {
+        self.spool.values()
+    }
+
+    /// Applies a decision. Total: an event that fits nothing changes nothing.
+    pub fn evolve(&mut self, event: &Event) {
+        match event {
+            Event::CommandAccepted { command } => {
+                if let Entry::Vacant(vacant) = self.commands.entry(command.command) {
+                    vacant.insert(CommandRecord::Accepted(command.clone()));
+                    self.queue.push_back(command.command);
+                }
+            }
+            Event::IntentRecorded { command } => {
+                if let Some(record) = self.commands.get_mut(command)
+                    && let CommandRecord::Accepted(accepted) = record
+                {
+                    *record = CommandRecord::Intent(accepted.clone());
+                }
+            }
+            Event::OutcomeRecorded { command, outcome, delivered, code, at, report } => {
+                let record = CommandRecord::Ended {
+                    outcome: *outcome,
+                    delivered: *delivered,
+                    code: code.clone(),
+                    at: *at,
+                };
+                self.end(*command, record);
+                self.spool(report);
+            }
+            Event::LateOutcomeReported { report, .. } => self.spool(report),
+            Event::Tombstoned { command, at, report } => {
+                self.end(*command, CommandRecord::Tombstone { at: *at });
+                self.spool(report);
+            }
+            Event::SpoolQueued { entry } => self.spool(entry),
+            Event::SpoolCleared { message } => self.unspool(message),
+            Event::DeadLettered { letter, report } => self.bury(letter, report.as_ref()),
+            Event::InformationIssued { nonce, information_hash, item, quantity, expires_at } => {
+                let information = Information {
+                    hash: *information_hash,
+                    item: item.clone(),
+                    quantity: *quantity,
+                    expires_at: *expires_at,
+                };
+                self.informations.insert(*nonce, information);
+            }
+            Event::CheckAccepted { answer, check } => {
+                self.checks.entry(*answer).or_insert_with(|| CheckRecord::Waiting(check.clone()));
+            }
+            Event::CheckAnswered { answer, payment, verdict, code, report } => {
+                let record =
+                    CheckRecord::Answered { payment: *payment, verdict: *verdict, code: code.clone() };
+                if !matches!(self.checks.insert(*answer, record), Some(CheckRecord::Answered { .. })) {
+                    self.checks_answered.push_back(*answer);
+                }
+                self.spool(report);
+            }
+            Event::PaymentStateReceived { payment, state, at } => {
+                self.payment_states.push_back((*payment, *state, *at));
+                while self.payment_states.len() > limits::PAYMENT_STATES {
+                    self.payment_states.pop_front();
+                }
+            }
+            Event::Forgotten { commands, checks, informations } => {
+                self.forget(commands, checks, informations);
+            }
+        }
+    }
+
+    fn end(&mut self, command: CommandId, record: CommandRecord) {
+        self.queue.retain(|queued| *queued != command);
+        let before = self.commands.insert(command, record);
+        if !matches!(before, Some(CommandRecord::Ended { .. } | CommandRecord::Tombstone { .. })) {
+            self.ended.push_back(command);
+        }
+    }
+
+    /// A message is in the spool at most once.
+    fn spool(&mut self, entry: &SpoolEntry) {
+        if !self.spool.values().any(|spooled| spooled.message == entry.message) {
+            self.spool.insert(self.spool_next, entry.clone());
+            self.spool_next += 1;
+        }
+    }
+
+    fn unspool(&mut self, message: &MessageId) {
+        self.spool.retain(|_, entry| entry.message != *message);
+    }
+
+    fn bury(&mut self, letter: &DeadLetter, report: Option<&SpoolEntry>) {
+        if let Some(message) = &letter.message {
+            self.unspool(message);
+        }
+        self.dead_letters.push_back(letter.clone());
+        self.dead_letters_total += 1;
+        while self.dead_letters.len() > limits::DEAD_LETTERS {
+            self.dead_letters.pop_front();
+        }
+        if let Some(report) = report {
+            self.spool(report);
+        }
+    }
+
+    fn forget(&mut self, commands: &[CommandId], checks: &[MessageId], informations: &[Nonce]) {
+        for command in commands {
+            self.commands.remove(command);
+        }
+        self.ended.retain(|ended| !commands.contains(ended));
+        for check in checks {
+            self.checks.remove(check);
+        }
+        self.checks_answered.retain(|answered| !checks.contains(answered));
+        for nonce in informations {
+            self.informations.remove(nonce);
+        }
+    }
+}

@@ -1,0 +1,635 @@
+//! One device, one step at a time.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod common;
+
+use common::{Bench, CHIP, EPOCH_MS, EXECUTOR, command, key, nonce, published};
+use edge_agent_device::{
+    CommandRecord, Conditions, Event, HardwareResult, IssueRefusal, IssueRequest, Output, Settings, State,
+    limits,
+};
+use schemas::envelope::Envelope;
+use schemas::ids::{CommandId, Hash, Instance, MessageId, PaymentId};
+use schemas::message::{
+    CommandProgress, CommandStatusRequest, ExecutorOutcome, HealthCheckRequest, HealthVerdict, Outcome,
+    Refused, Up,
+};
+use schemas::signed::{PaymentInformation, PublicKey};
+use schemas::time::Timestamp;
+use schemas::wire::Text;
+
+fn outcome_of(outputs: &[Output]) -> ExecutorOutcome {
+    let outcomes: Vec<_> = published(outputs)
+        .into_iter()
+        .filter_map(|up| match up {
+            Up::ExecutorCommand(outcome) => Some(outcome),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(outcomes.len(), 1, "{outputs:?}");
+    outcomes[0].clone()
+}
+
+fn refusal(outputs: &[Output]) -> String {
+    let outcome = outcome_of(outputs);
+    assert_eq!((outcome.outcome, outcome.delivered), (Outcome::Refused, 0));
+    outcome.code.unwrap().to_string()
+}
+
+fn acts(outputs: &[Output]) -> usize {
+    outputs.iter().filter(|output| matches!(output, Output::Act { .. })).count()
+}
+
+fn acknowledged(outputs: &[Output]) -> usize {
+    outputs.iter().filter(|output| matches!(output, Output::Acknowledge { .. })).count()
+}
+
+/// CP-9, MO-5: nothing leaves before its record is synced, and the act comes after the intent's own record.
+#[test]
+fn a_command_is_acknowledged_and_acted_on_only_after_sync() {
+    let mut bench = Bench::new(EXECUTOR);
+    bench.connect_with_time();
+    bench.deliver_command(&command(1, 0));
+    assert_eq!(bench.released(), [], "nothing is synced yet");
+    assert!(matches!(bench.append()[..], [Event::CommandAccepted { .. }]));
+    assert_eq!(bench.released(), [], "appended is not synced");
+    bench.sync();
+    assert!(matches!(bench.released()[..], [Output::Acknowledge { .. }]));
+    assert!(matches!(bench.append()[..], [Event::IntentRecorded { .. }]));
+    assert_eq!(bench.released(), [], "the intent is not synced");
+    bench.sync();
+    assert!(matches!(bench.released()[..], [Output::Act { quantity: 3, .. }]));
+}
+
+/// CP-10, CP-11, CP-18
+#[test]
+fn what_the_hardware_says_is_reported_once() {
+    let code = || "jam".parse().unwrap();
+    let cases = [
+        (HardwareResult::Done, Outcome::Done, 3, None),
+        (HardwareResult::DoneInPart { delivered: 2 }, Outcome::DoneInPart, 2, None),
+        (HardwareResult::DoneInPart { delivered: 0 }, Outcome::Failed, 0, Some("nothing_delivered")),
+        (HardwareResult::DoneInPart { delivered: 9 }, Outcome::Done, 3, None),
+        (HardwareResult::Failed { code: code() }, Outcome::Failed, 0, Some("jam")),
+        (HardwareResult::Unknown { code: code() }, Outcome::Unknown, 0, Some("jam")),
+    ];
+    for (result, outcome, delivered, code) in cases {
+        let mut bench = Bench::new(EXECUTOR);
+        bench.connect_with_time();
+        bench.deliver_command(&command(1, 0));
+        bench.settle();
+        bench.device.handle_hardware(CommandId([1; 16]), result.clone(), bench.now);
+        assert_eq!(bench.released(), [], "the outcome is not synced yet");
+        let reported = outcome_of(&bench.settle());
+        assert_eq!((reported.outcome, reported.delivered), (outcome, delivered), "{result:?}");
+        assert_eq!(reported.code.map(|code| code.to_string()).as_deref(), code);
+        bench.device.handle_hardware(CommandId([1; 16]), HardwareResult::Done, bench.now);
+        assert_eq!(bench.settle(), []);
+    }
+}
+
+/// CP-9: the same answer, never a second act, on any connection and after a restart.
+#[test]
+fn a_repeated_command_gets_the_same_answer_and_no_second_act() {
+    let mut bench = Bench::new(EXECUTOR);
+    bench.connect_with_time();
+    bench.deliver_command(&command(1, 0));
+    bench.settle();
+    bench.deliver_command(&command(1, 0));
+    let outputs = bench.settle();
+    assert_eq!((acknowledged(&outputs), acts(&outputs)), (1, 0), "while it acts");
+    bench.device.handle_hardware(CommandId([1; 16]), HardwareResult::DoneInPart { delivered: 2 }, bench.now);
+    let outputs = bench.settle();
+    let first = outcome_of(&outputs);
+    let Some(Output::Publish { message, .. }) = outputs.last() else { panic!("{outputs:?}") };
+    bench.device.handle_published(bench.connection, *message, 0, bench.now);
+    bench.settle();
+    bench.crash(1);
+    bench.connect_with_time();
+    bench.deliver_command(&command(1, 0));
+    let outputs = bench.settle();
+    assert_eq!((acknowledged(&outputs), acts(&outputs)), (1, 0));
+    assert_eq!(outcome_of(&outputs), first);
+}
+
+/// CP-13: an intent without an outcome is `unknown` after a restart, and nobody tries again.
+#[test]
+fn intent_to_unknown_on_restart() {
+    let mut bench = Bench::new(EXECUTOR);
+    bench.connect_with_time();
+    bench.deliver_command(&command(1, 0));
+    bench.settle();
+    bench.crash(1);
+    let outputs = bench.connect_with_time();
+    assert_eq!(acts(&outputs), 0);
+    let outcome = outcome_of(&outputs);
+    assert_eq!((outcome.outcome, outcome.code.unwrap().as_str()), (Outcome::Unknown, "interrupted"));
+}
+
+#[test]
+fn an_accepted_command_survives_a_restart_and_is_begun_when_the_time_is_known() {
+    let mut bench = Bench::new(EXECUTOR);
+    bench.connect();
+    bench.deliver_command(&command(1, 0));
+    assert_eq!(acts(&bench.settle()), 0, "cloud time is not known");
+    bench.crash(1);
+    let outputs = bench.connect();
+    assert_eq!(acts(&outputs), 0);
+    bench.answer_time(&outputs);
+    assert_eq!(acts(&bench.settle()), 1);
+}
+
+/// correctness.md 14: no cloud time, no act; the upper bound decides.
+#[test]
+fn commands_are_refused_by_the_ladder() {
+    struct Case(&'static str, fn(&mut Bench, &mut schemas::message::ExecutorCommand));
+    let cases = [
+        Case("other_instance", |_, command| command.instance = Instance(2)),
+        Case("set_up_mode", |bench, _| bench.device.handle_set_up_mode(true, 0)),
+        Case("unknown_item", |_, command| command.item = "tea".parse().unwrap()),
+        Case("quantity_over_limit", |_, command| command.quantity = 11),
+        Case("quantity_over_limit", |_, command| command.quantity = 0),
+        Case("too_late", |_, command| command.start_by = Timestamp(EPOCH_MS - 1)),
+        Case("executor_fault", |bench, _| {
+            bench.device.handle_conditions(Conditions { executor_fault: true, ..Conditions::default() }, 0);
+        }),
+        Case("busy", |bench, _| {
+            for number in 10..14 {
+                bench.deliver_command(&command(number, 0));
+            }
+        }),
+        Case("tombstoned", |bench, command| {
+            let question = CommandStatusRequest { command: command.command };
+            bench.deliver("command-status", &Envelope::message(MessageId([5; 16]), question).encode());
+            let answers = published(&bench.settle());
+            assert!(
+                matches!(&answers[..], [Up::CommandStatus(answer)] if answer.progress == CommandProgress::NeverSeen)
+            );
+        }),
+    ];
+    for Case(code, change) in cases {
+        let mut bench = Bench::new(EXECUTOR);
+        bench.connect_with_time();
+        let mut wanted = command(1, 0);
+        change(&mut bench, &mut wanted);
+        bench.settle();
+        bench.deliver_command(&wanted);
+        let outputs = bench.settle();
+        assert_eq!((acknowledged(&outputs), acts(&outputs)), (1, 0), "{code}");
+        assert_eq!(refusal(&outputs), code);
+    }
+    let mut chip = Bench::new(CHIP);
+    chip.connect_with_time();
+    chip.deliver_command(&command(1, 0));
+    assert_eq!(refusal(&chip.settle()), "not_an_executor");
+}
+
+/// correctness.md 14
+#[test]
+fn a_command_waits_for_cloud_time_and_is_refused_when_it_does_not_come() {
+    let mut bench = Bench::new(EXECUTOR);
+    bench.connect();
+    bench.deliver_command(&command(1, 0));
+    assert_eq!(published(&bench.settle()), []);
+    bench.now = 9_999;
+    bench.device.handle_tick(bench.now);
+    assert_eq!(published(&bench.settle()).len(), 0, "questions are not promises");
+    assert!(bench.device.poll_timeout().unwrap() <= 10_000);
+    bench.now = 10_000;
+    bench.device.handle_tick(bench.now);
+    assert_eq!(refusal(&bench.settle()), "clock_unknown");
+
+    let settings =
+        Settings { clock_wait_ms: 0, ..Settings::of("acme/machine-1".parse().unwrap(), Instance(1)) };
+    let mut hasty = Bench::with(EXECUTOR, settings);
+    hasty.connect();
+    hasty.deliver_command(&command(1, 0));
+    assert_eq!(refusal(&hasty.settle()), "clock_unknown");
+}
+
+#[test]
+fn a_queued_command_is_refused_when_its_turn_comes_too_late() {
+    let mut bench = Bench::new(EXECUTOR);
+    bench.connect_with_time();
+    bench.deliver_command(&command(1, 0));
+    bench.deliver_command(&command(2, 0));
+    assert_eq!(acts(&bench.settle()), 1, "one at a time");
+    bench.now = 60_001;
+    bench.device.handle_hardware(CommandId([1; 16]), HardwareResult::Done, bench.now);
+    let outputs = bench.settle();
+    assert_eq!(acts(&outputs), 0);
+    let said = published(&outputs);
+    assert!(
+        matches!(&said[..], [Up::ExecutorCommand(unknown), Up::ExecutorCommand(late)]
+            if unknown.outcome == Outcome::Done && late.outcome == Outcome::Refused),
+        "{said:?}"
+    );
+}
+
+/// CP-13: silent hardware is `unknown`; a success after that is told as well, and the machine works on.
+#[test]
+fn silent_hardware_to_unknown_then_late_success_is_told() {
+    let mut bench = Bench::new(EXECUTOR);
+    bench.connect_with_time();
+    bench.deliver_command(&command(1, 0));
+    bench.settle();
+    bench.now = bench.device.poll_timeout().unwrap();
+    bench.device.handle_tick(bench.now);
+    let outcome = outcome_of(&bench.settle());
+    assert_eq!((outcome.outcome, outcome.code.unwrap().as_str()), (Outcome::Unknown, "hardware_silent"));
+    bench.deliver_command(&command(2, bench.now));
+    assert_eq!(refusal(&bench.settle()), "executor_fault");
+    bench.device.handle_hardware(CommandId([1; 16]), HardwareResult::Done, bench.now);
+    assert_eq!(outcome_of(&bench.settle()).outcome, Outcome::Done);
+    bench.deliver_command(&command(3, bench.now));
+    assert_eq!(acts(&bench.settle()), 1);
+}
+
+/// correctness.md 15
+#[test]
+fn command_status_says_where_a_command_stands() {
+    let mut bench = Bench::new(EXECUTOR);
+    bench.connect_with_time();
+    bench.deliver_command(&command(1, 0));
+    bench.settle();
+    let ask = |bench: &mut Bench, question: u8| {
+        let body = CommandStatusRequest { command: CommandId([1; 16]) };
+        bench.deliver("command-status", &Envelope::message(MessageId([question; 16]), body).encode());
+        let outputs = bench.settle();
+        assert_eq!(acknowledged(&outputs), 1);
+        match published(&outputs).pop() {
+            Some(Up::CommandStatus(answer)) => Some((answer.progress, answer.outcome)),
+            _ => None,
+        }
+    };
+    assert_eq!(ask(&mut bench, 1), Some((CommandProgress::IntentOpen, None)));
+    assert_eq!(ask(&mut bench, 1), None, "that answer is on its way already");
+    bench.device.handle_hardware(CommandId([1; 16]), HardwareResult::Done, bench.now);
+    bench.settle();
+    assert_eq!(ask(&mut bench, 1), Some((CommandProgress::Ended, Some(Outcome::Done))));
+}
+
+/// correctness.md 8 and 9: once per connection, again on the next; 0x97 later; other codes are dead letters.
+#[test]
+fn a_spooled_message_is_sent_until_it_is_promised() {
+    let mut bench = Bench::new(EXECUTOR);
+    bench.connect_with_time();
+    bench.deliver_command(&command(1, 0));
+    bench.settle();
+    bench.device.handle_hardware(CommandId([1; 16]), HardwareResult::Done, bench.now);
+    let outputs = bench.settle();
+    let Some(Output::Publish { message, .. }) = outputs.last().cloned() else { panic!("{outputs:?}") };
+    bench.device.handle_tick(bench.now);
+    assert_eq!(published(&bench.settle()).len(), 0, "once per connection");
+
+    let old = bench.connection;
+    assert_eq!(published(&bench.connect()).len(), 1, "again on the next");
+    bench.device.handle_published(old, message, 0, bench.now);
+    bench.settle();
+    assert_eq!(bench.device.status(0).spool_depth, 1, "a late PUBACK of an old connection clears nothing");
+
+    bench.device.handle_published(bench.connection, message, 0x97, bench.now);
+    assert_eq!(published(&bench.settle()).len(), 0);
+    bench.now += 5_000;
+    bench.device.handle_tick(bench.now);
+    let again = bench.settle();
+    assert!(
+        again.iter().any(|output| matches!(output, Output::Publish { message: id, .. } if *id == message))
+    );
+
+    bench.now += 30_000;
+    bench.device.handle_tick(bench.now);
+    assert!(bench.settle().contains(&Output::Reconnect { connection: bench.connection }));
+
+    bench.connect();
+    bench.device.handle_published(bench.connection, message, 0x87, bench.now);
+    bench.settle();
+    let status = bench.device.status(0);
+    assert_eq!((status.spool_depth, status.dead_letters[0].code.as_str()), (0, "puback_87"));
+}
+
+#[test]
+fn effects_of_a_lost_connection_do_not_reach_the_next_one() {
+    let mut bench = Bench::new(EXECUTOR);
+    bench.connect_with_time();
+    bench.deliver_command(&command(1, 0));
+    bench.device.handle_disconnected(bench.connection);
+    let outputs = bench.settle();
+    assert_eq!((acknowledged(&outputs), acts(&outputs)), (0, 1), "{outputs:?}");
+}
+
+/// correctness.md 10: poison is recorded, refused, acknowledged, and blocks nobody.
+#[test]
+fn poison_is_acknowledged_and_refused_by_name() {
+    let newer = {
+        let mut newer = Envelope::message(MessageId([1; 16]), command(1, 0));
+        newer.v = 99;
+        newer.encode()
+    };
+    let stray = Envelope::message(
+        MessageId([1; 16]),
+        schemas::message::RequestAnswer {
+            key: schemas::ids::IdempotencyKey([1; 16]),
+            payment: None,
+            refused: None,
+            text: Text::new(""),
+        },
+    );
+    let cases: [(&str, Vec<u8>, &str); 5] = [
+        ("executor-command", b"\xff\xff".to_vec(), "payload_invalid"),
+        ("executor-command", vec![0; 9000], "payload_too_large"),
+        ("executor-command", newer, "version_unknown"),
+        ("no-such-kind", vec![], "kind_unknown"),
+        ("request-answer", stray.encode(), "kind_unexpected"),
+    ];
+    let mut bench = Bench::new(EXECUTOR);
+    bench.connect_with_time();
+    for (kind, payload, code) in cases {
+        bench.deliver(kind, &payload);
+        let outputs = bench.settle();
+        assert_eq!(acknowledged(&outputs), 1);
+        let said = published(&outputs);
+        assert!(matches!(&said[..], [Up::Refused(refused)] if refused.code.as_str() == code), "{said:?}");
+        bench.deliver(kind, &payload);
+        assert_eq!(published(&bench.settle()).len(), 0, "the repeat says nothing new");
+    }
+    assert_eq!(bench.device.status(0).dead_letters.len(), 5);
+    bench.deliver_command(&command(1, 0));
+    assert_eq!(acts(&bench.settle()), 1);
+}
+
+#[test]
+fn a_message_that_the_cloud_refuses_leaves_the_spool_as_a_dead_letter() {
+    let mut bench = Bench::new(EXECUTOR);
+    bench.connect_with_time();
+    bench.deliver("no-such-kind", &[]);
+    let outputs = bench.settle();
+    let Some(Output::Publish { message, .. }) = outputs.last() else { panic!("{outputs:?}") };
+    let body = Refused {
+        message: Some(*message),
+        about: None,
+        code: "nonsense".parse().unwrap(),
+        text: Text::new(""),
+    };
+    bench.deliver("refused", &Envelope::message(MessageId([8; 16]), body).encode());
+    assert_eq!(acknowledged(&bench.settle()), 1);
+    assert_eq!(bench.device.status(0).spool_depth, 0);
+}
+
+/// correctness.md 10: a full device still says so, from the reserve; when that is gone, by PUBACK code.
+#[test]
+fn a_full_spool_refuses_from_the_reserve_and_then_by_code() {
+    let mut bench = Bench::new(EXECUTOR);
+    bench.connect_with_time();
+    let mut full = 0;
+    for number in 0..(limits::SPOOL_ENTRIES + limits::SPOOL_RESERVE + 5) {
+        let mut wrong = command(1, 0);
+        wrong.command = CommandId::derived("test", &[&number.to_be_bytes()]);
+        wrong.instance = Instance(7);
+        bench.deliver_command(&wrong);
+        let refused =
+            bench.settle().iter().any(|output| matches!(output, Output::RefuseDelivery { reason: 0x97, .. }));
+        full += usize::from(refused);
+    }
+    assert_eq!(full, 5);
+    assert_eq!(bench.device.status(0).spool_depth, limits::SPOOL_ENTRIES + limits::SPOOL_RESERVE);
+    bench.crash(1);
+    assert_eq!(bench.device.status(0).spool_depth, limits::SPOOL_ENTRIES + limits::SPOOL_RESERVE);
+
+    let mut short = Bench::new(EXECUTOR);
+    short.connect_with_time();
+    short.device.handle_journal_room(false);
+    short.deliver_command(&command(1, 0));
+    let outputs = short.settle();
+    assert!(matches!(outputs[..], [Output::RefuseDelivery { reason: 0x97, .. }]), "{outputs:?}");
+}
+
+fn issue(bench: &mut Bench, number: u8) -> Vec<Output> {
+    let request = IssueRequest {
+        ticket: u64::from(number),
+        item: "water".parse().unwrap(),
+        quantity: 2,
+        valid_ms: None,
+    };
+    bench.device.handle_issue_request(&request, nonce(number), &key(), bench.now);
+    bench.settle()
+}
+
+fn issued(outputs: &[Output]) -> edge_agent_device::Issued {
+    let Some(Output::Issued { result: Ok(issued), .. }) = outputs.last() else { panic!("{outputs:?}") };
+    issued.clone()
+}
+
+/// CP-1, MO-5
+#[test]
+fn payment_information_is_signed_and_journaled_before_it_is_shown() {
+    let mut bench = Bench::new(CHIP);
+    bench.connect_with_time();
+    let request = IssueRequest { ticket: 4, item: "water".parse().unwrap(), quantity: 2, valid_ms: None };
+    bench.device.handle_issue_request(&request, nonce(1), &key(), bench.now);
+    assert_eq!(bench.released(), []);
+    let issued = issued(&bench.settle());
+    let read = PaymentInformation::verify(&issued.signed, &PublicKey::of(&key())).unwrap();
+    assert_eq!(read, issued.information);
+    assert_eq!(read.amount.to_string(), "3.00 EUR");
+    assert!(read.issued_at.0 <= EPOCH_MS && read.expires_at.0 >= EPOCH_MS + 120_000, "{read:?}");
+}
+
+/// CP-1
+#[test]
+fn issuing_is_refused_by_the_ladder() {
+    type Change = fn(&mut Bench, &mut IssueRequest);
+    let cases: [(&str, Change); 9] = [
+        ("set_up_mode", |bench, _| bench.device.handle_set_up_mode(true, 0)),
+        ("clock_unknown", |bench, _| {
+            bench.crash(0);
+        }),
+        ("unknown_item", |_, request| request.item = "tea".parse().unwrap()),
+        ("quantity_over_limit", |_, request| request.quantity = 11),
+        ("validity_over_limit", |_, request| request.valid_ms = Some(900_001)),
+        ("tampered", |bench, _| {
+            bench.device.handle_conditions(Conditions { tampered: true, ..Conditions::default() }, 0);
+        }),
+        ("journal_full", |bench, _| bench.device.handle_journal_room(false)),
+        ("nonce_repeated", |bench, _| {
+            issue(bench, 1);
+        }),
+        ("too_many_open", |bench, _| {
+            for number in 2..66 {
+                issued(&issue(bench, number));
+            }
+        }),
+    ];
+    for (code, change) in cases {
+        let mut bench = Bench::new(CHIP);
+        bench.connect_with_time();
+        let mut request =
+            IssueRequest { ticket: 1, item: "water".parse().unwrap(), quantity: 1, valid_ms: None };
+        change(&mut bench, &mut request);
+        bench.device.handle_issue_request(&request, nonce(1), &key(), bench.now);
+        let outputs = bench.settle();
+        let Some(Output::Issued { result: Err(refusal), .. }) = outputs.last() else {
+            panic!("{code}: {outputs:?}")
+        };
+        assert_eq!(refusal.code(), code);
+    }
+    let mut executor = Bench::new(EXECUTOR);
+    let outputs = issue(&mut executor, 1);
+    assert!(matches!(outputs[..], [Output::Issued { result: Err(IssueRefusal::NotAChip), .. }]));
+}
+
+type Verdict = Option<(HealthVerdict, Option<String>)>;
+
+fn check(bench: &mut Bench, body: &HealthCheckRequest) -> Verdict {
+    bench.deliver("health-check", &Envelope::message(MessageId([6; 16]), body.clone()).encode());
+    let outputs = bench.settle();
+    assert_eq!(acknowledged(&outputs), 1);
+    verdict(&outputs)
+}
+
+fn verdict(outputs: &[Output]) -> Verdict {
+    match published(outputs).pop() {
+        Some(Up::HealthCheck(answer)) => Some((answer.verdict, answer.code.map(|code| code.to_string()))),
+        _ => None,
+    }
+}
+
+fn question(issued: &edge_agent_device::Issued) -> HealthCheckRequest {
+    HealthCheckRequest {
+        payment: PaymentId([1; 16]),
+        nonce: issued.information.nonce,
+        information_hash: Hash::of(&issued.signed.0),
+        answer_by: Timestamp(EPOCH_MS),
+    }
+}
+
+/// CP-3
+#[test]
+fn health_checks_say_ready_not_issued_or_not_ready() {
+    let ready = Some((HealthVerdict::Ready, None));
+    let not_issued = Some((HealthVerdict::NotIssued, None));
+    let not_ready = |code: &str| Some((HealthVerdict::NotReady, Some(code.to_owned())));
+    type Change = fn(&mut Bench, &mut HealthCheckRequest);
+    let cases: [(Verdict, Change); 8] = [
+        (ready, |_, _| {}),
+        (not_issued.clone(), |_, check| check.nonce = nonce(99)),
+        (not_issued, |_, check| check.information_hash = Hash([0; 32])),
+        (not_ready("set_up_mode"), |bench, _| bench.device.handle_set_up_mode(true, 0)),
+        (not_ready("expired"), |bench, _| bench.now = 130_000),
+        (not_ready("tampered"), |bench, _| {
+            bench.device.handle_conditions(Conditions { tampered: true, ..Conditions::default() }, 0);
+        }),
+        (not_ready("executor_fault"), |bench, _| {
+            bench.device.handle_conditions(Conditions { executor_fault: true, ..Conditions::default() }, 0);
+        }),
+        (not_ready("sold_out"), |bench, _| {
+            let stock = [("water".parse().unwrap(), 1)].into();
+            bench.device.handle_conditions(Conditions { stock, ..Conditions::default() }, 0);
+        }),
+    ];
+    for (expected, change) in cases {
+        let mut bench = Bench::new(CHIP);
+        bench.connect_with_time();
+        let issued = issued(&issue(&mut bench, 1));
+        let mut body = question(&issued);
+        change(&mut bench, &mut body);
+        assert_eq!(check(&mut bench, &body), expected);
+    }
+}
+
+/// CP-3: the same check has the same answer, whatever has changed, after a restart as well.
+#[test]
+fn a_repeated_health_check_gets_the_same_answer() {
+    let mut bench = Bench::new(CHIP);
+    bench.connect_with_time();
+    let issued = issued(&issue(&mut bench, 1));
+    assert_eq!(check(&mut bench, &question(&issued)), Some((HealthVerdict::Ready, None)));
+    bench.crash(1);
+    bench.device.handle_conditions(Conditions { tampered: true, ..Conditions::default() }, 0);
+    let outputs = bench.connect_with_time();
+    assert_eq!(verdict(&outputs), Some((HealthVerdict::Ready, None)), "from the spool");
+    let message = outputs.iter().find_map(|output| match output {
+        Output::Publish { message, .. } => Some(*message),
+        _ => None,
+    });
+    bench.device.handle_published(bench.connection, message.unwrap(), 0, bench.now);
+    assert_eq!(check(&mut bench, &question(&issued)), Some((HealthVerdict::Ready, None)));
+}
+
+#[test]
+fn a_health_check_waits_for_cloud_time_after_a_restart() {
+    let mut bench = Bench::new(CHIP);
+    bench.connect_with_time();
+    let issued = issued(&issue(&mut bench, 1));
+    bench.crash(1);
+    let outputs = bench.connect();
+    assert_eq!(check(&mut bench, &question(&issued)), None);
+    bench.answer_time(&outputs);
+    assert_eq!(verdict(&bench.settle()), Some((HealthVerdict::Ready, None)));
+
+    bench.crash(2);
+    bench.connect();
+    let mut other = question(&issued);
+    other.payment = PaymentId([2; 16]);
+    assert_eq!(check(&mut bench, &other), None);
+    bench.now += 10_000;
+    bench.device.handle_tick(bench.now);
+    let clock_unknown = Some((HealthVerdict::NotReady, Some("clock_unknown".to_owned())));
+    assert_eq!(verdict(&bench.settle()), clock_unknown);
+}
+
+#[test]
+fn informations_are_forgotten_some_time_after_their_expiry() {
+    let mut bench = Bench::new(CHIP);
+    bench.connect_with_time();
+    issue(&mut bench, 1);
+    bench.now = 120_000 + limits::INFORMATION_MARGIN_MS;
+    bench.device.handle_tick(bench.now);
+    assert_eq!(bench.device.status(bench.now).issued_informations, 1);
+    bench.now += 2_000;
+    bench.device.handle_tick(bench.now);
+    assert_eq!(bench.device.status(bench.now).issued_informations, 0);
+}
+
+#[test]
+fn ended_commands_are_forgotten_only_beyond_the_bound_and_after_48_hours() {
+    let mut bench = Bench::new(EXECUTOR);
+    bench.connect_with_time();
+    let id = |number: usize| CommandId::derived("test", &[&number.to_be_bytes()]);
+    for number in 0..limits::COMMANDS {
+        let mut wrong = command(1, 0);
+        wrong.command = id(number);
+        wrong.instance = Instance(7);
+        bench.deliver_command(&wrong);
+        for output in bench.settle() {
+            if let Output::Publish { message, .. } = output {
+                bench.device.handle_published(bench.connection, message, 0, bench.now);
+            }
+        }
+    }
+    bench.deliver_command(&command(1, 0));
+    let outputs = bench.settle();
+    assert!(outputs.iter().any(|output| matches!(output, Output::RefuseDelivery { .. })), "{outputs:?}");
+    bench.now += limits::COMMAND_MEMORY_MS + 60_000;
+    bench.device.handle_tick(bench.now);
+    assert_eq!(bench.device.state().command(&id(0)), None, "the oldest");
+    assert!(bench.device.state().command(&id(1)).is_some());
+    bench.deliver_command(&command(2, bench.now));
+    assert_eq!(acts(&bench.settle()), 1);
+}
+
+#[test]
+fn every_event_and_the_state_survive_encoding() {
+    let mut bench = Bench::new(EXECUTOR);
+    bench.connect_with_time();
+    bench.deliver_command(&command(1, 0));
+    bench.deliver("no-such-kind", &[1]);
+    bench.sync();
+    for event in bench.append() {
+        assert_eq!(Event::decode(&event.encode()).unwrap(), event);
+    }
+    let state = bench.device.state();
+    assert!(matches!(state.command(&CommandId([1; 16])), Some(CommandRecord::Intent(_))));
+    assert_eq!(&State::restore(&state.snapshot()).unwrap(), state);
+    assert!(Event::decode(b"\x00").is_err() && State::restore(b"\x00").is_err());
+}
