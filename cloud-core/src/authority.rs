@@ -474,6 +474,21 @@ mod tests {
         assert!(matches!(name, Err(AuthorityError::Name(_))));
     }
 
+    /// correctness.md 20: standing is checked at each connection, so no session is resumed.
+    #[test]
+    fn no_session_is_kept_or_resumed() {
+        let authority = authority();
+        let server = authority.issue_server(&["core.example"], &[], VALIDITY, [1; 16]).unwrap();
+        let ca = authority.certificate_der();
+        for clients in
+            [ClientCertificates::None, ClientCertificates::Optional(ca), ClientCertificates::Required(ca)]
+        {
+            let config = server_config(&server, clients, Arc::default()).unwrap();
+            assert_eq!((config.send_tls13_tickets, config.max_early_data_size), (0, 0));
+            assert!(!config.session_storage.can_cache() && !config.ticketer.enabled());
+        }
+    }
+
     #[test]
     fn clock_is_never_earlier_than_what_is_known() {
         let clock = CertificateClock::new(4_000_000_000_000);

@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use cloud_core::authority::{Authority, ClientCertificates, Validity, server_config};
 use cloud_core::bank::{BankAnswer, BankCall, HttpBank};
 use device_sim::bank::{Book, Store, serve};
 use http_body_util::{BodyExt, Full};
@@ -72,9 +74,12 @@ impl TestBank {
 
     /// Lets go of exactly one held message, once it has arrived.
     async fn release_one(&self) {
-        while self.send(Method::POST, "/release", "").await.1 != r#"{"released":1}"# {
-            tokio::task::yield_now().await;
-        }
+        let releasing = async {
+            while self.send(Method::POST, "/release", "").await.1 != r#"{"released":1}"# {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENT, releasing).await.unwrap();
     }
 
     async fn send(&self, method: Method, path: &str, body: &str) -> (u16, String) {
@@ -117,6 +122,15 @@ fn refund(key: u8, of: u8, cents: i64) -> BankCall {
         amount: Decimal::new(cents, 2),
         currency: "EUR".to_owned(),
     }
+}
+
+async fn wait_until_seen(adapter: &HttpBank, key: u8) {
+    let waiting = async {
+        while adapter.call(&status(key)).await == BankAnswer::NotFound {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENT, waiting).await.unwrap();
 }
 
 fn refused(code: &str) -> BankAnswer {
@@ -221,9 +235,7 @@ async fn held_request_arrives_after_its_caller_gave_up() {
     let adapter = bank.adapter(PATIENT);
     assert_eq!(adapter.call(&status(1)).await, BankAnswer::NotFound);
     bank.release_one().await;
-    while adapter.call(&status(1)).await == BankAnswer::NotFound {
-        tokio::task::yield_now().await;
-    }
+    wait_until_seen(&adapter, 1).await;
     assert_eq!(adapter.call(&cancel(1)).await, BankAnswer::Done);
     assert_eq!(bank.balances().await, euros(9_750, 250));
 }
@@ -234,9 +246,7 @@ async fn held_answer_is_unknown_although_the_money_moved() {
     bank.fault("transfer", r#""hold_answer""#, 1).await;
     assert_unknown(&bank.adapter(HASTY).call(&transfer(1, 250)).await, "within 50 ms");
     let adapter = bank.adapter(PATIENT);
-    while adapter.call(&status(1)).await == BankAnswer::NotFound {
-        tokio::task::yield_now().await;
-    }
+    wait_until_seen(&adapter, 1).await;
     assert_eq!(adapter.call(&status(1)).await, BankAnswer::Done);
 }
 
@@ -332,4 +342,32 @@ async fn garbage_is_unknown() {
         assert!(matches!(got, BankAnswer::Unknown { .. }), "row {row}: {got:?}");
         server.await.unwrap();
     }
+}
+
+/// https: the configured authority is trusted and no other.
+#[tokio::test]
+async fn https_trusts_the_configured_authority_only() {
+    let validity = Validity { not_before_ms: 1_700_000_000_000, not_after_ms: 4_000_000_000_000 };
+    let authority = Authority::generate([1; 16], validity).unwrap();
+    let loopback = [std::net::Ipv4Addr::LOCALHOST.into()];
+    let identity = authority.issue_server(&[], &loopback, validity, [2; 16]).unwrap();
+    let tls = server_config(&identity, ClientCertificates::None, Arc::default()).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let _ = stream.read(&mut [0; 4096]).await;
+            let body = format!(r#"{{"key":"{}","state":"done"}}"#, "01".repeat(16));
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    let other = Authority::generate([1; 16], validity).unwrap();
+    let adapter = |pem: String| HttpBank::new(&url, PATIENT, Some(pem.as_bytes())).unwrap();
+    assert_unknown(&adapter(other.to_pem()).call(&transfer(1, 250)).await, "not reachable");
+    assert_eq!(adapter(authority.to_pem()).call(&transfer(1, 250)).await, BankAnswer::Done);
+    server.abort();
 }

@@ -220,7 +220,7 @@ async fn claim_to_enrolled_to_connected() {
     );
 }
 
-/// What the server learns of the client, or that the handshake failed; and that no session can be resumed.
+/// What the server learns of the client, or that the handshake failed.
 async fn handshake(
     server: ServerConfig,
     enrolled: &Enrolled,
@@ -234,9 +234,7 @@ async fn handshake(
     let connecting = connector.connect(ServerName::try_from("localhost").unwrap(), near);
     let (accepted, connected) = tokio::join!(accepting, connecting);
     let accepted = accepted.map_err(|error| error.to_string())?;
-    let connected = connected.map_err(|error| error.to_string())?;
-    assert_eq!(connected.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Full));
-    assert_eq!(connected.get_ref().1.tls13_tickets_received(), 0);
+    connected.map_err(|error| error.to_string())?;
     let peer = accepted.get_ref().1.peer_certificates().and_then(<[_]>::first);
     Ok(peer.map(|certificate| principal_of_peer_certificate(certificate).unwrap()))
 }
@@ -250,12 +248,15 @@ async fn lost_answer_then_retry_gets_the_same_certificate() {
         let (address, code, key) = (platform.address.to_string(), platform.code.clone(), key.clone());
         async move { enrol(&address, &code, &principal(), &key, clock(), PATIENT).await }
     });
-    let signed = loop {
-        if let Some((_, certificate)) = platform.claim.lock().unwrap().used.clone() {
-            break certificate;
+    let signing = async {
+        loop {
+            if let Some((_, certificate)) = platform.claim.lock().unwrap().used.clone() {
+                break certificate;
+            }
+            tokio::task::yield_now().await;
         }
-        tokio::task::yield_now().await;
     };
+    let signed = tokio::time::timeout(PATIENT, signing).await.unwrap();
     platform.restart().await;
     let lost = first.await.unwrap();
     assert!(matches!(lost, Err(EnrolError::Broken { .. })), "{lost:?}");
