@@ -176,14 +176,12 @@ impl Verification {
         sign(with_amount(claims, self.amount).build(), Self::AAD, key)
     }
 
-    /// Reads and checks the signature.
+    /// Reads without checking the signature: to find out which payment it names. Never act on it.
     ///
     /// # Errors
-    /// Too large, not of this form, or not signed by `key`.
-    pub fn verify(signed: &SignedBytes, key: &PublicKey) -> Result<Self, SignedError> {
-        let parsed = parse(signed)?;
-        verify(&parsed, Self::AAD, key)?;
-        let claims = Claims::of(&parsed)?;
+    /// Too large, or not of this form.
+    pub fn read_unverified(signed: &SignedBytes) -> Result<Self, SignedError> {
+        let claims = Claims::of(&parse(signed)?)?;
         Ok(Self {
             payer: claims.issuer()?,
             payment: PaymentId(claims.id()?),
@@ -191,6 +189,15 @@ impl Verification {
             amount: claims.amount()?,
             expires_at: claims.expires_at()?,
         })
+    }
+
+    /// Reads and checks the signature.
+    ///
+    /// # Errors
+    /// Too large, not of this form, or not signed by `key`.
+    pub fn verify(signed: &SignedBytes, key: &PublicKey) -> Result<Self, SignedError> {
+        verify(&parse(signed)?, Self::AAD, key)?;
+        Self::read_unverified(signed)
     }
 }
 

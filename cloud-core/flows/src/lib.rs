@@ -1,1 +1,30 @@
-//! Cloud = ledger + registry + outbox + timers + the flows; the driver holds THE order.
+//! Cloud = registry + ledger + outbox + timers + flows, as one pure state machine; [`driver`] holds THE order.
+//!
+//! Read [`driver`] first, then [`port`] (what goes in and out), then the chip payment in `chip.rs`.
+//!
+//! # What is absent
+//! No clock, no randomness, no thread, no socket. No output before the position it was computed from is synced. No
+//! money moved by a guess. No payment that ends neither final nor named in the exceptions queue.
+
+pub mod admin;
+mod books;
+mod chip;
+mod cloud;
+mod decision;
+mod desk;
+pub mod driver;
+pub mod event;
+pub mod exceptions;
+mod incoming;
+pub mod limits;
+mod lobby;
+mod opening;
+pub mod outbox;
+pub mod payment;
+pub mod port;
+pub mod registry;
+pub mod rejection;
+mod tell;
+mod window;
+
+pub use cloud::Cloud;

@@ -1,0 +1,381 @@
+//! What operators say to the core and what they hear (CP-15). Travels as JSON lines over a local socket.
+//!
+//! Creating what already exists with the same content is a success that changes nothing; with other content it is
+//! refused, so every command may be repeated.
+
+use std::collections::BTreeMap;
+
+use schemas::ids::{Hash, Instance, ItemId, MerchantId, PaymentId, Principal, PrincipalId, TenantId};
+use schemas::message::PaymentState;
+use schemas::money::{Currency, Money};
+use schemas::signed::PublicKey;
+use schemas::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::rejection::Rejection;
+
+/// Where the money of a tenant is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BankKind {
+    /// Accounts in our own ledger: reserve, then post or void.
+    Internal,
+    /// A bank that answers over HTTP (correctness.md 18 and 19).
+    Http {
+        /// Base address, `http://` on loopback or `https://`.
+        url: String,
+        /// The tenant's holding account there, where paid money waits for delivery.
+        holding: String,
+    },
+}
+
+/// What to do when nobody knows whether the executor delivered (CP-13).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnUnknown {
+    /// Give the money back (default).
+    Refund,
+    /// Keep it until an operator decides.
+    Hold,
+}
+
+/// How long each party is given, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Deadlines {
+    /// Chip: from the health check to its answer.
+    pub health_check_ms: u64,
+    /// Payer: from being asked to the verification.
+    pub verification_ms: u64,
+    /// Bank: from the verification until the payment is given up (fenced, or refunded if it was done).
+    pub bank_ms: u64,
+    /// After an outage of ours the bank's time is extended, but never beyond this long after the verification: by
+    /// then the payer has left the machine.
+    pub presence_ms: u64,
+    /// Executor: from the command until it must have begun.
+    pub start_ms: u64,
+    /// Executor: from the end of its longest act until its report.
+    pub report_ms: u64,
+    /// Executor: from the question what became of a command to the answer.
+    pub command_status_ms: u64,
+    /// After the core has started: until devices have had time to reconnect and report.
+    pub reconnect_ms: u64,
+    /// Bank: first pause before a call is repeated; doubles up to 64 times this.
+    pub bank_retry_ms: u64,
+    /// A closed payment stays in memory, and refundable by its merchant, for this long.
+    pub retention_ms: u64,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            health_check_ms: 10_000,
+            verification_ms: 120_000,
+            bank_ms: 60_000,
+            presence_ms: 300_000,
+            start_ms: 20_000,
+            report_ms: 15_000,
+            command_status_ms: 10_000,
+            reconnect_ms: 30_000,
+            bank_retry_ms: 1_000,
+            retention_ms: 7 * 24 * 3_600_000,
+        }
+    }
+}
+
+/// Everything an operator may say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum AdminCommand {
+    /// A new tenant.
+    CreateTenant {
+        /// Its name.
+        tenant: TenantId,
+        /// Its only currency.
+        currency: Currency,
+        /// Where its money is.
+        bank: BankKind,
+        /// Policy for unknown outcomes.
+        on_unknown: OnUnknown,
+        /// Its deadlines.
+        deadlines: Deadlines,
+    },
+    /// A new merchant.
+    CreateMerchant {
+        /// Of which tenant.
+        tenant: TenantId,
+        /// Its name.
+        merchant: MerchantId,
+        /// The payee as payers see it.
+        title: String,
+        /// Its terminal, which is told of its payments and may refund them.
+        terminal: Option<PrincipalId>,
+    },
+    /// A new device, not yet enrolled.
+    CreateDevice {
+        /// Who it will be.
+        device: Principal,
+        /// Its profile (`payment-chip`, `vending-executor`).
+        profile: String,
+        /// For executors: the longest that one act takes, in milliseconds.
+        longest_act_ms: u64,
+    },
+    /// Ties a chip to the merchant it sells for and the executors that deliver.
+    BindChip {
+        /// The chip.
+        chip: Principal,
+        /// For whom it sells.
+        merchant: MerchantId,
+        /// Who delivers, unless `items` says otherwise. None: the payment completes with the bank's success (CP-16).
+        executor: Option<PrincipalId>,
+        /// Who delivers particular items (CP-8).
+        items: BTreeMap<ItemId, PrincipalId>,
+    },
+    /// A new person (a payer, or somebody at a merchant's terminal).
+    CreatePerson {
+        /// Who.
+        person: Principal,
+        /// The key of their verifications; none for terminals that never pay.
+        public_key: Option<PublicKey>,
+        /// Their account at the tenant's bank; with an internal bank one is opened in our ledger.
+        bank_account: Option<String>,
+    },
+    /// A one-time claim, with which a device enrols. The secret was made by the caller; only its hash comes here.
+    CreateClaim {
+        /// For which device.
+        device: Principal,
+        /// SHA-256 of the secret.
+        claim_hash: Hash,
+        /// When it ends.
+        expires_at: Timestamp,
+    },
+    /// A token for a person's terminal, or for a device on loopback. Replaces an earlier one.
+    CreateToken {
+        /// For whom.
+        principal: Principal,
+        /// SHA-256 of the token.
+        token_hash: Hash,
+        /// When it ends.
+        expires_at: Timestamp,
+    },
+    /// Ends a device's standing at once; its open payments are settled as unknown (correctness.md 20).
+    RevokeDevice {
+        /// Which.
+        device: Principal,
+    },
+    /// Pays money into an internal account, once per reference.
+    Deposit {
+        /// Whose account.
+        person: Principal,
+        /// How much.
+        amount: Money,
+        /// The same reference is booked once.
+        reference: String,
+    },
+    /// Resolves an entry of the exceptions queue; repeating it changes nothing.
+    ResolvePayment {
+        /// Which payment.
+        payment: PaymentId,
+        /// How.
+        resolution: Resolution,
+    },
+    /// All tenants.
+    ListTenants,
+    /// All devices.
+    ListDevices,
+    /// All persons.
+    ListPersons,
+    /// All merchants.
+    ListMerchants,
+    /// All accounts of our ledger.
+    ListAccounts,
+    /// Payments, newest first.
+    ListPayments {
+        /// Only those not yet at rest.
+        open_only: bool,
+    },
+    /// The exceptions queue.
+    ListExceptions,
+    /// Whether the books agree with themselves, and totals to compare with a bank.
+    Books,
+}
+
+/// How an operator resolves an exception.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Resolution {
+    /// Give (or try again to give) the money back.
+    Refund,
+    /// Take it as delivered: the merchant is paid, or what already happened stands.
+    Accept,
+    /// The money can't be given back: it goes to the tenant's suspense account.
+    WriteOff,
+}
+
+/// The reply: an answer, or a rejection with code and sentence.
+pub type AdminReply = Result<AdminAnswer, Rejection>;
+
+/// What an operator hears.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", content = "rows", rename_all = "snake_case")]
+pub enum AdminAnswer {
+    /// Done, or done before.
+    Done,
+    /// Tenants.
+    Tenants(Vec<TenantRow>),
+    /// Devices.
+    Devices(Vec<DeviceRow>),
+    /// Persons.
+    Persons(Vec<PersonRow>),
+    /// Merchants.
+    Merchants(Vec<MerchantRow>),
+    /// Accounts.
+    Accounts(Vec<AccountRow>),
+    /// Payments.
+    Payments(Vec<PaymentRow>),
+    /// Exceptions.
+    Exceptions(Vec<ExceptionRow>),
+    /// Books.
+    Books(BooksReport),
+}
+
+/// A tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantRow {
+    /// Name.
+    pub tenant: TenantId,
+    /// Currency.
+    pub currency: Currency,
+    /// Where its money is.
+    pub bank: BankKind,
+    /// Policy for unknown outcomes.
+    pub on_unknown: OnUnknown,
+    /// Deadlines.
+    pub deadlines: Deadlines,
+}
+
+/// A device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRow {
+    /// Who.
+    pub device: Principal,
+    /// Profile.
+    pub profile: String,
+    /// `registered`, `enrolled`, `revoked`.
+    pub standing: String,
+    /// Enrolment number; 0 before the first.
+    pub instance: Instance,
+    /// Whether it is connected; none since a start of the core means unknown.
+    pub connected: bool,
+    /// Messages that it is owed.
+    pub owed: usize,
+    /// For a chip: for whom it sells.
+    pub merchant: Option<MerchantId>,
+    /// For a chip: who delivers.
+    pub executor: Option<PrincipalId>,
+}
+
+/// A person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PersonRow {
+    /// Who.
+    pub person: Principal,
+    /// Account at the bank.
+    pub bank_account: Option<String>,
+    /// Whether they can verify payments.
+    pub can_verify: bool,
+    /// Whether a terminal is connected.
+    pub connected: bool,
+    /// Messages that they are owed.
+    pub owed: usize,
+}
+
+/// A merchant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MerchantRow {
+    /// Of which tenant.
+    pub tenant: TenantId,
+    /// Name.
+    pub merchant: MerchantId,
+    /// As payers see it.
+    pub title: String,
+    /// Its terminal.
+    pub terminal: Option<PrincipalId>,
+}
+
+/// An account of our ledger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountRow {
+    /// Of which tenant.
+    pub tenant: TenantId,
+    /// `bank`, `holding`, `cash`, `suspense`, `merchant/NAME`, `person/NAME`.
+    pub account: String,
+    /// Booked to its debit.
+    pub debits_posted: Money,
+    /// Booked to its credit.
+    pub credits_posted: Money,
+    /// Reserved to its debit.
+    pub debits_pending: Money,
+    /// Reserved to its credit.
+    pub credits_pending: Money,
+}
+
+/// A payment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PaymentRow {
+    /// Which.
+    pub payment: PaymentId,
+    /// Who pays.
+    pub payer: Principal,
+    /// Through which chip.
+    pub chip: Principal,
+    /// Who is paid.
+    pub merchant: MerchantId,
+    /// The order's amount.
+    pub amount: Money,
+    /// What the payer has paid in the end.
+    pub paid: Money,
+    /// What is bought.
+    pub item: ItemId,
+    /// Units ordered.
+    pub quantity: u32,
+    /// Units delivered.
+    pub delivered: u32,
+    /// Its state.
+    pub state: PaymentState,
+    /// Whether it is at rest: final, or in the exceptions queue.
+    pub at_rest: bool,
+    /// Why, where there is something to explain.
+    pub reason: Option<String>,
+    /// When it began.
+    pub opened_at: Timestamp,
+}
+
+/// An entry of the exceptions queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExceptionRow {
+    /// Which payment, where there is one.
+    pub payment: Option<PaymentId>,
+    /// Which case: `unknown_outcome`, `delivered_after_refund`, `contradiction`, `refund_blocked`, `bank_unreachable`,
+    /// `outcome_without_payment`.
+    pub case: String,
+    /// What happened, and what the operator can do.
+    pub text: String,
+    /// Since when.
+    pub raised_at: Timestamp,
+}
+
+/// Whether the books agree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BooksReport {
+    /// Debits equal credits, reserved equals the open reservations.
+    pub balanced: bool,
+    /// What is wrong, where something is.
+    pub problem: Option<String>,
+    /// Payments not at rest.
+    pub open_payments: usize,
+    /// Entries in the exceptions queue.
+    pub exceptions: usize,
+    /// Per tenant with an HTTP bank: what its holding account there must show now, if nothing is under way.
+    pub holdings: Vec<(TenantId, Money)>,
+}

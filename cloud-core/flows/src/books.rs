@@ -1,0 +1,222 @@
+//! Which accounts there are, and which transfers each step of a payment makes.
+//!
+//! With an HTTP bank: `bank` mirrors the tenant's holding account there, `holding` owes that money until delivery.
+//! Paid: bank -> holding. Claim reserved: holding -> merchant. Delivered: the claim is posted. Given back:
+//! holding -> bank, once the bank has confirmed. With an internal bank: person -> merchant is reserved, then posted
+//! or voided (correctness.md 19).
+
+use cloud_core_ledger::{
+    AccountId, BalanceLimit, Ledger, LedgerCode, Movement, OpenAccount, Transfer, TransferId,
+};
+use schemas::ids::{MerchantId, MessageId, PaymentId, Principal, TenantId};
+use schemas::money::Currency;
+
+use crate::admin::{AdminCommand, BankKind};
+use crate::payment::ChipPayment;
+use crate::registry::Registry;
+
+/// An account by its role.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Role<'a> {
+    /// Mirror of the tenant's holding account at its bank.
+    Bank,
+    /// Paid and not yet delivered.
+    Holding,
+    /// Where deposits into internal accounts come from.
+    Cash,
+    /// What could not be given back.
+    Suspense,
+    /// What a merchant has earned.
+    Merchant(&'a MerchantId),
+    /// A person's internal account.
+    Person(&'a Principal),
+}
+
+impl Role<'_> {
+    /// The account's id in the ledger.
+    pub(crate) fn account(&self, tenant: &TenantId) -> AccountId {
+        AccountId(hash_id("account", &[tenant.as_str().as_bytes(), self.to_string().as_bytes()]))
+    }
+
+    fn limit(&self) -> BalanceLimit {
+        match self {
+            Role::Bank | Role::Cash | Role::Suspense => BalanceLimit::Unlimited,
+            Role::Holding | Role::Merchant(_) | Role::Person(_) => BalanceLimit::DebitsMustNotExceedCredits,
+        }
+    }
+
+    fn code(&self) -> u16 {
+        match self {
+            Role::Bank => 1,
+            Role::Holding => 2,
+            Role::Cash => 3,
+            Role::Suspense => 4,
+            Role::Merchant(_) => 5,
+            Role::Person(_) => 6,
+        }
+    }
+
+    fn opening(&self, tenant: &TenantId, currency: Currency) -> OpenAccount {
+        OpenAccount {
+            id: self.account(tenant),
+            currency: LedgerCode(currency.numeric()),
+            code: self.code(),
+            limit: self.limit(),
+        }
+    }
+}
+
+impl std::fmt::Display for Role<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Role::Bank => f.write_str("bank"),
+            Role::Holding => f.write_str("holding"),
+            Role::Cash => f.write_str("cash"),
+            Role::Suspense => f.write_str("suspense"),
+            Role::Merchant(merchant) => write!(f, "merchant/{merchant}"),
+            Role::Person(person) => write!(f, "person/{}", person.id),
+        }
+    }
+}
+
+/// The accounts that a registering command opens.
+pub(crate) fn accounts_of(command: &AdminCommand, registry: &Registry) -> Vec<OpenAccount> {
+    match command {
+        AdminCommand::CreateTenant { tenant, currency, bank, .. } => {
+            let roles: &[Role<'_>] = match bank {
+                BankKind::Internal => &[Role::Cash, Role::Suspense],
+                BankKind::Http { .. } => &[Role::Bank, Role::Holding, Role::Suspense],
+            };
+            roles.iter().map(|role| role.opening(tenant, *currency)).collect()
+        }
+        AdminCommand::CreateMerchant { tenant, merchant, .. } => {
+            let currency = registry.tenant(tenant).map(|found| found.currency);
+            currency.map(|currency| Role::Merchant(merchant).opening(tenant, currency)).into_iter().collect()
+        }
+        AdminCommand::CreatePerson { person, .. } => registry
+            .tenant(&person.tenant)
+            .filter(|tenant| tenant.bank == BankKind::Internal)
+            .map(|tenant| Role::Person(person).opening(&person.tenant, tenant.currency))
+            .into_iter()
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// All accounts with their names, for operators.
+pub(crate) fn named_accounts(registry: &Registry) -> Vec<(TenantId, String, AccountId)> {
+    let mut named = Vec::new();
+    let mut add = |tenant: &TenantId, role: Role<'_>| {
+        named.push((tenant.clone(), role.to_string(), role.account(tenant)));
+    };
+    for tenant in registry.tenants.keys() {
+        [Role::Bank, Role::Holding, Role::Cash, Role::Suspense]
+            .into_iter()
+            .for_each(|role| add(tenant, role));
+    }
+    for (tenant, merchant) in registry.merchants.keys() {
+        add(tenant, Role::Merchant(merchant));
+    }
+    for person in registry.persons.keys() {
+        add(&person.tenant, Role::Person(person));
+    }
+    named
+}
+
+/// A deposit into an internal account, once per reference.
+pub(crate) fn deposit(person: &Principal, minor: u64, currency: Currency, reference: &str) -> Transfer {
+    let tenant = &person.tenant;
+    let id = hash_id("deposit", &[person.to_string().as_bytes(), reference.as_bytes()]);
+    let movement = Movement::new(
+        Role::Cash.account(tenant),
+        Role::Person(person).account(tenant),
+        minor,
+        LedgerCode(currency.numeric()),
+    );
+    Transfer::post(TransferId(id), movement)
+}
+
+/// The transfers of one payment. Their ids follow from the payment, so that a step can never be booked twice.
+pub(crate) struct Legs<'a> {
+    payment: &'a ChipPayment,
+    internal: bool,
+}
+
+impl<'a> Legs<'a> {
+    pub(crate) fn of(payment: &'a ChipPayment, bank: &BankKind) -> Self {
+        Self { payment, internal: *bank == BankKind::Internal }
+    }
+
+    /// The bank has moved the money into holding.
+    pub(crate) fn paid(&self) -> Transfer {
+        let amount = self.payment.amount.minor;
+        Transfer::post(self.id("paid"), self.movement(Role::Bank, Role::Holding, amount))
+    }
+
+    /// The merchant's claim, or with an internal bank the payer's money, is reserved. It has no timeout of its own:
+    /// only the flow ends it (correctness.md 15).
+    pub(crate) fn reserve(&self) -> Transfer {
+        let from = if self.internal { Role::Person(&self.payment.payer) } else { Role::Holding };
+        let movement = self.movement(from, Role::Merchant(&self.payment.merchant), self.payment.amount.minor);
+        Transfer::reserve(self.id("reserve"), movement, None)
+    }
+
+    /// Delivered: all of the reservation, or a part with the rest released.
+    pub(crate) fn post(&self, amount_minor: u64) -> Transfer {
+        Transfer::post_pending(self.id("post"), self.id("reserve"), Some(amount_minor))
+    }
+
+    /// Not delivered: the reservation is released.
+    pub(crate) fn void(&self) -> Transfer {
+        Transfer::void_pending(self.id("void"), self.id("reserve"))
+    }
+
+    /// The bank has confirmed that the money went back.
+    pub(crate) fn given_back(&self, amount_minor: u64) -> Transfer {
+        Transfer::post(self.id("given-back"), self.movement(Role::Holding, Role::Bank, amount_minor))
+    }
+
+    /// A merchant gives back what it had earned: into holding, from where the bank refunds; or to the person.
+    pub(crate) fn returned_by_merchant(&self, amount_minor: u64) -> Transfer {
+        let to = if self.internal { Role::Person(&self.payment.payer) } else { Role::Holding };
+        let movement = self.movement(Role::Merchant(&self.payment.merchant), to, amount_minor);
+        Transfer::post(self.id("returned"), movement)
+    }
+
+    /// An operator gives up giving it back.
+    pub(crate) fn written_off(&self, amount_minor: u64) -> Transfer {
+        Transfer::post(self.id("written-off"), self.movement(Role::Holding, Role::Suspense, amount_minor))
+    }
+
+    /// Every id that the payment may have used, to be forgotten with it.
+    pub(crate) fn all_ids(payment: PaymentId) -> Vec<TransferId> {
+        ["paid", "reserve", "post", "void", "given-back", "returned", "written-off"]
+            .iter()
+            .map(|leg| leg_id(payment, leg))
+            .collect()
+    }
+
+    fn id(&self, leg: &str) -> TransferId {
+        leg_id(self.payment.id, leg)
+    }
+
+    fn movement(&self, debit: Role<'_>, credit: Role<'_>, amount_minor: u64) -> Movement {
+        let tenant = &self.payment.payer.tenant;
+        let currency = LedgerCode(self.payment.amount.currency.numeric());
+        Movement::new(debit.account(tenant), credit.account(tenant), amount_minor, currency)
+    }
+}
+
+/// What the tenant's holding account at its bank must show when nothing is under way, in minor units.
+pub(crate) fn holding_minor(ledger: &Ledger, tenant: &TenantId) -> u64 {
+    let mirror = ledger.account(Role::Bank.account(tenant));
+    mirror.map_or(0, |account| account.debits_posted.saturating_sub(account.credits_posted))
+}
+
+fn leg_id(payment: PaymentId, leg: &str) -> TransferId {
+    TransferId(hash_id("transfer", &[&payment.0, leg.as_bytes()]))
+}
+
+fn hash_id(label: &str, parts: &[&[u8]]) -> u128 {
+    u128::from_be_bytes(MessageId::derived(label, parts).0)
+}

@@ -1,0 +1,304 @@
+//! The state of the cloud: registry, books, outbox, idempotency window, payments, exceptions, timers. It changes only
+//! by [`Cloud::evolve`], which is total and is all that replay uses.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cloud_core_ledger::{Ledger, Limits};
+use schemas::cbor;
+use schemas::ids::{CommandId, Nonce, PaymentId, Principal, TenantId};
+use schemas::time::Timestamp;
+use schemas_journal::{Fold, Position};
+use serde::{Deserialize, Serialize};
+
+use crate::admin::Deadlines;
+use crate::event::{Event, Record};
+use crate::exceptions::{Case, Exceptions};
+use crate::outbox::Outbox;
+use crate::payment::{ChipPayment, Phase, Reported};
+use crate::registry::Registry;
+use crate::window::Window;
+
+/// Everything that the core knows and must not forget.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cloud {
+    pub(crate) registry: Registry,
+    pub(crate) ledger: Ledger,
+    pub(crate) outbox: Outbox,
+    pub(crate) window: Window,
+    pub(crate) payments: BTreeMap<PaymentId, ChipPayment>,
+    pub(crate) exceptions: Exceptions,
+    /// Which payment claimed a payment information; forgotten when that has expired.
+    nonces: BTreeMap<(Principal, Nonce), (PaymentId, Timestamp)>,
+    commands: BTreeMap<CommandId, PaymentId>,
+    /// Payments not at rest, by payer.
+    open: BTreeMap<Principal, BTreeSet<PaymentId>>,
+    /// Derived from the payments: when waiting ends.
+    timers: BTreeSet<(Timestamp, PaymentId)>,
+    /// Time of the last event.
+    at: Timestamp,
+}
+
+impl Default for Cloud {
+    fn default() -> Self {
+        Self {
+            registry: Registry::default(),
+            ledger: Ledger::new(Limits::default()),
+            outbox: Outbox::default(),
+            window: Window::default(),
+            payments: BTreeMap::new(),
+            exceptions: Exceptions::default(),
+            nonces: BTreeMap::new(),
+            commands: BTreeMap::new(),
+            open: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            at: Timestamp(0),
+        }
+    }
+}
+
+impl Cloud {
+    /// Applies one decided event. Total: replay never fails and never decides.
+    pub fn evolve(&mut self, record: &Record) {
+        self.at = self.at.max(record.at);
+        self.window.forget(record.at);
+        match &record.event {
+            Event::Registered(command) => self.registry.register(command),
+            Event::DeviceEnrolled { principal, instance, public_key, claim_hash, certificate } => {
+                self.registry.enrol(principal, *instance, *public_key, *claim_hash, certificate);
+            }
+            Event::DeviceRevoked { device } => self.registry.revoke(device),
+            Event::Ledger(event) => self.ledger.evolve(event),
+            Event::RequestAnswered { principal, content, not_after, answer } => {
+                self.window.remember(principal, *content, answer, *not_after);
+            }
+            Event::Queued { principal, message } => self.outbox.queue(principal, message),
+            Event::Cleared { principal, message } | Event::Withdrawn { principal, message, .. } => {
+                self.outbox.remove(principal, *message);
+            }
+            Event::ExceptionRaised { payment, about, case, text } => {
+                self.exceptions.raise(*payment, *about, *case, text, record.at);
+            }
+            Event::ExceptionsResolved { payment, case, .. } => self.exceptions.resolve(*payment, *case),
+            Event::RefusalAudited { .. } | Event::Opened => {}
+            _ => self.evolve_payment(record),
+        }
+    }
+
+    fn evolve_payment(&mut self, record: &Record) {
+        match &record.event {
+            Event::PaymentOpened(payment) => {
+                self.open.entry(payment.payer.clone()).or_default().insert(payment.id);
+                self.payments.insert(payment.id, payment.clone());
+                self.set_timer(payment.id, None);
+            }
+            Event::NonceClaimed { payment } => self.claim_nonce(*payment, record.at),
+            Event::PaymentVerified { payment, alive_until } => {
+                if let Some(found) = self.payments.get_mut(payment) {
+                    found.verified_at.get_or_insert(record.at);
+                    found.alive_until = Some(*alive_until);
+                }
+            }
+            Event::PaymentMoved { payment, phase, paid_minor, reason } => {
+                self.move_payment(*payment, phase, *paid_minor, reason.as_ref(), record.at);
+            }
+            Event::CommandIssued { payment, command } => {
+                let before = self.due_at(*payment);
+                self.commands.insert(command.id, *payment);
+                if let Some(found) = self.payments.get_mut(payment) {
+                    found.command = Some(command.clone());
+                }
+                self.set_timer(*payment, before);
+            }
+            Event::OutcomeReported { payment, outcome, delivered, .. } => {
+                if let Some(found) = self.payments.get_mut(payment) {
+                    found.outcome = Some(Reported { outcome: *outcome, delivered: *delivered });
+                }
+            }
+            Event::PaymentRetired { payment } => self.retire(*payment),
+            _ => {}
+        }
+    }
+
+    fn move_payment(
+        &mut self,
+        id: PaymentId,
+        phase: &Phase,
+        paid_minor: u64,
+        reason: Option<&schemas::ids::Code>,
+        at: Timestamp,
+    ) {
+        let before = self.due_at(id);
+        let Some(payment) = self.payments.get_mut(&id) else { return };
+        if matches!(payment.phase, Phase::Refunding { .. }) && matches!(phase, Phase::RefundBlocked { .. }) {
+            payment.refunds_refused += 1;
+        }
+        payment.phase = phase.clone();
+        payment.paid_minor = paid_minor;
+        payment.moved_at = at;
+        if let Some(reason) = reason {
+            payment.reason = Some(reason.clone());
+        }
+        let (payer, is_open) = (payment.payer.clone(), !payment.at_rest());
+        let open = self.open.entry(payer.clone()).or_default();
+        if is_open {
+            open.insert(id);
+        } else {
+            open.remove(&id);
+        }
+        if open.is_empty() {
+            self.open.remove(&payer);
+        }
+        self.set_timer(id, before);
+    }
+
+    fn claim_nonce(&mut self, id: PaymentId, now: Timestamp) {
+        let Some(payment) = self.payments.get(&id) else { return };
+        let claim = (payment.chip.clone(), payment.nonce);
+        let until = payment.information_expires_at;
+        // Expired ones are refused as expired; so this map follows what is still valid.
+        self.nonces.retain(|_, (_, until)| *until >= now);
+        self.nonces.insert(claim, (id, until));
+    }
+
+    fn retire(&mut self, id: PaymentId) {
+        let before = self.due_at(id);
+        if let Some(payment) = self.payments.remove(&id)
+            && let Some(command) = payment.command
+        {
+            self.commands.remove(&command.id);
+        }
+        if let Some(at) = before {
+            self.timers.remove(&(at, id));
+        }
+    }
+
+    fn due_at(&self, id: PaymentId) -> Option<Timestamp> {
+        let payment = self.payments.get(&id)?;
+        payment.due_at(self.deadlines(&payment.payer.tenant).retention_ms)
+    }
+
+    fn set_timer(&mut self, id: PaymentId, before: Option<Timestamp>) {
+        if let Some(at) = before {
+            self.timers.remove(&(at, id));
+        }
+        if let Some(at) = self.due_at(id) {
+            self.timers.insert((at, id));
+        }
+    }
+}
+
+/// Reading the state.
+impl Cloud {
+    /// Who and what is registered.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The books.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// What is owed to whom.
+    pub fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    /// The exceptions queue.
+    pub fn exceptions(&self) -> &Exceptions {
+        &self.exceptions
+    }
+
+    /// All payments in memory.
+    pub fn payments(&self) -> impl Iterator<Item = &ChipPayment> {
+        self.payments.values()
+    }
+
+    /// One payment, if it is in memory.
+    pub fn payment(&self, id: PaymentId) -> Option<&ChipPayment> {
+        self.payments.get(&id)
+    }
+
+    /// Payments that are not at rest.
+    pub fn open_payments(&self) -> usize {
+        self.open.values().map(BTreeSet::len).sum()
+    }
+
+    pub(crate) fn open(&self) -> impl Iterator<Item = &ChipPayment> {
+        self.open.values().flatten().filter_map(|id| self.payments.get(id))
+    }
+
+    /// Time of the last event.
+    pub fn at(&self) -> Timestamp {
+        self.at
+    }
+
+    /// When the next thing is due that happens by time alone.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        let timer = self.timers.first().map(|(at, _)| *at);
+        timer.into_iter().chain(self.outbox.next_expiry()).min()
+    }
+
+    pub(crate) fn due_payment(&self, now: Timestamp) -> Option<&ChipPayment> {
+        self.timers.first().filter(|(at, _)| *at <= now).and_then(|(_, id)| self.payments.get(id))
+    }
+
+    pub(crate) fn deadlines(&self, tenant: &TenantId) -> Deadlines {
+        self.registry.tenant(tenant).map_or_else(Deadlines::default, |tenant| tenant.deadlines)
+    }
+
+    pub(crate) fn payment_of_command(&self, command: CommandId) -> Option<&ChipPayment> {
+        self.commands.get(&command).and_then(|id| self.payments.get(id))
+    }
+
+    pub(crate) fn nonce_claimed_by(&self, chip: &Principal, nonce: Nonce) -> Option<PaymentId> {
+        self.nonces.get(&(chip.clone(), nonce)).map(|(payment, _)| *payment)
+    }
+
+    pub(crate) fn open_payments_of(&self, payer: &Principal) -> impl Iterator<Item = &ChipPayment> {
+        self.open.get(payer).into_iter().flatten().filter_map(|id| self.payments.get(id))
+    }
+
+    /// The invariants that hold after every event: the books are sound; every payment that reserves has its
+    /// reservation; every operator's case has its entry; derived indexes agree.
+    ///
+    /// # Errors
+    /// A sentence that names the first violation.
+    pub fn check(&self) -> Result<(), String> {
+        self.ledger.check().map_err(|violation| violation.to_string())?;
+        let open = self.payments.values().filter(|payment| !payment.at_rest()).count();
+        if open != self.open_payments() || self.open().any(ChipPayment::at_rest) {
+            return Err(format!("{open} payments are open and {} are listed", self.open_payments()));
+        }
+        for payment in self.payments.values() {
+            let named = match payment.phase {
+                Phase::Held => self.exceptions.has(payment.id, Case::UnknownOutcome),
+                Phase::RefundBlocked { .. } => self.exceptions.has(payment.id, Case::RefundBlocked),
+                _ => true,
+            };
+            if !named {
+                return Err(format!("payment {} waits for an operator and is not in the queue", payment.id));
+            }
+            let due = self.due_at(payment.id);
+            if due.is_some_and(|at| !self.timers.contains(&(at, payment.id))) {
+                return Err(format!("payment {} waits without a timer", payment.id));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Rebuilds the cloud from a snapshot and records.
+impl Fold for Cloud {
+    type Error = cbor::CborError;
+
+    fn restore(&mut self, _: Position, snapshot: &[u8]) -> Result<(), Self::Error> {
+        *self = cbor::decode_within(snapshot, usize::MAX)?;
+        Ok(())
+    }
+
+    fn apply(&mut self, _: Position, record: &[u8]) -> Result<(), Self::Error> {
+        self.evolve(&Record::decode(record)?);
+        Ok(())
+    }
+}

@@ -1,0 +1,51 @@
+//! What a decision is: events to be journaled and outputs to be released once they are durable.
+
+use schemas::envelope::Envelope;
+use schemas::ids::{Code, MessageId, Principal};
+use schemas::message::Down;
+use schemas::time::Timestamp;
+use schemas::topic::Kind;
+
+use crate::cloud::Cloud;
+use crate::event::Event;
+use crate::port::{Output, OwedMessage};
+
+/// Events and outputs, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Decision {
+    pub(crate) events: Vec<Event>,
+    pub(crate) outputs: Vec<Output>,
+    /// Whom the events have given something to pull.
+    pub(crate) woken: Vec<Principal>,
+}
+
+impl Decision {
+    pub(crate) fn event(&mut self, event: Event) {
+        self.events.push(event);
+    }
+
+    /// Owes `to` a message until `expires_at`. A person whose queue is full loses the oldest status.
+    pub(crate) fn owe(
+        &mut self,
+        cloud: &Cloud,
+        to: &Principal,
+        id: MessageId,
+        body: Down,
+        expires_at: Timestamp,
+    ) {
+        if !cloud.outbox.has_room(to, 1)
+            && let Some(oldest) = cloud.outbox.oldest_status(to)
+        {
+            self.withdraw(to, oldest, "queue_full");
+        }
+        let kind: Kind = body.kind();
+        let payload = Envelope::message(id, body).encode();
+        let message = OwedMessage { sequence: 0, message: id, kind, payload, expires_at };
+        self.event(Event::Queued { principal: to.clone(), message });
+        self.woken.push(to.clone());
+    }
+
+    pub(crate) fn withdraw(&mut self, from: &Principal, message: MessageId, why: &'static str) {
+        self.event(Event::Withdrawn { principal: from.clone(), message, why: Code::known(why) });
+    }
+}

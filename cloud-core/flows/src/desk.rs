@@ -1,0 +1,344 @@
+//! The operators' desk: registering, paying in, revoking, resolving, and looking (CP-15).
+
+use schemas::ids::{Code, Hash, Instance, Principal};
+use schemas::message::Outcome;
+use schemas::money::Money;
+use schemas::signed::PublicKey;
+use schemas::time::Timestamp;
+
+use crate::admin::{
+    AccountRow, AdminAnswer, AdminCommand, AdminReply, BankKind, BooksReport, DeviceRow, MerchantRow,
+    PaymentRow, PersonRow, TenantRow,
+};
+use crate::books;
+use crate::chip::ChipFlow;
+use crate::cloud::Cloud;
+use crate::decision::Decision;
+use crate::event::Event;
+use crate::limits;
+use crate::payment::{ChipPayment, Phase};
+use crate::port::SignOrder;
+use crate::registry::Standing;
+use crate::rejection::Rejection;
+
+/// Carries out one command. `connected` says who is connected, which no journal knows.
+pub(crate) fn decide(
+    cloud: &Cloud,
+    command: &AdminCommand,
+    connected: &dyn Fn(&Principal) -> bool,
+    now: Timestamp,
+    out: &mut Decision,
+) -> AdminReply {
+    match command {
+        AdminCommand::Deposit { person, amount, reference } => {
+            deposit(cloud, person, *amount, reference, now, out)
+        }
+        AdminCommand::RevokeDevice { device } => revoke(cloud, device, now, out),
+        AdminCommand::ResolvePayment { payment, resolution } => {
+            ChipFlow { cloud, now, out }.resolve(*payment, *resolution).map(|()| AdminAnswer::Done)
+        }
+        AdminCommand::ListTenants
+        | AdminCommand::ListDevices
+        | AdminCommand::ListPersons
+        | AdminCommand::ListMerchants
+        | AdminCommand::ListAccounts
+        | AdminCommand::ListPayments { .. }
+        | AdminCommand::ListExceptions
+        | AdminCommand::Books => Ok(look(cloud, command, connected)),
+        _ => register(cloud, command, now, out),
+    }
+}
+
+fn register(cloud: &Cloud, command: &AdminCommand, now: Timestamp, out: &mut Decision) -> AdminReply {
+    if !cloud.registry.check(command, now)? {
+        return Ok(AdminAnswer::Done);
+    }
+    for account in books::accounts_of(command, &cloud.registry) {
+        let opened = cloud.ledger.decide_open_account(&account, now.0);
+        let events = opened.map_err(|why| {
+            Rejection::new("account_refused", format!("the books refuse the account: {why}"))
+        })?;
+        out.events.extend(events.into_iter().map(Event::Ledger));
+    }
+    out.event(Event::Registered(command.clone()));
+    Ok(AdminAnswer::Done)
+}
+
+fn deposit(
+    cloud: &Cloud,
+    person: &Principal,
+    amount: Money,
+    reference: &str,
+    now: Timestamp,
+    out: &mut Decision,
+) -> AdminReply {
+    let tenant = cloud.registry.tenant(&person.tenant);
+    let Some(tenant) = tenant.filter(|tenant| tenant.bank == BankKind::Internal) else {
+        return Err(Rejection::new(
+            "no_internal_account",
+            "only persons of a tenant with an internal bank have accounts here",
+        ));
+    };
+    if cloud.registry.person(person).is_none() {
+        return Err(Rejection::new(
+            "person_unknown",
+            format!("no person `{person}`: create it with `admin people create`"),
+        ));
+    }
+    if amount.currency != tenant.currency {
+        return Err(Rejection::new(
+            "currency_mismatch",
+            format!("this tenant's currency is {}", tenant.currency),
+        ));
+    }
+    if reference.is_empty() || reference.len() > limits::AUDIT_TEXT_BYTES {
+        return Err(Rejection::new(
+            "reference_invalid",
+            "give a reference of 1 to 200 bytes: the same one is booked once",
+        ));
+    }
+    let transfer = books::deposit(person, amount.minor, amount.currency, reference);
+    let decided = cloud.ledger.decide_transfers(&[transfer], now.0);
+    out.events.extend(decided.events.into_iter().map(Event::Ledger));
+    match decided.result {
+        Ok(_) => Ok(AdminAnswer::Done),
+        Err(why) => {
+            Err(Rejection::new("deposit_refused", format!("the books refuse the deposit: {}", why.reason)))
+        }
+    }
+}
+
+/// correctness.md 20: ends the standing, withdraws the outbox, settles open commands as unknown.
+fn revoke(cloud: &Cloud, device: &Principal, now: Timestamp, out: &mut Decision) -> AdminReply {
+    if cloud.registry.require_device(device)?.standing == Standing::Revoked {
+        return Ok(AdminAnswer::Done);
+    }
+    out.event(Event::DeviceRevoked { device: device.clone() });
+    for owed in cloud.outbox.messages(device) {
+        out.withdraw(device, owed.message, "revoked");
+    }
+    settle_as_unknown(cloud, device, now, out);
+    Ok(AdminAnswer::Done)
+}
+
+/// What a device that is gone or replaced was doing: nobody knows. Its chips' open questions end as refused.
+fn settle_as_unknown(cloud: &Cloud, device: &Principal, now: Timestamp, out: &mut Decision) {
+    let code = || Some(Code::known("device_revoked"));
+    let concerned: Vec<&ChipPayment> = cloud.open().collect();
+    for payment in concerned {
+        let mut flow = ChipFlow { cloud, now, out };
+        match payment.phase {
+            Phase::Commanded | Phase::Asked { .. } if payment.executor.as_ref() == Some(device) => {
+                flow.outcome_known(payment, Outcome::Unknown, 0, code());
+            }
+            Phase::Checking { .. } if payment.chip == *device => {
+                flow.refuse(payment, Code::known("chip_revoked"))
+            }
+            _ => {}
+        }
+    }
+}
+
+/// An enrolment: sign, or the same certificate again, or not.
+pub(crate) enum Enrolment {
+    Sign(SignOrder),
+    Known(Vec<u8>),
+}
+
+/// correctness.md 20: same claim and same key = the same certificate again; another key is refused.
+pub(crate) fn enrol(
+    cloud: &Cloud,
+    principal: &Principal,
+    claim: Hash,
+    key: PublicKey,
+    now: Timestamp,
+) -> Result<Enrolment, Rejection> {
+    let refused = || {
+        let text = "this claim code is not good for this device: it has ended, was used, or was made for another one; ask the operator for a new one";
+        Rejection::new("claim_refused", text)
+    };
+    let device = cloud.registry.device(principal).ok_or_else(refused)?;
+    if let Some((used, certificate)) = &device.enrolment
+        && *used == claim
+    {
+        let same = device.public_key == Some(key) && device.standing == Standing::Enrolled;
+        let other = || {
+            Rejection::new(
+                "claim_used",
+                "this claim code was used with another key: ask the operator for a new one",
+            )
+        };
+        return if same { Ok(Enrolment::Known(certificate.to_vec())) } else { Err(other()) };
+    }
+    if !cloud.registry.claim_is_good(claim, principal, now) {
+        return Err(refused());
+    }
+    Ok(Enrolment::Sign(SignOrder {
+        principal: principal.clone(),
+        instance: Instance(device.instance.0 + 1),
+        public_key: key,
+        claim_hash: claim,
+        // A device's clock may lag behind: an hour of grace.
+        not_before: Timestamp(now.0.saturating_sub(3_600_000)),
+        not_after: now.plus_ms(limits::CERTIFICATE_LIFE_MS),
+    }))
+}
+
+/// The certificate is there. A re-enrolment is a new instance: what the old one was doing is unknown.
+pub(crate) fn enrolled(
+    cloud: &Cloud,
+    order: &SignOrder,
+    certificate: Vec<u8>,
+    now: Timestamp,
+    out: &mut Decision,
+) -> Result<Vec<u8>, Rejection> {
+    // Two enrolments may have raced: the claim decides again.
+    match enrol(cloud, &order.principal, order.claim_hash, order.public_key, now)? {
+        Enrolment::Known(certificate) => Ok(certificate),
+        Enrolment::Sign(again) => {
+            if again.instance != order.instance {
+                return Err(Rejection::new(
+                    "enrolment_raced",
+                    "another enrolment of this device came in between: try again",
+                ));
+            }
+            settle_as_unknown(cloud, &order.principal, now, out);
+            out.event(Event::DeviceEnrolled {
+                principal: order.principal.clone(),
+                instance: order.instance,
+                public_key: order.public_key,
+                claim_hash: order.claim_hash,
+                certificate: certificate.clone(),
+            });
+            Ok(certificate)
+        }
+    }
+}
+
+fn look(cloud: &Cloud, command: &AdminCommand, connected: &dyn Fn(&Principal) -> bool) -> AdminAnswer {
+    match command {
+        AdminCommand::ListTenants => AdminAnswer::Tenants(tenants(cloud)),
+        AdminCommand::ListDevices => AdminAnswer::Devices(devices(cloud, connected)),
+        AdminCommand::ListPersons => AdminAnswer::Persons(persons(cloud, connected)),
+        AdminCommand::ListMerchants => AdminAnswer::Merchants(merchants(cloud)),
+        AdminCommand::ListAccounts => AdminAnswer::Accounts(accounts(cloud)),
+        AdminCommand::ListPayments { open_only } => AdminAnswer::Payments(payments(cloud, *open_only)),
+        AdminCommand::ListExceptions => AdminAnswer::Exceptions(cloud.exceptions.rows()),
+        _ => AdminAnswer::Books(report(cloud)),
+    }
+}
+
+fn tenants(cloud: &Cloud) -> Vec<TenantRow> {
+    let rows = cloud.registry.tenants.iter().take(limits::ADMIN_ROWS);
+    rows.map(|(tenant, found)| TenantRow {
+        tenant: tenant.clone(),
+        currency: found.currency,
+        bank: found.bank.clone(),
+        on_unknown: found.on_unknown,
+        deadlines: found.deadlines,
+    })
+    .collect()
+}
+
+fn devices(cloud: &Cloud, connected: &dyn Fn(&Principal) -> bool) -> Vec<DeviceRow> {
+    let rows = cloud.registry.devices.iter().take(limits::ADMIN_ROWS);
+    rows.map(|(device, found)| DeviceRow {
+        device: device.clone(),
+        profile: found.profile.clone(),
+        standing: match found.standing {
+            Standing::Registered => "registered",
+            Standing::Enrolled => "enrolled",
+            Standing::Revoked => "revoked",
+        }
+        .to_owned(),
+        instance: found.instance,
+        connected: connected(device),
+        owed: cloud.outbox.depth(device),
+        merchant: found.binding.as_ref().map(|binding| binding.merchant.clone()),
+        executor: found.binding.as_ref().and_then(|binding| binding.executor.clone()),
+    })
+    .collect()
+}
+
+fn persons(cloud: &Cloud, connected: &dyn Fn(&Principal) -> bool) -> Vec<PersonRow> {
+    let rows = cloud.registry.persons.iter().take(limits::ADMIN_ROWS);
+    rows.map(|(person, found)| PersonRow {
+        person: person.clone(),
+        bank_account: found.bank_account.clone(),
+        can_verify: found.public_key.is_some(),
+        connected: connected(person),
+        owed: cloud.outbox.depth(person),
+    })
+    .collect()
+}
+
+fn merchants(cloud: &Cloud) -> Vec<MerchantRow> {
+    let rows = cloud.registry.merchants.iter().take(limits::ADMIN_ROWS);
+    rows.map(|((tenant, merchant), found)| MerchantRow {
+        tenant: tenant.clone(),
+        merchant: merchant.clone(),
+        title: found.title.clone(),
+        terminal: found.terminal.clone(),
+    })
+    .collect()
+}
+
+fn accounts(cloud: &Cloud) -> Vec<AccountRow> {
+    let row = |(tenant, account, id)| {
+        let found = cloud.ledger.account(id)?;
+        let currency = cloud.registry.tenant(&tenant)?.currency;
+        Some(AccountRow {
+            tenant,
+            account,
+            debits_posted: currency.minor(found.debits_posted),
+            credits_posted: currency.minor(found.credits_posted),
+            debits_pending: currency.minor(found.debits_pending),
+            credits_pending: currency.minor(found.credits_pending),
+        })
+    };
+    books::named_accounts(&cloud.registry).into_iter().filter_map(row).take(limits::ADMIN_ROWS).collect()
+}
+
+fn payments(cloud: &Cloud, open_only: bool) -> Vec<PaymentRow> {
+    let wanted = cloud.payments().filter(|payment| !open_only || !payment.at_rest());
+    let mut rows: Vec<_> = wanted.map(payment_row).collect();
+    rows.sort_by_key(|row| std::cmp::Reverse(row.opened_at));
+    rows.truncate(limits::ADMIN_ROWS);
+    rows
+}
+
+fn payment_row(payment: &ChipPayment) -> PaymentRow {
+    PaymentRow {
+        payment: payment.id,
+        payer: payment.payer.clone(),
+        chip: payment.chip.clone(),
+        merchant: payment.merchant.clone(),
+        amount: payment.amount,
+        paid: payment.amount.currency.minor(payment.paid_minor),
+        item: payment.item.clone(),
+        quantity: payment.quantity,
+        delivered: payment.delivered(),
+        state: payment.state(),
+        at_rest: payment.at_rest(),
+        reason: payment.reason.as_ref().map(ToString::to_string),
+        opened_at: payment.opened_at,
+    }
+}
+
+fn report(cloud: &Cloud) -> BooksReport {
+    let problem = cloud.check().err();
+    let holding = |(tenant, found): (&schemas::ids::TenantId, &crate::registry::Tenant)| match found.bank {
+        BankKind::Internal => None,
+        BankKind::Http { .. } => {
+            let minor = books::holding_minor(&cloud.ledger, tenant);
+            Some((tenant.clone(), found.currency.minor(minor)))
+        }
+    };
+    BooksReport {
+        balanced: problem.is_none(),
+        problem,
+        open_payments: cloud.open_payments(),
+        exceptions: cloud.exceptions.count(),
+        holdings: cloud.registry.tenants.iter().filter_map(holding).collect(),
+    }
+}

@@ -1,0 +1,467 @@
+//! THE order: receive -> decide -> evolve -> append -> sync -> release.
+//!
+//! One owner calls, in a loop: [`Driver::handle`] for everything that has arrived, [`Driver::append`] once, the
+//! [`SyncPoint`] on any thread, [`Driver::handle_synced`], then [`Driver::poll_output`] until there is nothing. What
+//! arrives while a sync runs is the next batch. Every output waits for the journal position of the state that it was
+//! computed from, also one without events: a duplicate answered from an unsynced first would be a broken promise
+//! (correctness.md 1).
+
+use std::collections::VecDeque;
+
+use schemas::cbor;
+use schemas::ids::{Hash, Principal};
+use schemas::time::Timestamp;
+use schemas_journal::{
+    AppendError, ChainId, Disk, DiskError, Journal, JournalError, JournalLimits, OpenError, Position,
+    RECORD_HEADER_BYTES, Room, SnapshotError, SnapshotJob, SnapshotTaken, SpareJob, SpareReady, SyncPoint,
+    Synced, existing_chain_id,
+};
+
+use crate::chip::ChipFlow;
+use crate::cloud::Cloud;
+use crate::decision::Decision;
+use crate::desk;
+use crate::event::{Event, Record};
+use crate::incoming::{Incoming, offer_open_questions};
+use crate::limits;
+use crate::lobby::Lobby;
+use crate::opening;
+use crate::port::{
+    ConnectionId, Credentials, DisconnectReason, Input, Output, PromiseRefusal, SignOrder, StandingRefusal,
+};
+use crate::registry::Standing;
+
+/// Why the core cannot go on: the process must end, and recover from disk at its next start.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The journal could not be written.
+    #[error("the journal could not be written: {0}")]
+    Append(#[from] AppendError),
+    /// The journal could not be made durable.
+    #[error("the journal could not be made durable: {0}")]
+    Sync(#[from] JournalError),
+}
+
+/// Owns the state and its journal.
+pub struct Driver<D> {
+    cloud: Cloud,
+    lobby: Lobby,
+    journal: Journal<D>,
+    /// Decided and not yet appended.
+    pending: Vec<Vec<u8>>,
+    /// Position of `cloud`: all that was decided.
+    decided: Position,
+    /// Outputs in order, each with the position that must be synced first.
+    held: VecDeque<(Position, Output)>,
+    /// The disk is full and the last segment too: nothing is lost, nothing new is accepted.
+    starved: bool,
+}
+
+impl<D: Disk> Driver<D> {
+    /// Replays the journal on `disk` (or begins one, named `fresh`) and takes up what was open: nobody's deadline
+    /// passes before they could reconnect, and every question to a bank is asked again.
+    ///
+    /// # Errors
+    /// As [`Journal::open`].
+    pub fn open(disk: D, limits: JournalLimits, fresh: ChainId, now: Timestamp) -> Result<Self, OpenError> {
+        let mut cloud = Cloud::default();
+        let chain = existing_chain_id(&disk)?.unwrap_or(fresh);
+        let journal = Journal::open(disk, limits, chain, &mut cloud)?;
+        let decided = journal.position();
+        let mut driver = Self {
+            cloud,
+            lobby: Lobby::default(),
+            journal,
+            pending: Vec::new(),
+            decided,
+            held: VecDeque::new(),
+            starved: false,
+        };
+        let now = driver.clock(now);
+        let mut decision = Decision::default();
+        opening::decide(&driver.cloud, now, &mut decision);
+        driver.take(decision, now);
+        Ok(driver)
+    }
+
+    /// Receive, decide, evolve. `now` is cloud time; it never goes back.
+    pub fn handle(&mut self, input: Input, now: Timestamp) {
+        let now = self.clock(now);
+        if let Input::Tick = input {
+            self.tick(now);
+            return;
+        }
+        let decision = self.decide(input, now);
+        self.take(decision, now);
+    }
+
+    /// Appends everything decided since the last call. Nothing of it may leave before it is synced. A full disk
+    /// keeps it for the next call: nothing is lost, and nothing is promised.
+    ///
+    /// # Errors
+    /// A journal that cannot be written; the process must end.
+    pub fn append(&mut self) -> Result<(), Fault> {
+        while !self.pending.is_empty() {
+            let count = self.frame_length();
+            match self.journal.append(&self.pending[..count]) {
+                Ok(_) => {
+                    self.pending.drain(..count);
+                    self.starved = false;
+                }
+                Err(AppendError::OutOfSpace) => {
+                    self.starved = true;
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// What must be synced now, if anything.
+    pub fn sync_point(&self) -> Option<SyncPoint> {
+        self.journal.sync_point()
+    }
+
+    /// A sync has ended.
+    ///
+    /// # Errors
+    /// A failed sync: the process must end.
+    pub fn handle_synced(&mut self, result: Result<Synced, DiskError>) -> Result<(), Fault> {
+        self.journal.handle_synced(result)?;
+        Ok(())
+    }
+
+    /// The next output whose position is synced.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        let (position, _) = self.held.front()?;
+        if *position > self.journal.synced() {
+            return None;
+        }
+        self.held.pop_front().map(|(_, output)| output)
+    }
+
+    /// When an [`Input::Tick`] is wanted.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.cloud.next_due()
+    }
+
+    /// The state, for reading. What is read here may not be synced yet: ask by [`Input::Admin`] to be sure.
+    pub fn cloud(&self) -> &Cloud {
+        &self.cloud
+    }
+
+    /// The journal, for reading.
+    pub fn journal(&self) -> &Journal<D> {
+        &self.journal
+    }
+
+    /// Connections that are admitted.
+    pub fn connections(&self) -> usize {
+        self.lobby.count()
+    }
+
+    /// Position of everything decided so far.
+    pub fn decided(&self) -> Position {
+        self.decided
+    }
+
+    /// Admits the platform's own health probe, which may ask for the time and nothing else. Volatile.
+    pub fn set_probe(&mut self, principal: Principal, token_hash: Hash) {
+        self.lobby.probe = Some((principal, token_hash));
+    }
+
+    /// The next segment, to be made on any thread.
+    pub fn spare_job(&mut self) -> Option<SpareJob> {
+        self.journal.spare_job()
+    }
+
+    /// The end of a [`SpareJob`].
+    ///
+    /// # Errors
+    /// A disk that fails other than by being full: the process must end.
+    pub fn handle_spare(&mut self, result: Result<SpareReady, DiskError>) -> Result<Room, Fault> {
+        Ok(self.journal.handle_spare(result)?)
+    }
+
+    /// Tries for the next segment again after the disk was full; call it now and then.
+    pub fn retry_spare(&mut self) {
+        self.journal.retry_spare();
+    }
+
+    /// A snapshot of closed segments, to be made on any thread with [`run_snapshot`].
+    pub fn snapshot_job(&mut self) -> Option<SnapshotJob> {
+        self.journal.snapshot_job()
+    }
+
+    /// The end of a [`SnapshotJob`].
+    ///
+    /// # Errors
+    /// A journal that has failed before.
+    pub fn handle_snapshot(&mut self, result: &Result<SnapshotTaken, SnapshotError>) -> Result<(), Fault> {
+        Ok(self.journal.handle_snapshot(result)?)
+    }
+
+    fn clock(&self, now: Timestamp) -> Timestamp {
+        now.max(self.cloud.at())
+    }
+
+    /// Evolves by what was decided and holds the outputs back.
+    fn take(&mut self, decision: Decision, now: Timestamp) {
+        for event in decision.events {
+            let record = Record { at: now, event };
+            self.cloud.evolve(&record);
+            self.pending.push(record.encode());
+            self.decided = Position::new(self.decided.value() + 1);
+        }
+        let position = self.decided;
+        self.held.extend(decision.outputs.into_iter().map(|output| (position, output)));
+        let mut woken = decision.woken;
+        woken.sort();
+        woken.dedup();
+        for principal in woken {
+            for connection in self.lobby.listening(&principal) {
+                self.held.push_back((position, Output::Wake { connection }));
+            }
+        }
+    }
+
+    fn frame_length(&self) -> usize {
+        let limit = self.journal.limits().frame_max_bytes as usize - schemas_journal::FRAME_HEADER_BYTES;
+        let mut bytes = 0;
+        let fits = self.pending.iter().take_while(|record| {
+            bytes += record.len() + RECORD_HEADER_BYTES;
+            bytes <= limit
+        });
+        fits.count().max(1)
+    }
+
+    /// What has become due. Bounded, so that a long list does not keep others waiting; the rest is due at once again.
+    fn tick(&mut self, now: Timestamp) {
+        const AT_ONCE: usize = 256;
+        for _ in 0..AT_ONCE {
+            let mut decision = Decision::default();
+            if let Some((principal, message)) = self.cloud.outbox().expired(now) {
+                decision.withdraw(&principal, message, "expired");
+            } else if let Some(payment) = self.cloud.due_payment(now) {
+                ChipFlow { cloud: &self.cloud, now, out: &mut decision }.timeout(payment);
+            } else {
+                return;
+            }
+            self.take(decision, now);
+        }
+    }
+
+    fn decide(&mut self, input: Input, now: Timestamp) -> Decision {
+        let mut out = Decision::default();
+        match input {
+            Input::Connect { connection, client, credentials } => {
+                self.connect(connection, &client, &credentials, now, &mut out);
+            }
+            Input::Publish { connection, token, kind, payload } => {
+                self.publish(connection, token, kind, &payload, now, &mut out);
+            }
+            Input::Subscribed { connection } => {
+                self.lobby.subscribed(connection);
+                if let Some(principal) = self.lobby.principal(connection) {
+                    offer_open_questions(&self.cloud, principal, now, &mut out);
+                    out.woken.push(principal.clone());
+                }
+            }
+            Input::Pull { connection, after, max } => {
+                if let Some(principal) = self.lobby.principal(connection) {
+                    let messages = self.cloud.outbox().owed(principal, after, max);
+                    out.outputs.push(Output::Owed { connection, messages });
+                }
+            }
+            Input::Acknowledged { connection, message, code } => {
+                self.acknowledged(connection, message, code, now, &mut out);
+            }
+            Input::LaneRefused { principal, what, why, .. } => {
+                self.audit(principal.as_ref(), &what, &why, now, &mut out);
+            }
+            Input::Closed { connection } => self.lobby.leave(connection),
+            Input::Bank { payment, call, answer } => {
+                if let Some(payment) = self.cloud.payment(payment) {
+                    ChipFlow { cloud: &self.cloud, now, out: &mut out }.bank_answer(payment, call, &answer);
+                }
+            }
+            Input::Admin { ticket, command } => {
+                let connected = |principal: &Principal| self.lobby.is_connected(principal);
+                let reply = desk::decide(&self.cloud, &command, &connected, now, &mut out);
+                self.disconnect_revoked(&command, &mut out);
+                out.outputs.push(Output::Admin { ticket, reply });
+            }
+            Input::Enrol { ticket, principal, claim_hash, public_key } => {
+                let result = desk::enrol(&self.cloud, &principal, claim_hash, public_key, now);
+                let output = match result {
+                    Ok(desk::Enrolment::Sign(order)) => Output::Sign { ticket, order },
+                    Ok(desk::Enrolment::Known(certificate)) => {
+                        Output::Enrolled { ticket, result: Ok(certificate) }
+                    }
+                    Err(why) => {
+                        self.audit(Some(&principal), "enrolment", &why.text, now, &mut out);
+                        Output::Enrolled { ticket, result: Err(why) }
+                    }
+                };
+                out.outputs.push(output);
+            }
+            Input::Signed { ticket, order, certificate } => {
+                self.signed(ticket, &order, certificate, now, &mut out);
+            }
+            Input::Tick => {}
+        }
+        out
+    }
+
+    fn connect(
+        &mut self,
+        connection: ConnectionId,
+        client: &str,
+        credentials: &Credentials,
+        now: Timestamp,
+        out: &mut Decision,
+    ) {
+        let result = self.standing(credentials, now);
+        match &result {
+            Ok(principal) => {
+                let is_device = self.cloud.registry().device(principal).is_some();
+                for leaving in self.lobby.admit(connection, principal, client, is_device) {
+                    let reason = DisconnectReason::TakenOver;
+                    out.outputs.push(Output::Disconnect { connection: leaving, reason });
+                }
+            }
+            Err(why) => {
+                let what = format!("connect as {credentials:?}");
+                self.audit(None, &what, &format!("{why:?}"), now, out);
+            }
+        }
+        out.outputs.push(Output::Standing { connection, result });
+    }
+
+    /// Checked at each CONNECT from the state, never from what a certificate says alone (correctness.md 20).
+    fn standing(&self, credentials: &Credentials, now: Timestamp) -> Result<Principal, StandingRefusal> {
+        match credentials {
+            Credentials::Certificate { principal, instance, .. } => {
+                let device =
+                    self.cloud.registry().device(principal).ok_or(StandingRefusal::BadCredentials)?;
+                match device.standing {
+                    Standing::Revoked => Err(StandingRefusal::Revoked),
+                    Standing::Enrolled if device.instance == *instance => Ok(principal.clone()),
+                    Standing::Enrolled | Standing::Registered => Err(StandingRefusal::BadCredentials),
+                }
+            }
+            Credentials::Token { principal, token_hash } => {
+                let probe = self.lobby.probe.as_ref();
+                let is_probe = probe.is_some_and(|(name, hash)| name == principal && hash == token_hash);
+                if is_probe || self.cloud.registry.token_is_good(principal, *token_hash, now) {
+                    Ok(principal.clone())
+                } else {
+                    Err(StandingRefusal::BadCredentials)
+                }
+            }
+        }
+    }
+
+    fn publish(
+        &mut self,
+        connection: ConnectionId,
+        token: u64,
+        kind: schemas::topic::Kind,
+        payload: &[u8],
+        now: Timestamp,
+        out: &mut Decision,
+    ) {
+        let Some(principal) = self.lobby.principal(connection).cloned() else { return };
+        if self.starved {
+            let result = Err(PromiseRefusal::Quota);
+            out.outputs.push(Output::Promise { connection, token, result });
+            return;
+        }
+        let is_probe = self.lobby.probe.as_ref().is_some_and(|(name, _)| *name == principal);
+        let has_room = self.journal.room() == Room::Ample;
+        let cloud = &self.cloud;
+        let mut incoming =
+            Incoming { cloud, now, connection, principal: &principal, is_probe, has_room, out };
+        let result = incoming.decide(kind, payload);
+        if let Err((_, why)) = &result {
+            self.audit(Some(&principal), kind.as_str(), &why.to_string(), now, out);
+        }
+        let result = result.map_err(|(promise, _)| promise);
+        out.outputs.push(Output::Promise { connection, token, result });
+    }
+
+    fn acknowledged(
+        &mut self,
+        connection: ConnectionId,
+        message: schemas::ids::MessageId,
+        code: u8,
+        now: Timestamp,
+        out: &mut Decision,
+    ) {
+        const QUOTA: u8 = 0x97;
+        let Some(principal) = self.lobby.principal(connection).cloned() else { return };
+        if !self.cloud.outbox().contains(&principal, message) || code == QUOTA {
+            return;
+        }
+        if code < 0x80 {
+            out.event(Event::Cleared { principal, message });
+            return;
+        }
+        out.withdraw(&principal, message, "refused_by_receiver");
+        ChipFlow { cloud: &self.cloud, now, out }.command_not_accepted(&principal, message);
+    }
+
+    fn disconnect_revoked(&mut self, command: &crate::admin::AdminCommand, out: &mut Decision) {
+        let crate::admin::AdminCommand::RevokeDevice { device } = command else { return };
+        for connection in self.lobby.connections(device).to_vec() {
+            self.lobby.leave(connection);
+            out.outputs.push(Output::Disconnect { connection, reason: DisconnectReason::Revoked });
+        }
+    }
+
+    fn signed(
+        &mut self,
+        ticket: u64,
+        order: &SignOrder,
+        certificate: Vec<u8>,
+        now: Timestamp,
+        out: &mut Decision,
+    ) {
+        let result = desk::enrolled(&self.cloud, order, certificate, now, out);
+        if result.is_ok() {
+            // The former enrolment's session ends: its certificate counts no more.
+            for connection in self.lobby.connections(&order.principal).to_vec() {
+                self.lobby.leave(connection);
+                out.outputs.push(Output::Disconnect { connection, reason: DisconnectReason::Revoked });
+            }
+        }
+        out.outputs.push(Output::Enrolled { ticket, result });
+    }
+
+    fn audit(
+        &mut self,
+        principal: Option<&Principal>,
+        what: &str,
+        why: &str,
+        now: Timestamp,
+        out: &mut Decision,
+    ) {
+        if self.lobby.audits(principal, now) {
+            let (what, why) = (shortened(what), shortened(why));
+            out.event(Event::RefusalAudited { principal: principal.cloned(), what, why });
+        }
+    }
+}
+
+/// Runs a snapshot job: folds the former snapshot and the closed segments into a copy of the state of its own.
+///
+/// # Errors
+/// As [`SnapshotJob::run`].
+pub fn run_snapshot<D: Disk>(job: &SnapshotJob, disk: &D) -> Result<SnapshotTaken, SnapshotError> {
+    job.run(disk, &mut Cloud::default(), |cloud: &Cloud| cbor::encode(cloud))
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(limits::AUDIT_TEXT_BYTES / 4).collect()
+}

@@ -1,0 +1,182 @@
+//! Everything that can happen. Events are what the journal keeps; replay needs nothing else. Names are never reused.
+
+use schemas::cbor;
+use schemas::ids::{Code, CommandId, Hash, Instance, MessageId, PaymentId, Principal};
+use schemas::message::{Outcome, RequestAnswer};
+use schemas::signed::PublicKey;
+use schemas::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::admin::{AdminCommand, Resolution};
+use crate::exceptions::Case;
+use crate::payment::{ChipPayment, Command, Phase};
+use crate::port::OwedMessage;
+
+/// One record of the journal: an event and when it was decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Cloud time of the decision; never goes back.
+    pub at: Timestamp,
+    /// What happened.
+    pub event: Event,
+}
+
+impl Record {
+    /// As the journal keeps it.
+    pub fn encode(&self) -> Vec<u8> {
+        cbor::encode(self)
+    }
+
+    /// Reads a record back.
+    ///
+    /// # Errors
+    /// Only if it was not written by this release or an earlier one.
+    pub fn decode(bytes: &[u8]) -> Result<Self, cbor::CborError> {
+        cbor::decode_within(bytes, usize::MAX)
+    }
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// An operator's command was carried out that registers something. The command is its content.
+    Registered(AdminCommand),
+    /// A device was enrolled.
+    DeviceEnrolled {
+        /// Which.
+        principal: Principal,
+        /// The number of this enrolment.
+        instance: Instance,
+        /// Its key.
+        public_key: PublicKey,
+        /// The claim that was used up.
+        claim_hash: Hash,
+        /// The certificate (DER), given again to the same key with the same claim.
+        #[serde(with = "serde_bytes")]
+        certificate: Vec<u8>,
+    },
+    /// The books changed.
+    Ledger(cloud_core_ledger::Event),
+    /// A request was answered for good.
+    RequestAnswered {
+        /// Who asked.
+        principal: Principal,
+        /// SHA-256 of what was asked.
+        content: Hash,
+        /// Until when the answer is remembered.
+        not_after: Timestamp,
+        /// The answer; it names the key.
+        answer: RequestAnswer,
+    },
+    /// The cloud owes a message. Its sequence number is given when the event is applied.
+    Queued {
+        /// To whom.
+        principal: Principal,
+        /// What.
+        message: OwedMessage,
+    },
+    /// The receiver has acknowledged it.
+    Cleared {
+        /// Who.
+        principal: Principal,
+        /// What.
+        message: MessageId,
+    },
+    /// It is owed no longer.
+    Withdrawn {
+        /// To whom.
+        principal: Principal,
+        /// What.
+        message: MessageId,
+        /// `expired`, `superseded`, `queue_full`, `revoked`, `refused_by_receiver`.
+        why: Code,
+    },
+    /// A payment began.
+    PaymentOpened(ChipPayment),
+    /// The chip confirmed it, and it claims the nonce.
+    NonceClaimed {
+        /// Which payment.
+        payment: PaymentId,
+    },
+    /// The payer's verification was good.
+    PaymentVerified {
+        /// Which payment.
+        payment: PaymentId,
+        /// Until when the bank may succeed and the payment still goes on.
+        alive_until: Timestamp,
+    },
+    /// A payment came into a phase.
+    PaymentMoved {
+        /// Which payment.
+        payment: PaymentId,
+        /// The phase.
+        phase: Phase,
+        /// What the payer has paid now, in minor units.
+        paid_minor: u64,
+        /// Why, where there is something to explain.
+        reason: Option<Code>,
+    },
+    /// The executor is to act.
+    CommandIssued {
+        /// For which payment.
+        payment: PaymentId,
+        /// The command.
+        command: Command,
+    },
+    /// The executor (or its absence) reported an outcome.
+    OutcomeReported {
+        /// For which payment.
+        payment: PaymentId,
+        /// For which command.
+        command: CommandId,
+        /// The outcome.
+        outcome: Outcome,
+        /// Units delivered.
+        delivered: u32,
+        /// Why, where it is not done.
+        code: Option<Code>,
+    },
+    /// Something that needs an operator.
+    ExceptionRaised {
+        /// Which payment, where there is one.
+        payment: Option<PaymentId>,
+        /// What it hangs on: the command or the payment.
+        about: Hash,
+        /// Which case.
+        case: Case,
+        /// What happened.
+        text: String,
+    },
+    /// What was open of a payment was resolved.
+    ExceptionsResolved {
+        /// Which payment (or, for an outcome without one, the command's id).
+        payment: PaymentId,
+        /// Only this case; all if left out.
+        case: Option<Case>,
+        /// How; none where a late outcome resolved it.
+        resolution: Option<Resolution>,
+    },
+    /// A closed payment left memory.
+    PaymentRetired {
+        /// Which.
+        payment: PaymentId,
+    },
+    /// Something was refused to a principal (rate limited).
+    RefusalAudited {
+        /// Whom, where known.
+        principal: Option<Principal>,
+        /// What was tried.
+        what: String,
+        /// Why not.
+        why: String,
+    },
+    /// The core has started and taken up its work.
+    Opened,
+    /// A device was revoked.
+    DeviceRevoked {
+        /// Which.
+        device: Principal,
+    },
+}

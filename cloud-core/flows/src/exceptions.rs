@@ -1,0 +1,110 @@
+//! What needs an operator. At rest a payment is final, or it is named here (MO-9).
+
+use std::collections::BTreeMap;
+
+use schemas::ids::{Hash, PaymentId};
+use schemas::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::admin::ExceptionRow;
+
+/// The cases of correctness.md's table that name the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Case {
+    /// Nobody knows whether it was delivered; refunded or held by policy.
+    UnknownOutcome,
+    /// It was delivered, and the refund had been decided: the payer keeps the refund.
+    DeliveredAfterRefund,
+    /// A second outcome that contradicts the first, which stands.
+    Contradiction,
+    /// The bank refuses the refund for good.
+    RefundBlocked,
+    /// The bank has not given a clear answer for long; it is asked on.
+    BankUnreachable,
+    /// An outcome for a payment that is not in memory.
+    OutcomeWithoutPayment,
+}
+
+impl Case {
+    /// As operators see it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Case::UnknownOutcome => "unknown_outcome",
+            Case::DeliveredAfterRefund => "delivered_after_refund",
+            Case::Contradiction => "contradiction",
+            Case::RefundBlocked => "refund_blocked",
+            Case::BankUnreachable => "bank_unreachable",
+            Case::OutcomeWithoutPayment => "outcome_without_payment",
+        }
+    }
+}
+
+/// The queue. Each case is raised once for what it is about.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exceptions {
+    open: BTreeMap<(Hash, Case), Entry>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Entry {
+    payment: Option<PaymentId>,
+    text: String,
+    raised_at: Timestamp,
+}
+
+impl Exceptions {
+    pub(crate) fn contains(&self, about: Hash, case: Case) -> bool {
+        self.open.contains_key(&(about, case))
+    }
+
+    pub(crate) fn has(&self, payment: PaymentId, case: Case) -> bool {
+        self.of(payment).any(|found| found == case)
+    }
+
+    /// The open cases of one payment.
+    pub fn of(&self, payment: PaymentId) -> impl Iterator<Item = Case> {
+        self.open.iter().filter(move |(_, entry)| entry.payment == Some(payment)).map(|((_, case), _)| *case)
+    }
+
+    pub(crate) fn raise(
+        &mut self,
+        payment: Option<PaymentId>,
+        about: Hash,
+        case: Case,
+        text: &str,
+        at: Timestamp,
+    ) {
+        let entry = Entry { payment, text: text.to_owned(), raised_at: at };
+        self.open.entry((about, case)).or_insert(entry);
+    }
+
+    pub(crate) fn resolve(&mut self, payment: PaymentId, case: Option<Case>) {
+        let about = Hash::of(&payment.0);
+        self.open.retain(|(on, found), entry| {
+            let concerned = entry.payment == Some(payment) || *on == about;
+            !(concerned && case.is_none_or(|case| case == *found))
+        });
+    }
+
+    /// How many are open.
+    pub fn count(&self) -> usize {
+        self.open.len()
+    }
+
+    /// All, oldest first.
+    pub fn rows(&self) -> Vec<ExceptionRow> {
+        let mut rows: Vec<_> = self
+            .open
+            .iter()
+            .map(|((_, case), entry)| ExceptionRow {
+                payment: entry.payment,
+                case: case.as_str().to_owned(),
+                text: entry.text.clone(),
+                raised_at: entry.raised_at,
+            })
+            .collect();
+        rows.sort_by_key(|row| row.raised_at);
+        rows
+    }
+}

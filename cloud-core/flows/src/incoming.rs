@@ -1,0 +1,262 @@
+//! What principals say: from bytes on `up/{kind}` to a decision. Each kind has senders whose business it is; from
+//! anybody else it is refused and audited.
+
+use schemas::cbor;
+use schemas::envelope::Envelope;
+use schemas::ids::{Code, Hash, MessageId, PaymentId, Principal};
+use schemas::limits::REQUEST_LIFE_MS;
+use schemas::message::{CloudTimeAnswer, Down, Refused, RequestAnswer, Up};
+use schemas::time::Timestamp;
+use schemas::topic::Kind;
+use schemas::wire::Text;
+
+use crate::chip::ChipFlow;
+use crate::cloud::Cloud;
+use crate::decision::Decision;
+use crate::event::Event;
+use crate::limits;
+use crate::payment::Phase;
+use crate::port::{ConnectionId, Output, PromiseRefusal};
+use crate::rejection::Rejection;
+use crate::tell::{Audience, as_it_stands};
+
+/// A PUBLISH from an authenticated principal.
+pub(crate) struct Incoming<'a> {
+    pub(crate) cloud: &'a Cloud,
+    pub(crate) now: Timestamp,
+    pub(crate) connection: ConnectionId,
+    pub(crate) principal: &'a Principal,
+    /// The platform's probe may only ask for the time.
+    pub(crate) is_probe: bool,
+    /// Whether new payments may begin: not when the disk is nearly full.
+    pub(crate) has_room: bool,
+    pub(crate) out: &'a mut Decision,
+}
+
+/// Why a message promised nothing.
+struct NotAccepted {
+    promise: PromiseRefusal,
+    message: Option<MessageId>,
+    why: Rejection,
+}
+
+impl Incoming<'_> {
+    /// Decides one message. The promise itself says only "on disk and acted on": a request that is refused for
+    /// business reasons is promised and answered.
+    pub(crate) fn decide(&mut self, kind: Kind, payload: &[u8]) -> Result<(), (PromiseRefusal, Rejection)> {
+        let result = self.accept(kind, payload);
+        result.map_err(|not_accepted| {
+            let NotAccepted { promise, message, why } = not_accepted;
+            self.say_refused(kind, message, &why);
+            (promise, why)
+        })
+    }
+
+    fn accept(&mut self, kind: Kind, payload: &[u8]) -> Result<(), NotAccepted> {
+        let envelope = Up::decode(kind, payload).map_err(|error| NotAccepted {
+            promise: PromiseRefusal::PayloadInvalid,
+            message: None,
+            why: Rejection { code: Code::known(error.code()), text: error.to_string() },
+        })?;
+        if !self.may_say(&envelope.body) {
+            return Err(NotAccepted {
+                promise: PromiseRefusal::NotAuthorized,
+                message: Some(envelope.id),
+                why: Rejection::new(
+                    "not_your_message",
+                    format!("`{kind}` is not for `{}` to say", self.principal),
+                ),
+            });
+        }
+        if envelope.body.is_request() {
+            return self.request(&envelope);
+        }
+        let id = envelope.id;
+        self.say(envelope).map_err(|why| NotAccepted {
+            promise: PromiseRefusal::Implementation,
+            message: Some(id),
+            why,
+        })
+    }
+
+    fn may_say(&self, body: &Up) -> bool {
+        if self.is_probe {
+            return matches!(body, Up::CloudTime(_));
+        }
+        let person = self.cloud.registry.person(self.principal).is_some();
+        match body {
+            Up::PaymentRequest(_)
+            | Up::PaymentCancel(_)
+            | Up::PaymentRefund(_)
+            | Up::PaymentVerification(_)
+            | Up::StatusRequest(_) => person,
+            Up::HealthCheck(_) | Up::ExecutorCommand(_) | Up::CommandStatus(_) | Up::Refused(_) => !person,
+            Up::CloudTime(_) => true,
+        }
+    }
+
+    fn say(&mut self, envelope: Envelope<Up>) -> Result<(), Rejection> {
+        let principal = self.principal;
+        match envelope.body {
+            Up::CloudTime(question) => {
+                let answer = CloudTimeAnswer { nonce: question.nonce, now: self.now };
+                let id = MessageId::derived("cloud-time", &[&question.nonce.to_be_bytes()]);
+                self.reply(Envelope::message(id, Down::CloudTime(answer)));
+            }
+            Up::HealthCheck(answer) => {
+                let payment = self.cloud.payment(answer.payment).filter(|payment| payment.chip == *principal);
+                let payment = payment
+                    .ok_or_else(|| Rejection::new("payment_unknown", "no such payment asked this chip"))?;
+                self.flow().health_answer(payment, &answer);
+            }
+            Up::PaymentVerification(answer) => self.flow().verification(principal, &answer.verification)?,
+            Up::ExecutorCommand(outcome) => self.flow().outcome(principal, &outcome),
+            Up::CommandStatus(answer) => self.flow().command_status(principal, &answer),
+            Up::Refused(refused) => {
+                if let Some(message) = refused.message {
+                    self.flow().command_not_accepted(principal, message);
+                }
+            }
+            Up::StatusRequest(wanted) => self.status(wanted.payment),
+            Up::PaymentRequest(_) | Up::PaymentCancel(_) | Up::PaymentRefund(_) => {}
+        }
+        Ok(())
+    }
+
+    fn flow(&mut self) -> ChipFlow<'_> {
+        ChipFlow { cloud: self.cloud, now: self.now, out: self.out }
+    }
+
+    /// A request: the end of its life, the window, then the flow; the answer is remembered (MO-3).
+    fn request(&mut self, envelope: &Envelope<Up>) -> Result<(), NotAccepted> {
+        let (Some(key), Some(not_after)) = (envelope.key, envelope.not_after) else { return Ok(()) };
+        let content = Hash::of(&cbor::encode(&(envelope.body.kind(), not_after, &envelope.body)));
+        let answer = |result: &Result<PaymentId, Rejection>| RequestAnswer {
+            key,
+            payment: result.as_ref().ok().copied(),
+            refused: result.as_ref().err().map(|why| why.code.clone()),
+            text: Text::new(result.as_ref().err().map_or("accepted", |why| why.text.as_str())),
+        };
+        if let Err(why) = self.check_life(not_after) {
+            self.answer_once(&answer(&Err(why)));
+            return Ok(());
+        }
+        if let Some(known) = self.cloud.window.find(self.principal, key) {
+            let again = if known.content == content {
+                known.answer.clone()
+            } else {
+                let text = "this key was used with other content: make a new key for every new request";
+                answer(&Err(Rejection::new("key_reused", text)))
+            };
+            self.answer_once(&again);
+            return Ok(());
+        }
+        if self.cloud.window.count(self.principal) >= limits::REQUESTS_OF_PRINCIPAL {
+            let text = "too many requests are remembered for you: wait until their not_after has passed";
+            self.answer_once(&answer(&Err(Rejection::new("too_many_requests", text))));
+            return Ok(());
+        }
+        if !self.has_room {
+            let text = "the cloud's disk is nearly full: no new payments for now; try again later";
+            let why = Rejection::new("no_room", text);
+            return Err(NotAccepted { promise: PromiseRefusal::Quota, message: Some(envelope.id), why });
+        }
+        let principal = self.principal;
+        let result = match &envelope.body {
+            Up::PaymentRequest(request) => self.flow().request(principal, key, &request.information),
+            Up::PaymentCancel(cancel) => self.flow().cancel(principal, cancel.payment),
+            Up::PaymentRefund(refund) => self.flow().merchant_refund(principal, refund.payment),
+            _ => return Ok(()),
+        };
+        self.answer_for_good(content, not_after, answer(&result));
+        Ok(())
+    }
+
+    fn check_life(&self, not_after: Timestamp) -> Result<(), Rejection> {
+        if not_after < self.now {
+            return Err(Rejection::new(
+                "request_expired",
+                "the request's not_after has passed: make a new request",
+            ));
+        }
+        if not_after > self.now.plus_ms(REQUEST_LIFE_MS) {
+            return Err(Rejection::new("not_after_too_far", "a request's not_after lies at most 24 h ahead"));
+        }
+        Ok(())
+    }
+
+    /// Remembered and owed: the answer survives a restart of either side.
+    fn answer_for_good(&mut self, content: Hash, not_after: Timestamp, answer: RequestAnswer) {
+        let principal = self.principal.clone();
+        let id = MessageId::derived("answer", &[principal.to_string().as_bytes(), &answer.key.0]);
+        self.out.event(Event::RequestAnswered {
+            principal: principal.clone(),
+            content,
+            not_after,
+            answer: answer.clone(),
+        });
+        self.out.owe(self.cloud, &principal, id, Down::RequestAnswer(answer), not_after);
+    }
+
+    /// A repeat is answered on the spot; what was owed is still owed.
+    fn answer_once(&mut self, answer: &RequestAnswer) {
+        let id = MessageId::derived("answer", &[self.principal.to_string().as_bytes(), &answer.key.0]);
+        self.reply(Envelope::message(id, Down::RequestAnswer(answer.clone())));
+    }
+
+    /// Everything that waits for this person, or one payment, as it stands.
+    fn status(&mut self, wanted: Option<PaymentId>) {
+        let principal = self.principal;
+        let payments: Vec<_> = match wanted {
+            Some(id) => {
+                self.cloud.payment(id).filter(|payment| payment.payer == *principal).into_iter().collect()
+            }
+            None => self.cloud.open_payments_of(principal).collect(),
+        };
+        for payment in payments {
+            self.out.tell(self.cloud, payment, &as_it_stands(payment), Audience::Payer, self.now);
+        }
+        offer_open_questions(self.cloud, principal, self.now, self.out);
+    }
+
+    fn say_refused(&mut self, kind: Kind, message: Option<MessageId>, why: &Rejection) {
+        let refused = Refused {
+            message,
+            about: kind.as_str().replace('-', "_").parse().ok(),
+            code: why.code.clone(),
+            text: Text::new(why.text.clone()),
+        };
+        let id =
+            MessageId::derived("refused", &[&self.connection.0.to_be_bytes(), &self.now.0.to_be_bytes()]);
+        self.reply(Envelope::message(id, Down::Refused(refused)));
+    }
+
+    fn reply(&mut self, envelope: Envelope<Down>) {
+        let (connection, kind) = (self.connection, envelope.body.kind());
+        self.out.outputs.push(Output::Reply { connection, kind, payload: envelope.encode() });
+    }
+}
+
+/// correctness.md 11: what a person must answer is offered again; and an executor that comes back is asked about
+/// commands that it has fetched and not reported on (correctness.md 15).
+pub(crate) fn offer_open_questions(cloud: &Cloud, principal: &Principal, now: Timestamp, out: &mut Decision) {
+    for payment in cloud.open() {
+        let mut flow = ChipFlow { cloud, now, out };
+        match (&payment.phase, &payment.command) {
+            (Phase::Verifying { answer_by }, _) if payment.payer == *principal && *answer_by > now => {
+                if flow.open_verifications(payment).is_empty() {
+                    flow.offer_verification(payment, *answer_by);
+                }
+            }
+            (Phase::Commanded | Phase::Asked { .. }, Some(command))
+                if payment.executor.as_ref() == Some(principal) =>
+            {
+                let fetched = !cloud.outbox.contains(principal, crate::payment::Command::message(command.id));
+                if fetched {
+                    flow.ask_status(payment, principal, command.id, command.settle_at.max(now.plus_ms(1)));
+                }
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Who is connected. Volatile: after a start nobody is, and nothing is remembered (correctness.md 13).
+
+use std::collections::BTreeMap;
+
+use schemas::ids::{Hash, Principal};
+use schemas::time::Timestamp;
+
+use crate::limits;
+use crate::port::ConnectionId;
+
+#[derive(Debug)]
+pub(crate) struct Guest {
+    pub(crate) principal: Principal,
+    pub(crate) client: String,
+    pub(crate) subscribed: bool,
+}
+
+/// Connections, the health probe, and how often each principal was refused lately.
+#[derive(Debug, Default)]
+pub(crate) struct Lobby {
+    guests: BTreeMap<ConnectionId, Guest>,
+    by_principal: BTreeMap<Principal, Vec<ConnectionId>>,
+    /// The platform's own probe: it may ask for the time, nothing else.
+    pub(crate) probe: Option<(Principal, Hash)>,
+    refusals: BTreeMap<Option<Principal>, (u64, u32)>,
+}
+
+impl Lobby {
+    /// Admits a connection and returns those that have to go: of a device every older one, of a person those with
+    /// the same client id, and the oldest beyond the limit.
+    pub(crate) fn admit(
+        &mut self,
+        connection: ConnectionId,
+        principal: &Principal,
+        client: &str,
+        is_device: bool,
+    ) -> Vec<ConnectionId> {
+        let present = self.connections(principal).to_vec();
+        let mut leaving: Vec<_> = present
+            .iter()
+            .copied()
+            .filter(|id| is_device || self.guests.get(id).is_some_and(|guest| guest.client == client))
+            .collect();
+        if present.len() - leaving.len() >= limits::CONNECTIONS_OF_PRINCIPAL {
+            leaving.extend(present.iter().copied().find(|id| !leaving.contains(id)));
+        }
+        leaving.iter().for_each(|id| self.leave(*id));
+        let guest = Guest { principal: principal.clone(), client: client.to_owned(), subscribed: false };
+        self.guests.insert(connection, guest);
+        self.by_principal.entry(principal.clone()).or_default().push(connection);
+        leaving
+    }
+
+    pub(crate) fn leave(&mut self, connection: ConnectionId) {
+        let Some(guest) = self.guests.remove(&connection) else { return };
+        if let Some(present) = self.by_principal.get_mut(&guest.principal) {
+            present.retain(|id| *id != connection);
+            if present.is_empty() {
+                self.by_principal.remove(&guest.principal);
+            }
+        }
+    }
+
+    pub(crate) fn principal(&self, connection: ConnectionId) -> Option<&Principal> {
+        self.guests.get(&connection).map(|guest| &guest.principal)
+    }
+
+    pub(crate) fn subscribed(&mut self, connection: ConnectionId) {
+        if let Some(guest) = self.guests.get_mut(&connection) {
+            guest.subscribed = true;
+        }
+    }
+
+    pub(crate) fn connections(&self, principal: &Principal) -> &[ConnectionId] {
+        self.by_principal.get(principal).map_or(&[], Vec::as_slice)
+    }
+
+    /// Connections of `principal` that can be woken.
+    pub(crate) fn listening(&self, principal: &Principal) -> impl Iterator<Item = ConnectionId> {
+        let subscribed = |id: &&ConnectionId| self.guests.get(id).is_some_and(|guest| guest.subscribed);
+        self.connections(principal).iter().filter(subscribed).copied()
+    }
+
+    pub(crate) fn is_connected(&self, principal: &Principal) -> bool {
+        self.by_principal.contains_key(principal)
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.guests.len()
+    }
+
+    /// Whether another refusal of this principal is written down: so many a minute.
+    pub(crate) fn audits(&mut self, principal: Option<&Principal>, now: Timestamp) -> bool {
+        let minute = now.0 / 60_000;
+        if self.refusals.len() >= limits::AUDITED_PRINCIPALS {
+            self.refusals.retain(|_, (when, _)| *when == minute);
+        }
+        let count = self.refusals.entry(principal.cloned()).or_insert((minute, 0));
+        if count.0 != minute {
+            *count = (minute, 0);
+        }
+        count.1 += 1;
+        count.1 <= limits::AUDITED_REFUSALS_PER_MINUTE
+    }
+}

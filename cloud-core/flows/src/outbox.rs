@@ -1,0 +1,92 @@
+//! What the cloud owes its principals. It is state: rebuilt by replay, cleared by the receiver's own acknowledgement,
+//! so that delivery survives every restart by construction.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use schemas::ids::{MessageId, Principal};
+use schemas::time::Timestamp;
+use schemas::topic::Kind;
+use serde::{Deserialize, Serialize};
+
+use crate::limits;
+use crate::port::OwedMessage;
+
+/// All queues.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outbox {
+    /// Given to the next message; grows for ever, so that a reader can say what it has seen.
+    next_sequence: u64,
+    queues: BTreeMap<Principal, BTreeMap<u64, OwedMessage>>,
+    expiries: BTreeSet<(Timestamp, Principal, MessageId)>,
+}
+
+impl Outbox {
+    /// Messages owed to `principal` with a sequence greater than `after`, at most `max`.
+    pub fn owed(&self, principal: &Principal, after: u64, max: usize) -> Vec<OwedMessage> {
+        let queue = self.queues.get(principal);
+        queue
+            .into_iter()
+            .flat_map(|q| q.range(after.saturating_add(1)..))
+            .take(max)
+            .map(|(_, m)| m.clone())
+            .collect()
+    }
+
+    /// How many messages `principal` is owed.
+    pub fn depth(&self, principal: &Principal) -> usize {
+        self.queues.get(principal).map_or(0, BTreeMap::len)
+    }
+
+    /// How many messages are owed in all.
+    pub fn total(&self) -> usize {
+        self.queues.values().map(BTreeMap::len).sum()
+    }
+
+    /// Whether `principal` can be given `more` messages.
+    pub(crate) fn has_room(&self, principal: &Principal, more: usize) -> bool {
+        self.depth(principal) + more <= limits::OUTBOX_MESSAGES
+    }
+
+    pub(crate) fn contains(&self, principal: &Principal, message: MessageId) -> bool {
+        self.messages(principal).any(|owed| owed.message == message)
+    }
+
+    pub(crate) fn messages(&self, principal: &Principal) -> impl Iterator<Item = &OwedMessage> {
+        self.queues.get(principal).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// The oldest message of a kind that may be dropped when the queue of a person is full.
+    pub(crate) fn oldest_status(&self, principal: &Principal) -> Option<MessageId> {
+        let droppable = [Kind::PaymentStatus, Kind::RequestAnswer, Kind::PaymentVerification];
+        self.messages(principal).find(|owed| droppable.contains(&owed.kind)).map(|owed| owed.message)
+    }
+
+    pub(crate) fn next_expiry(&self) -> Option<Timestamp> {
+        self.expiries.first().map(|(at, _, _)| *at)
+    }
+
+    pub(crate) fn expired(&self, now: Timestamp) -> Option<(Principal, MessageId)> {
+        self.expiries.first().filter(|(at, _, _)| *at <= now).map(|(_, who, what)| (who.clone(), *what))
+    }
+
+    pub(crate) fn queue(&mut self, principal: &Principal, message: &OwedMessage) {
+        self.next_sequence += 1;
+        let sequence = self.next_sequence;
+        self.expiries.insert((message.expires_at, principal.clone(), message.message));
+        let queue = self.queues.entry(principal.clone()).or_default();
+        queue.insert(sequence, OwedMessage { sequence, ..message.clone() });
+    }
+
+    pub(crate) fn remove(&mut self, principal: &Principal, message: MessageId) {
+        let Some(queue) = self.queues.get_mut(principal) else { return };
+        let Some(sequence) = queue.iter().find(|(_, owed)| owed.message == message).map(|(at, _)| *at) else {
+            return;
+        };
+        if let Some(owed) = queue.remove(&sequence) {
+            self.expiries.remove(&(owed.expires_at, principal.clone(), message));
+        }
+        if queue.is_empty() {
+            self.queues.remove(principal);
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! Who and what is registered: tenants, merchants, devices, chips, persons, claims, tokens (CP-15).
+
+use std::collections::BTreeMap;
+
+use schemas::ids::{Hash, Instance, ItemId, MerchantId, Principal, PrincipalId, TenantId};
+use schemas::money::Currency;
+use schemas::signed::PublicKey;
+use schemas::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::admin::{AdminCommand, BankKind, Deadlines, OnUnknown};
+use crate::rejection::Rejection;
+
+/// The tenant of the platform's own health probe; nobody may create it.
+pub const RESERVED_TENANT: &str = "farthing";
+
+/// A company with its own books.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tenant {
+    /// Its only currency.
+    pub currency: Currency,
+    /// Where its money is.
+    pub bank: BankKind,
+    /// What to do when nobody knows whether it was delivered.
+    pub on_unknown: OnUnknown,
+    /// How long each party is given.
+    pub deadlines: Deadlines,
+}
+
+/// Who is paid.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Merchant {
+    /// As payers see it.
+    pub title: String,
+    /// Is told of payments and may refund them.
+    pub terminal: Option<PrincipalId>,
+}
+
+/// Whether a device may connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    /// Known, not yet enrolled.
+    Registered,
+    /// Its current enrolment may connect.
+    Enrolled,
+    /// No longer.
+    Revoked,
+}
+
+/// A chip, an executor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// `payment-chip`, `vending-executor`.
+    pub profile: String,
+    /// For executors: the longest that one act takes, in milliseconds.
+    pub longest_act_ms: u64,
+    /// Whether it may connect.
+    pub standing: Standing,
+    /// Number of the current enrolment; 0 before the first.
+    pub instance: Instance,
+    /// Of the current enrolment.
+    pub public_key: Option<PublicKey>,
+    /// Of the current enrolment: claim and certificate (DER), to answer the same question again.
+    pub enrolment: Option<(Hash, serde_bytes::ByteBuf)>,
+    /// For a chip: for whom it sells and who delivers.
+    pub binding: Option<Binding>,
+}
+
+/// What a chip is tied to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Binding {
+    /// For whom it sells.
+    pub merchant: MerchantId,
+    /// Who delivers, unless `items` says otherwise.
+    pub executor: Option<PrincipalId>,
+    /// Who delivers particular items.
+    pub items: BTreeMap<ItemId, PrincipalId>,
+}
+
+impl Binding {
+    /// Who delivers `item` (CP-8).
+    pub fn executor_of(&self, item: &ItemId) -> Option<&PrincipalId> {
+        self.items.get(item).or(self.executor.as_ref())
+    }
+}
+
+/// A payer, or somebody at a merchant's terminal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Person {
+    /// Of their verifications.
+    pub public_key: Option<PublicKey>,
+    /// Account at the tenant's bank.
+    pub bank_account: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Claim {
+    device: Principal,
+    expires_at: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Token {
+    hash: Hash,
+    expires_at: Timestamp,
+}
+
+/// Everything registered.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registry {
+    pub(crate) tenants: BTreeMap<TenantId, Tenant>,
+    pub(crate) merchants: BTreeMap<(TenantId, MerchantId), Merchant>,
+    pub(crate) devices: BTreeMap<Principal, Device>,
+    pub(crate) persons: BTreeMap<Principal, Person>,
+    claims: BTreeMap<Hash, Claim>,
+    tokens: BTreeMap<Principal, Token>,
+}
+
+impl Registry {
+    /// A tenant.
+    pub fn tenant(&self, tenant: &TenantId) -> Option<&Tenant> {
+        self.tenants.get(tenant)
+    }
+
+    /// A device.
+    pub fn device(&self, device: &Principal) -> Option<&Device> {
+        self.devices.get(device)
+    }
+
+    /// A person.
+    pub fn person(&self, person: &Principal) -> Option<&Person> {
+        self.persons.get(person)
+    }
+
+    /// A merchant.
+    pub fn merchant(&self, tenant: &TenantId, merchant: &MerchantId) -> Option<&Merchant> {
+        self.merchants.get(&(tenant.clone(), merchant.clone()))
+    }
+
+    /// The terminal of a merchant.
+    pub fn merchant_terminal(&self, tenant: &TenantId, merchant: &MerchantId) -> Option<Principal> {
+        let id = self.merchant(tenant, merchant)?.terminal.clone()?;
+        Some(Principal { tenant: tenant.clone(), id })
+    }
+
+    pub(crate) fn token_is_good(&self, principal: &Principal, hash: Hash, now: Timestamp) -> bool {
+        // Hashes of 256-bit random tokens: comparing them in variable time tells nothing about a token.
+        self.tokens.get(principal).is_some_and(|token| token.hash == hash && now < token.expires_at)
+    }
+
+    pub(crate) fn claim_is_good(&self, claim: Hash, device: &Principal, now: Timestamp) -> bool {
+        self.claims.get(&claim).is_some_and(|found| found.device == *device && now < found.expires_at)
+    }
+
+    /// Whether a registering command changes something: `Ok(false)` where it was carried out before.
+    ///
+    /// # Errors
+    /// A rejection that names what is missing or what stands against it.
+    pub(crate) fn check(&self, command: &AdminCommand, now: Timestamp) -> Result<bool, Rejection> {
+        match command {
+            AdminCommand::CreateTenant { tenant, currency, bank, on_unknown, deadlines } => {
+                if tenant.as_str() == RESERVED_TENANT {
+                    return Err(Rejection::new(
+                        "reserved",
+                        "the tenant `farthing` is the platform's own: choose another name",
+                    ));
+                }
+                check_deadlines(deadlines)?;
+                let (bank, on_unknown) = (bank.clone(), *on_unknown);
+                let new = Tenant { currency: *currency, bank, on_unknown, deadlines: *deadlines };
+                same_or_new(self.tenants.get(tenant), &new, "tenant", tenant)
+            }
+            AdminCommand::CreateMerchant { tenant, merchant, title, terminal } => {
+                self.require_tenant(tenant)?;
+                if title.is_empty() || title.len() > 120 {
+                    return Err(Rejection::new("title_invalid", "a merchant's title has 1 to 120 bytes"));
+                }
+                let new = Merchant { title: title.clone(), terminal: terminal.clone() };
+                same_or_new(self.merchant(tenant, merchant), &new, "merchant", merchant)
+            }
+            AdminCommand::CreateDevice { device, profile, longest_act_ms } => {
+                self.require_tenant(&device.tenant)?;
+                self.refuse_person(device)?;
+                match self.devices.get(device) {
+                    Some(d) if d.profile == *profile && d.longest_act_ms == *longest_act_ms => Ok(false),
+                    Some(_) => Err(exists("device", device)),
+                    None => Ok(true),
+                }
+            }
+            AdminCommand::BindChip { chip, merchant, executor, items } => {
+                let device = self.require_device(chip)?;
+                if self.merchant(&chip.tenant, merchant).is_none() {
+                    return Err(Rejection::new(
+                        "merchant_unknown",
+                        format!("no merchant `{merchant}`: create it first"),
+                    ));
+                }
+                for id in executor.iter().chain(items.values()) {
+                    self.require_device(&Principal { tenant: chip.tenant.clone(), id: id.clone() })?;
+                }
+                let new =
+                    Binding { merchant: merchant.clone(), executor: executor.clone(), items: items.clone() };
+                Ok(device.binding.as_ref() != Some(&new))
+            }
+            AdminCommand::CreatePerson { person, public_key, bank_account } => {
+                self.require_tenant(&person.tenant)?;
+                if self.devices.contains_key(person) {
+                    return Err(Rejection::new(
+                        "name_taken",
+                        format!("`{person}` is a device: choose another name"),
+                    ));
+                }
+                let new = Person { public_key: *public_key, bank_account: bank_account.clone() };
+                same_or_new(self.persons.get(person), &new, "person", person)
+            }
+            AdminCommand::CreateClaim { device, claim_hash, expires_at } => {
+                self.require_device(device)?;
+                if *expires_at <= now {
+                    return Err(Rejection::new(
+                        "expired",
+                        "the claim would have ended already: give it a later end",
+                    ));
+                }
+                let new = Claim { device: device.clone(), expires_at: *expires_at };
+                same_or_new(self.claims.get(claim_hash), &new, "claim", device)
+            }
+            AdminCommand::CreateToken { principal, expires_at, token_hash } => {
+                if !self.persons.contains_key(principal) && !self.devices.contains_key(principal) {
+                    return Err(Rejection::new(
+                        "principal_unknown",
+                        format!("no person or device `{principal}`: create it first"),
+                    ));
+                }
+                if *expires_at <= now {
+                    return Err(Rejection::new(
+                        "expired",
+                        "the token would have ended already: give it a later end",
+                    ));
+                }
+                let new = Token { hash: *token_hash, expires_at: *expires_at };
+                Ok(self.tokens.get(principal) != Some(&new))
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Applies a registering command. Replay: total.
+    pub(crate) fn register(&mut self, command: &AdminCommand) {
+        match command.clone() {
+            AdminCommand::CreateTenant { tenant, currency, bank, on_unknown, deadlines } => {
+                self.tenants.insert(tenant, Tenant { currency, bank, on_unknown, deadlines });
+            }
+            AdminCommand::CreateMerchant { tenant, merchant, title, terminal } => {
+                self.merchants.insert((tenant, merchant), Merchant { title, terminal });
+            }
+            AdminCommand::CreateDevice { device, profile, longest_act_ms } => {
+                let new = Device {
+                    profile,
+                    longest_act_ms,
+                    standing: Standing::Registered,
+                    instance: Instance(0),
+                    public_key: None,
+                    enrolment: None,
+                    binding: None,
+                };
+                self.devices.insert(device, new);
+            }
+            AdminCommand::BindChip { chip, merchant, executor, items } => {
+                if let Some(device) = self.devices.get_mut(&chip) {
+                    device.binding = Some(Binding { merchant, executor, items });
+                }
+            }
+            AdminCommand::CreatePerson { person, public_key, bank_account } => {
+                self.persons.insert(person, Person { public_key, bank_account });
+            }
+            AdminCommand::CreateClaim { device, claim_hash, expires_at } => {
+                self.claims.insert(claim_hash, Claim { device, expires_at });
+            }
+            AdminCommand::CreateToken { principal, token_hash, expires_at } => {
+                self.tokens.insert(principal, Token { hash: token_hash, expires_at });
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn enrol(
+        &mut self,
+        principal: &Principal,
+        instance: Instance,
+        public_key: PublicKey,
+        claim: Hash,
+        certificate: &[u8],
+    ) {
+        self.claims.remove(&claim);
+        if let Some(device) = self.devices.get_mut(principal) {
+            device.standing = Standing::Enrolled;
+            device.instance = instance;
+            device.public_key = Some(public_key);
+            device.enrolment = Some((claim, serde_bytes::ByteBuf::from(certificate)));
+        }
+    }
+
+    pub(crate) fn revoke(&mut self, device: &Principal) {
+        self.claims.retain(|_, claim| claim.device != *device);
+        self.tokens.remove(device);
+        if let Some(device) = self.devices.get_mut(device) {
+            device.standing = Standing::Revoked;
+        }
+    }
+
+    fn require_tenant(&self, tenant: &TenantId) -> Result<&Tenant, Rejection> {
+        self.tenants.get(tenant).ok_or_else(|| {
+            Rejection::new(
+                "tenant_unknown",
+                format!("no tenant `{tenant}`: create it with `admin tenants create`"),
+            )
+        })
+    }
+
+    pub(crate) fn require_device(&self, device: &Principal) -> Result<&Device, Rejection> {
+        self.devices.get(device).ok_or_else(|| {
+            Rejection::new(
+                "device_unknown",
+                format!("no device `{device}`: create it with `admin devices create`"),
+            )
+        })
+    }
+
+    fn refuse_person(&self, device: &Principal) -> Result<(), Rejection> {
+        if self.persons.contains_key(device) {
+            return Err(Rejection::new("name_taken", format!("`{device}` is a person: choose another name")));
+        }
+        Ok(())
+    }
+}
+
+fn same_or_new<T: PartialEq>(
+    found: Option<&T>,
+    new: &T,
+    what: &str,
+    name: &dyn std::fmt::Display,
+) -> Result<bool, Rejection> {
+    match found {
+        Some(found) if found == new => Ok(false),
+        Some(_) => Err(exists(what, name)),
+        None => Ok(true),
+    }
+}
+
+fn exists(what: &str, name: &dyn std::fmt::Display) -> Rejection {
+    Rejection::new(
+        "exists_with_other_content",
+        format!("{what} `{name}` exists with other content: nothing was changed"),
+    )
+}
+
+/// Zero would end everything at once, and a week is longer than anybody waits at a machine.
+fn check_deadlines(d: &Deadlines) -> Result<(), Rejection> {
+    let all = [
+        d.health_check_ms,
+        d.verification_ms,
+        d.bank_ms,
+        d.presence_ms,
+        d.start_ms,
+        d.report_ms,
+        d.command_status_ms,
+        d.reconnect_ms,
+        d.bank_retry_ms,
+    ];
+    if all.iter().any(|ms| !(1..=7 * 24 * 3_600_000).contains(ms)) {
+        return Err(Rejection::new("deadline_invalid", "every deadline lies between 1 ms and 7 days"));
+    }
+    Ok(())
+}

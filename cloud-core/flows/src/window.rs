@@ -1,0 +1,58 @@
+//! The idempotency window (MO-3, correctness.md 17): answers are remembered until their request's `not_after`. Later
+//! the request is refused without a look-up, so forgetting can never let one through twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use schemas::ids::{Hash, IdempotencyKey, Principal};
+use schemas::message::RequestAnswer;
+use schemas::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Remembered answers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Window {
+    answers: BTreeMap<(Principal, IdempotencyKey), Remembered>,
+    ends: BTreeSet<(Timestamp, Principal, IdempotencyKey)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Remembered {
+    pub(crate) content: Hash,
+    pub(crate) answer: RequestAnswer,
+}
+
+impl Window {
+    pub(crate) fn find(&self, principal: &Principal, key: IdempotencyKey) -> Option<&Remembered> {
+        self.answers.get(&(principal.clone(), key))
+    }
+
+    /// How many answers of `principal` are remembered.
+    pub(crate) fn count(&self, principal: &Principal) -> usize {
+        let from = (principal.clone(), IdempotencyKey([0; 16]));
+        let to = (principal.clone(), IdempotencyKey([0xff; 16]));
+        self.answers.range(from..=to).count()
+    }
+
+    pub(crate) fn remember(
+        &mut self,
+        principal: &Principal,
+        content: Hash,
+        answer: &RequestAnswer,
+        until: Timestamp,
+    ) {
+        self.ends.insert((until, principal.clone(), answer.key));
+        let remembered = Remembered { content, answer: answer.clone() };
+        self.answers.insert((principal.clone(), answer.key), remembered);
+    }
+
+    /// Forgets what ended before `now`. Called with the time of each event, so replay forgets the same.
+    pub(crate) fn forget(&mut self, now: Timestamp) {
+        while let Some((until, principal, key)) = self.ends.first().cloned() {
+            if until >= now {
+                break;
+            }
+            self.ends.pop_first();
+            self.answers.remove(&(principal, key));
+        }
+    }
+}
