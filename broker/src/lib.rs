@@ -1,1 +1,17 @@
 //! The embedded MQTT broker: listeners, identity, the durable lane.
+//!
+//! This is the shell around [`broker_session`]: sockets, clocks and queues, and no rule of its own about who may do
+//! what. It turns the events of every connection into [`ToCore`] messages on one bounded channel, and routes each
+//! [`FromCore`] message to its connection. A busy core fills the channel, and then sockets are not read; a slow socket
+//! fills its own inbox, and then its connection is closed. Neither waits for the other.
+
+mod api;
+mod clock;
+mod connection;
+mod inbox;
+mod listener;
+
+pub use api::{Config, Credentials, FromCore, Listener, StartError, Stats, ToCore};
+pub use broker_session as session;
+pub use clock::Clock;
+pub use listener::{Broker, BrokerHandle};

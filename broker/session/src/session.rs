@@ -27,6 +27,10 @@ pub struct Session {
     id: ConnectionId,
     limits: Limits,
     phase: Phase,
+    /// Known from `handle_standing` on, also after the end.
+    principal: Option<Principal>,
+    /// Whether its surroundings read the peer's bytes when it wants them.
+    reading: bool,
     /// The time of the last call that told it.
     now_ms: u64,
     /// The beginning of a packet, or packets that may not be read yet.
@@ -67,8 +71,6 @@ struct Open {
     /// One and a half times what was asked; none for 0.
     keep_alive_ms: Option<u64>,
     packet_at_ms: u64,
-    /// The keep alive ran out while it was we who did not read.
-    excused: bool,
 }
 
 #[derive(Debug, Default)]
@@ -86,6 +88,8 @@ impl Session {
             id,
             limits,
             phase: Phase::AwaitConnect(now_ms),
+            principal: None,
+            reading: true,
             now_ms,
             inbound: Vec::new(),
             outgoing: Vec::new(),
@@ -104,10 +108,7 @@ impl Session {
 
     /// Whose, once the core has said so.
     pub fn principal(&self) -> Option<&Principal> {
-        match &self.phase {
-            Phase::Open(open) => Some(&open.principal),
-            _ => None,
-        }
+        self.principal.as_ref()
     }
 
     /// Whether [`Event::Closed`] was or is about to be polled. Bytes may remain to be written.
@@ -159,18 +160,20 @@ impl Session {
         if self.now_ms < due_ms {
             return;
         }
-        if reason == CloseReason::KeepAliveTimeout && !self.events.is_empty() {
-            // The core is busy and so we have not read: that is not the client's silence.
-            if let Phase::Open(open) = &mut self.phase {
-                open.excused = true;
-                open.packet_at_ms = self.now_ms;
-            }
-            return;
-        }
         if let CloseReason::Refused(refusal) = reason {
             return self.refuse(refusal);
         }
         self.close(reason);
+    }
+
+    /// Whether bytes are read at all. Not while the core is busy, for instance: then the client's keep alive rests, as
+    /// its silence is not its own.
+    pub fn handle_reading(&mut self, now_ms: u64, reading: bool) {
+        self.now_ms = self.now_ms.max(now_ms);
+        if reading && !self.reading {
+            self.restart_keep_alive();
+        }
+        self.reading = reading;
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is next needed.
@@ -196,9 +199,13 @@ impl Session {
 
     /// The core's word on one publish. The PUBACK leaves when those before it have left; unknown tokens are ignored.
     pub fn handle_promise(&mut self, token: PublishToken, promise: Promise) {
+        let held_back = matches!(&self.phase, Phase::Open(open) if self.holds_back(open));
         let Phase::Open(open) = &mut self.phase else { return };
         open.publishes.settle(token, promise);
         self.acknowledge_settled();
+        if held_back {
+            self.restart_keep_alive();
+        }
         self.resume();
     }
 
@@ -291,16 +298,9 @@ impl Session {
 
     /// What happened, in order.
     pub fn poll_event(&mut self) -> Option<Event> {
-        if let Some(event) = self.events.pop_front() {
-            return Some(event);
+        if self.events.is_empty() {
+            self.resume();
         }
-        if let Phase::Open(open) = &mut self.phase
-            && open.excused
-        {
-            open.excused = false;
-            open.packet_at_ms = self.now_ms;
-        }
-        self.resume();
         self.events.pop_front()
     }
 }
@@ -319,12 +319,20 @@ impl Session {
             && match &self.phase {
                 Phase::AwaitConnect(_) => true,
                 Phase::AwaitStanding { .. } | Phase::Closed => false,
-                // MQTT 5 clients know the number, so exceeding it is a fault; 3.1.1 clients are only slowed down.
-                Phase::Open(open) => {
-                    open.version == Version::V5
-                        || open.publishes.len() < usize::from(self.limits.receive_maximum)
-                }
+                Phase::Open(open) => !self.holds_back(open),
             }
+    }
+
+    /// MQTT 5 clients know our Receive Maximum, so exceeding it is a fault; 3.1.1 clients are only slowed down.
+    fn holds_back(&self, open: &Open) -> bool {
+        open.version == Version::V3_1_1
+            && open.publishes.len() >= usize::from(self.limits.receive_maximum.max(1))
+    }
+
+    fn restart_keep_alive(&mut self) {
+        if let Phase::Open(open) = &mut self.phase {
+            open.packet_at_ms = self.now_ms;
+        }
     }
 
     /// Goes on with bytes that had to wait.
@@ -485,6 +493,7 @@ impl Session {
         };
         let welcomed = encode::accept(&mut self.outgoing, version, &welcome);
         let window = usize::from(self.limits.max_in_flight.min(connect.receive_maximum).max(1));
+        self.principal = Some(principal.clone());
         self.phase = Phase::Open(Box::new(Open {
             version,
             base: own_state.strip_suffix("state").unwrap_or_default().to_owned(),
@@ -495,7 +504,6 @@ impl Session {
             will,
             keep_alive_ms: (connect.keep_alive_s > 0).then(|| u64::from(connect.keep_alive_s) * 1500),
             packet_at_ms: self.now_ms,
-            excused: false,
         }));
         if welcomed.is_err() {
             self.close(CloseReason::Protocol(INTERNAL));
@@ -666,10 +674,8 @@ impl Session {
                 due.push((since_ms + limits.connect_timeout_ms, reason));
             }
             Phase::Open(open) => {
-                // While a 3.1.1 client is held back it cannot be heard.
-                let held_back = open.version == Version::V3_1_1
-                    && open.publishes.len() >= usize::from(limits.receive_maximum);
-                if let Some(keep_alive_ms) = open.keep_alive_ms.filter(|_| !held_back) {
+                let heard = self.reading && !self.holds_back(open);
+                if let Some(keep_alive_ms) = open.keep_alive_ms.filter(|_| heard) {
                     due.push((open.packet_at_ms + keep_alive_ms, CloseReason::KeepAliveTimeout));
                 }
                 if let Some(sent_at_ms) = open.delivery.oldest_sent_at_ms() {

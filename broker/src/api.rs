@@ -1,0 +1,284 @@
+//! What crosses between the broker and the core, and how a broker is set up.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use broker_session::{
+    CloseReason, ConnectRefusal, ConnectionId, DisconnectReason, Limits, Owed, Promise, PublishToken, Qos,
+    Refusal, Secret, StateCause, Version,
+};
+use schemas::ids::{MessageId, Principal};
+use schemas::topic::Kind;
+
+use crate::clock::Clock;
+
+/// One address to listen on.
+#[derive(Debug, Clone)]
+pub enum Listener {
+    /// Without encryption: loopback addresses only.
+    Tcp {
+        /// Port 0 takes any free port.
+        address: SocketAddr,
+    },
+    /// TLS with what the configuration says about client certificates.
+    Tls {
+        /// Port 0 takes any free port.
+        address: SocketAddr,
+        /// Made by the caller: certificate, client verification, resumption off.
+        config: Arc<rustls::ServerConfig>,
+    },
+}
+
+impl Listener {
+    pub(crate) fn address(&self) -> SocketAddr {
+        match self {
+            Listener::Tcp { address } | Listener::Tls { address, .. } => *address,
+        }
+    }
+}
+
+/// How a broker is set up.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen.
+    pub listeners: Vec<Listener>,
+    /// Of every connection.
+    pub limits: Limits,
+    /// All listeners together. Beyond it, new connections are closed at once.
+    pub max_connections: usize,
+    /// From one remote address; loopback is exempt.
+    pub max_connections_per_address: usize,
+    /// Messages from the core that wait for one connection. Beyond it the connection is closed.
+    pub max_inbox_messages: usize,
+    /// For the TLS handshake.
+    pub handshake_timeout_ms: u64,
+    /// For last words (PUBACKs, DISCONNECT) to a connection that ends.
+    pub linger_ms: u64,
+    /// Greater than in every earlier run: the upper half of connection ids.
+    pub boot_epoch: u32,
+    /// The clock of this run.
+    pub clock: Clock,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listeners: Vec::new(),
+            limits: Limits::default(),
+            max_connections: 100_000,
+            max_connections_per_address: 1_000,
+            max_inbox_messages: 1_024,
+            handshake_timeout_ms: 10_000,
+            linger_ms: 1_000,
+            boot_epoch: 0,
+            clock: Clock::start(),
+        }
+    }
+}
+
+/// What a peer offers as proof of who it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// `tenant/name`, for those who have a token.
+    pub username: Option<String>,
+    /// The token.
+    pub password: Option<Secret>,
+    /// DER of the certificate that TLS has verified.
+    pub client_certificate: Option<Vec<u8>>,
+}
+
+/// What the broker tells the core. One connection's messages come in order, `Closed` last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToCore {
+    /// Who is this? Answer with [`FromCore::Standing`].
+    Connect {
+        /// Which connection.
+        connection: ConnectionId,
+        /// Where it comes from.
+        peer: SocketAddr,
+        /// Tells several connections of one principal apart.
+        client_id: String,
+        /// MQTT 3.1.1 clients learn of refusals on `down/refused` only.
+        version: Version,
+        /// To be judged.
+        credentials: Credentials,
+        /// 0: none.
+        keep_alive_s: u16,
+    },
+    /// With QoS 1, answer with [`FromCore::Promise`] once what it caused is synced.
+    Publish {
+        /// Which connection.
+        connection: ConnectionId,
+        /// Names the publish.
+        token: PublishToken,
+        /// Authenticated.
+        principal: Arc<Principal>,
+        /// Authorised: may go up.
+        kind: Kind,
+        /// At most [`schemas::limits::PAYLOAD_BYTES`].
+        payload: Vec<u8>,
+        /// QoS 0 gets no promise.
+        qos: Qos,
+    },
+    /// These kinds are now wanted.
+    Subscribed {
+        /// Which connection.
+        connection: ConnectionId,
+        /// Authenticated.
+        principal: Arc<Principal>,
+        /// Of one SUBSCRIBE.
+        kinds: Vec<Kind>,
+    },
+    /// Answer with [`FromCore::Owed`], also if nothing is owed.
+    Pull {
+        /// Which connection.
+        connection: ConnectionId,
+        /// Whose outbox.
+        principal: Arc<Principal>,
+        /// Only greater sequences.
+        after_sequence: u64,
+        /// Only so many, the lowest.
+        max: usize,
+    },
+    /// A delivery was acknowledged.
+    Acknowledged {
+        /// Which connection.
+        connection: ConnectionId,
+        /// Whose outbox.
+        principal: Arc<Principal>,
+        /// Which message.
+        message: MessageId,
+        /// 0x80 and above is no promise (correctness.md 9).
+        code: u8,
+    },
+    /// The principal's presence. Ignore it if a later connection has spoken.
+    StateChanged {
+        /// The stamp.
+        connection: ConnectionId,
+        /// Whose.
+        principal: Arc<Principal>,
+        /// As received.
+        payload: Vec<u8>,
+        /// Said now, or the will.
+        cause: StateCause,
+    },
+    /// For the audit, and for the answer on `down/refused`.
+    Refused {
+        /// Which connection.
+        connection: ConnectionId,
+        /// None before it is known.
+        principal: Option<Arc<Principal>>,
+        /// Where it comes from.
+        peer: SocketAddr,
+        /// What, and why.
+        refusal: Refusal,
+    },
+    /// The last message of a connection; also of one that was refused, or never said who it is.
+    Closed {
+        /// Which connection.
+        connection: ConnectionId,
+        /// None if it was never known.
+        principal: Option<Arc<Principal>>,
+        /// Where it came from.
+        peer: SocketAddr,
+        /// Why.
+        reason: CloseReason,
+    },
+}
+
+/// What the core tells the broker. Messages to connections that have ended are dropped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FromCore {
+    /// Answers `Connect`.
+    Standing {
+        /// Which connection.
+        connection: ConnectionId,
+        /// Who it is, or why not.
+        result: Result<Principal, ConnectRefusal>,
+    },
+    /// Answers `Publish`.
+    Promise {
+        /// Which connection.
+        connection: ConnectionId,
+        /// Which publish.
+        token: PublishToken,
+        /// Kept or refused.
+        promise: Promise,
+    },
+    /// Answers `Pull`.
+    Owed {
+        /// Which connection.
+        connection: ConnectionId,
+        /// By ascending sequence.
+        entries: Vec<Owed>,
+    },
+    /// A message of the moment; dropped if it is not subscribed.
+    Reply {
+        /// Which connection.
+        connection: ConnectionId,
+        /// Goes to `down/{kind}`.
+        kind: Kind,
+        /// As encoded by the core.
+        payload: Vec<u8>,
+    },
+    /// The outbox of this connection's principal has something new.
+    Wake {
+        /// Which connection.
+        connection: ConnectionId,
+    },
+    /// End it.
+    Disconnect {
+        /// Which connection.
+        connection: ConnectionId,
+        /// Why.
+        reason: DisconnectReason,
+    },
+}
+
+/// Why a broker does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Someone else listens there.
+    #[error(
+        "cannot listen on {address}: the port is taken; stop what listens there or configure another address (port 0 takes any free port)"
+    )]
+    AddressInUse {
+        /// Where.
+        address: SocketAddr,
+    },
+    /// Plain TCP would show tokens to the network.
+    #[error(
+        "cannot listen on {address} without TLS: only loopback addresses may do without; configure a TLS listener there, or 127.0.0.1"
+    )]
+    NotLoopback {
+        /// Where.
+        address: SocketAddr,
+    },
+    /// Anything else.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+/// Counters since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Now, handshakes included.
+    pub connections_open: u64,
+    /// Since the start.
+    pub connections_accepted: u64,
+    /// Closed at once, as a limit was reached.
+    pub connections_refused: u64,
+    /// TLS handshakes that failed or took too long.
+    pub handshakes_failed: u64,
+    /// Authorised publishes handed to the core.
+    pub publishes_in: u64,
+    /// Promises and refusals sent.
+    pub pubacks_out: u64,
+    /// Owed messages sent.
+    pub deliveries_out: u64,
+}

@@ -1,0 +1,340 @@
+//! One connection: moves bytes, time and messages between a socket and its session.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use broker_session::{ConnectionId, Counters, Event, Session};
+use schemas::ids::Principal;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::api::{Credentials, ToCore};
+use crate::inbox::{Inbox, Registry};
+use crate::listener::Shared;
+
+/// Of one read.
+const READ_BYTES: usize = 16 * 1024;
+
+thread_local! {
+    /// Idle connections are many: none has a read buffer of its own.
+    static READ_BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
+}
+
+/// Counters of the broker, added to by every connection.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    pub(crate) publishes_in: AtomicU64,
+    pub(crate) pubacks_out: AtomicU64,
+    pub(crate) deliveries_out: AtomicU64,
+}
+
+/// A connection whose transport stands.
+pub(crate) struct Connection<S> {
+    pub(crate) id: ConnectionId,
+    pub(crate) peer: SocketAddr,
+    pub(crate) stream: S,
+    pub(crate) client_certificate: Option<Vec<u8>>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// Serves it to its end.
+pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(connection: Connection<S>) {
+    let Connection { id, peer, stream, client_certificate, shared } = connection;
+    let inbox = Arc::new(Inbox::new(shared.config.max_inbox_messages));
+    shared.registry.insert(id, inbox.clone());
+    let registered = Registered { registry: &shared.registry, id };
+    if shared.is_shutting_down() {
+        inbox.disconnect(broker_session::DisconnectReason::ServerShuttingDown);
+    }
+    let session = Session::new(id, shared.config.limits.clone(), shared.config.clock.now_ms());
+    let mut driver = Driver {
+        session,
+        stream,
+        out: Outgoing::default(),
+        upward: Upward { id, peer, client_certificate, principal: None, unsent: None },
+        shared: &shared,
+        counted: Counters::default(),
+    };
+    driver.run(&inbox).await;
+    drop(registered);
+    driver.end().await;
+}
+
+struct Registered<'a> {
+    registry: &'a Registry,
+    id: ConnectionId,
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        self.registry.remove(self.id);
+    }
+}
+
+struct Driver<'a, S> {
+    session: Session,
+    stream: S,
+    out: Outgoing,
+    upward: Upward,
+    shared: &'a Shared,
+    counted: Counters,
+}
+
+/// Bytes that the session gave and the socket has not taken.
+#[derive(Default)]
+struct Outgoing {
+    bytes: Vec<u8>,
+    written: usize,
+    unflushed: bool,
+}
+
+/// The way to the core.
+struct Upward {
+    id: ConnectionId,
+    peer: SocketAddr,
+    client_certificate: Option<Vec<u8>>,
+    principal: Option<Arc<Principal>>,
+    /// The core is busy: this waits for room, and further events wait in the session.
+    unsent: Option<ToCore>,
+}
+
+enum Io {
+    Read(usize),
+    Written(usize),
+    Broken,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
+    /// Until the session is closed. Nothing in here waits for the socket or the core alone, so that a takeover, the
+    /// keep alive and every other timer work while a write blocks or the core is busy.
+    async fn run(&mut self, inbox: &Inbox) {
+        let clock = self.shared.config.clock;
+        let core = self.shared.core.clone();
+        let mut alarm = pin!(sleep_until(Instant::now() + Duration::from_secs(3600)));
+        loop {
+            let now_ms = clock.now_ms();
+            inbox.drain_into(&mut self.session, now_ms);
+            self.session.handle_reading(now_ms, self.upward.unsent.is_none());
+            self.session.handle_timeout(now_ms);
+            if !self.send_events(&core) || self.session.is_closed() {
+                return;
+            }
+            self.refill();
+            if let Some(due_ms) = self.session.poll_timeout() {
+                let due = Instant::from_std(clock.instant(due_ms));
+                // Moving a timer costs more than letting it fire early once in a while.
+                if due < alarm.deadline() || alarm.is_elapsed() {
+                    alarm.as_mut().reset(due);
+                }
+            }
+            let wants_bytes = self.upward.unsent.is_none() && self.session.wants_bytes();
+            let unsent = self.upward.unsent.is_some();
+            tokio::select! {
+                biased;
+                () = inbox.notified() => {}
+                permit = core.reserve(), if unsent => match (permit, self.upward.unsent.take()) {
+                    (Ok(permit), Some(message)) => permit.send(message),
+                    _ => return,
+                },
+                io = poll_fn(|cx| {
+                    poll_io(cx, &mut self.stream, &mut self.out, wants_bytes, &mut |bytes| {
+                        self.session.handle_bytes(clock.now_ms(), bytes);
+                    })
+                }) => match io {
+                    Io::Read(0) | Io::Broken => self.session.handle_connection_lost(),
+                    Io::Read(_) => {}
+                    Io::Written(bytes) => self.session.handle_transmitted(clock.now_ms(), bytes),
+                },
+                () = alarm.as_mut() => {}
+            }
+        }
+    }
+
+    /// The last words in both directions: neither may hold up the other.
+    async fn end(&mut self) {
+        let core = self.shared.core.clone();
+        let linger = Duration::from_millis(self.shared.config.linger_ms);
+        if let Some(bytes) = self.session.poll_transmit() {
+            self.out.append(bytes);
+        }
+        let Self { session, stream, out, upward, shared, counted } = self;
+        count(session, counted, &shared.traffic);
+        let last_bytes = timeout(linger, async {
+            let _ = stream.write_all(out.bytes.get(out.written..).unwrap_or_default()).await;
+            let _ = stream.shutdown().await;
+        });
+        let last_events = async {
+            loop {
+                let next = upward.unsent.take().or_else(|| upward.next(session));
+                let Some(message) = next else { return };
+                if core.send(message).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let (_, ()) = tokio::join!(last_bytes, last_events);
+    }
+
+    /// As many as the core takes now. False if the core is gone.
+    fn send_events(&mut self, core: &mpsc::Sender<ToCore>) -> bool {
+        while self.upward.unsent.is_none() {
+            let Some(message) = self.upward.next(&mut self.session) else { break };
+            if matches!(message, ToCore::Publish { .. }) {
+                self.shared.traffic.publishes_in.fetch_add(1, Relaxed);
+            }
+            match core.try_send(message) {
+                Ok(()) => {}
+                Err(TrySendError::Full(message)) => self.upward.unsent = Some(message),
+                Err(TrySendError::Closed(_)) => {
+                    self.session.handle_disconnect(broker_session::DisconnectReason::ServerShuttingDown);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Everything that the session has to say goes into one write.
+    fn refill(&mut self) {
+        if self.out.is_empty()
+            && let Some(bytes) = self.session.poll_transmit()
+        {
+            self.out.append(bytes);
+        }
+        count(&self.session, &mut self.counted, &self.shared.traffic);
+    }
+}
+
+fn count(session: &Session, counted: &mut Counters, traffic: &Traffic) {
+    let counters = session.counters();
+    if counters != *counted {
+        traffic.pubacks_out.fetch_add(counters.pubacks - counted.pubacks, Relaxed);
+        traffic.deliveries_out.fetch_add(counters.deliveries - counted.deliveries, Relaxed);
+        *counted = counters;
+    }
+}
+
+impl Outgoing {
+    fn is_empty(&self) -> bool {
+        self.bytes.len() <= self.written
+    }
+
+    fn append(&mut self, mut bytes: Vec<u8>) {
+        if self.is_empty() {
+            (self.bytes, self.written) = (bytes, 0);
+        } else {
+            self.bytes.append(&mut bytes);
+        }
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        self.written += bytes;
+        self.unflushed = true;
+        if self.is_empty() {
+            (self.bytes, self.written) = (Vec::new(), 0);
+        }
+    }
+}
+
+/// Writes first, so that promises do not wait behind new work; then reads if it may.
+fn poll_io<S: AsyncRead + AsyncWrite + Unpin>(
+    cx: &mut Context<'_>,
+    stream: &mut S,
+    out: &mut Outgoing,
+    wants_bytes: bool,
+    received: &mut dyn FnMut(&[u8]),
+) -> Poll<Io> {
+    if !out.is_empty() {
+        let rest = out.bytes.get(out.written..).unwrap_or_default();
+        match Pin::new(&mut *stream).poll_write(cx, rest) {
+            Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Poll::Ready(Io::Broken),
+            Poll::Ready(Ok(bytes)) => {
+                out.advance(bytes);
+                return Poll::Ready(Io::Written(bytes));
+            }
+            Poll::Pending => {}
+        }
+    } else if out.unflushed {
+        match Pin::new(&mut *stream).poll_flush(cx) {
+            Poll::Ready(Ok(())) => out.unflushed = false,
+            Poll::Ready(Err(_)) => return Poll::Ready(Io::Broken),
+            Poll::Pending => {}
+        }
+    }
+    if !wants_bytes {
+        return Poll::Pending;
+    }
+    READ_BUFFER.with_borrow_mut(|buffer| {
+        let mut buffer = ReadBuf::new(buffer);
+        match Pin::new(stream).poll_read(cx, &mut buffer) {
+            Poll::Ready(Ok(())) => {
+                if !buffer.filled().is_empty() {
+                    received(buffer.filled());
+                }
+                Poll::Ready(Io::Read(buffer.filled().len()))
+            }
+            Poll::Ready(Err(_)) => Poll::Ready(Io::Broken),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+}
+
+impl Upward {
+    /// The next event, as a message.
+    fn next(&mut self, session: &mut Session) -> Option<ToCore> {
+        let event = session.poll_event()?;
+        if self.principal.is_none() {
+            self.principal = session.principal().cloned().map(Arc::new);
+        }
+        let (connection, peer) = (self.id, self.peer);
+        let (event, principal) = match (event, self.principal.clone()) {
+            (Event::Connect(connect), _) => {
+                return Some(ToCore::Connect {
+                    connection,
+                    peer,
+                    client_id: connect.client_id,
+                    version: connect.version,
+                    credentials: Credentials {
+                        username: connect.username,
+                        password: connect.password,
+                        client_certificate: self.client_certificate.take(),
+                    },
+                    keep_alive_s: connect.keep_alive_s,
+                });
+            }
+            (Event::Refused(refusal), principal) => {
+                return Some(ToCore::Refused { connection, principal, peer, refusal });
+            }
+            (Event::Closed { reason }, principal) => {
+                return Some(ToCore::Closed { connection, principal, peer, reason });
+            }
+            (event, Some(principal)) => (event, principal),
+            // A session speaks for a principal only after it was told which.
+            (_, None) => return None,
+        };
+        Some(match event {
+            Event::Publish { token, kind, payload, qos } => {
+                ToCore::Publish { connection, token, principal, kind, payload, qos }
+            }
+            Event::Subscribed { kinds } => ToCore::Subscribed { connection, principal, kinds },
+            Event::Pull { after_sequence, max } => {
+                ToCore::Pull { connection, principal, after_sequence, max }
+            }
+            Event::Acknowledged { message, code } => {
+                ToCore::Acknowledged { connection, principal, message, code }
+            }
+            Event::StateChanged { payload, cause } => {
+                ToCore::StateChanged { connection, principal, payload, cause }
+            }
+            Event::Connect(_) | Event::Refused(_) | Event::Closed { .. } => return None,
+        })
+    }
+}

@@ -1,0 +1,244 @@
+//! Listeners, limits, and the handle that the core holds.
+
+use std::collections::HashMap;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use broker_session::{ConnectionId, DisconnectReason};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use crate::api::{Config, FromCore, Listener, StartError, Stats, ToCore};
+use crate::connection::{self, Connection, Traffic};
+use crate::inbox::Registry;
+
+/// The embedded broker.
+#[derive(Debug)]
+pub struct Broker;
+
+/// What all connections share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) core: mpsc::Sender<ToCore>,
+    pub(crate) registry: Registry,
+    pub(crate) traffic: Traffic,
+    gate: Gate,
+    next_connection: AtomicU32,
+    shutdown: watch::Sender<bool>,
+}
+
+/// A running broker. Dropping it does not stop it: call [`shutdown`](Self::shutdown).
+#[derive(Debug, Clone)]
+pub struct BrokerHandle {
+    shared: Arc<Shared>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Broker {
+    /// Listens on every configured address, or on none. Must be called within a tokio runtime; what connections say
+    /// goes to `core`, whose capacity is how far they may run ahead of the core.
+    ///
+    /// # Errors
+    /// A port is taken, or an address without TLS is not loopback.
+    pub async fn start(config: Config, core: mpsc::Sender<ToCore>) -> Result<BrokerHandle, StartError> {
+        let mut bound = Vec::with_capacity(config.listeners.len());
+        for listener in &config.listeners {
+            bound.push((bind(listener).await?, listener.clone()));
+        }
+        let shared = Arc::new(Shared {
+            config,
+            core,
+            registry: Registry::default(),
+            traffic: Traffic::default(),
+            gate: Gate::default(),
+            next_connection: AtomicU32::new(0),
+            shutdown: watch::Sender::new(false),
+        });
+        let mut addresses = Vec::with_capacity(bound.len());
+        for (socket, listener) in bound {
+            addresses.push(socket.local_addr().unwrap_or_else(|_| listener.address()));
+            tokio::spawn(accept(shared.clone(), socket, listener));
+        }
+        Ok(BrokerHandle { shared, addresses })
+    }
+}
+
+async fn bind(listener: &Listener) -> Result<TcpListener, StartError> {
+    let address = listener.address();
+    if matches!(listener, Listener::Tcp { .. }) && !address.ip().is_loopback() {
+        return Err(StartError::NotLoopback { address });
+    }
+    TcpListener::bind(address).await.map_err(|source| match source.kind() {
+        ErrorKind::AddrInUse => StartError::AddressInUse { address },
+        _ => StartError::Listen { address, source },
+    })
+}
+
+impl BrokerHandle {
+    /// Where it listens, in the order of the configuration.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Routes one message. Never blocks: a connection that does not take what is put before it is closed.
+    pub fn deliver(&self, message: FromCore) {
+        self.shared.registry.deliver([message]);
+    }
+
+    /// Routes many messages, in order. What goes to one connection leaves in as few writes as possible.
+    pub fn deliver_all(&self, messages: impl IntoIterator<Item = FromCore>) {
+        self.shared.registry.deliver(messages);
+    }
+
+    /// Counters now.
+    pub fn stats(&self) -> Stats {
+        let Shared { gate, traffic, .. } = &*self.shared;
+        Stats {
+            connections_open: gate.open.load(Relaxed) as u64,
+            connections_accepted: gate.accepted.load(Relaxed),
+            connections_refused: gate.refused.load(Relaxed),
+            handshakes_failed: gate.handshakes_failed.load(Relaxed),
+            publishes_in: traffic.publishes_in.load(Relaxed),
+            pubacks_out: traffic.pubacks_out.load(Relaxed),
+            deliveries_out: traffic.deliveries_out.load(Relaxed),
+        }
+    }
+
+    /// Stops listening, tells every client, and returns when all have gone or their time is up. The core should keep
+    /// receiving meanwhile; what it delivers to connections that have ended is dropped.
+    pub async fn shutdown(&self) {
+        self.shared.shutdown.send_replace(true);
+        self.shared.registry.disconnect_all(&DisconnectReason::ServerShuttingDown);
+        let linger = Duration::from_millis(self.shared.config.linger_ms.saturating_mul(2));
+        let _ = timeout(linger, self.shared.gate.emptied()).await;
+    }
+}
+
+impl Shared {
+    pub(crate) fn is_shutting_down(&self) -> bool {
+        *self.shutdown.borrow()
+    }
+}
+
+async fn accept(shared: Arc<Shared>, socket: TcpListener, listener: Listener) {
+    let mut shutdown = shared.shutdown.subscribe();
+    loop {
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            _ = shutdown.wait_for(|stop| *stop) => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                if let Some(pass) = Gate::enter(&shared, peer.ip()) {
+                    tokio::spawn(handshake(shared.clone(), stream, peer, listener.clone(), pass));
+                }
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely. Accepting at once again would only burn time.
+                tracing::warn!(address = %listener.address(), %error, "cannot accept a connection; trying again");
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn handshake(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, listener: Listener, pass: Pass) {
+    // Promises are small and waited for.
+    let _ = stream.set_nodelay(true);
+    let id = ConnectionId::new(shared.config.boot_epoch, shared.next_connection.fetch_add(1, Relaxed) + 1);
+    match listener {
+        Listener::Tcp { .. } => {
+            connection::serve(Connection { id, peer, stream, client_certificate: None, shared }).await;
+        }
+        Listener::Tls { config, .. } => {
+            let limit = Duration::from_millis(shared.config.handshake_timeout_ms);
+            match timeout(limit, TlsAcceptor::from(config).accept(stream)).await {
+                Ok(Ok(stream)) => {
+                    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+                    let client_certificate = certificates.first().map(|certificate| certificate.to_vec());
+                    connection::serve(Connection { id, peer, stream, client_certificate, shared }).await;
+                }
+                failed => {
+                    shared.gate.handshakes_failed.fetch_add(1, Relaxed);
+                    let error = failed.map_or_else(
+                        |_| "too slow".to_owned(),
+                        |failed| match failed {
+                            Ok(_) => String::new(),
+                            Err(error) => error.to_string(),
+                        },
+                    );
+                    tracing::debug!(%peer, %error, "TLS handshake failed");
+                }
+            }
+        }
+    }
+    drop(pass);
+}
+
+/// Counts connections and keeps their limits.
+#[derive(Debug, Default)]
+struct Gate {
+    open: AtomicUsize,
+    accepted: AtomicU64,
+    refused: AtomicU64,
+    handshakes_failed: AtomicU64,
+    by_address: Mutex<HashMap<IpAddr, usize>>,
+    emptied: tokio::sync::Notify,
+}
+
+/// The right of one connection to exist.
+#[derive(Debug)]
+struct Pass {
+    shared: Arc<Shared>,
+    address: IpAddr,
+}
+
+impl Gate {
+    fn enter(shared: &Arc<Shared>, address: IpAddr) -> Option<Pass> {
+        let (gate, config) = (&shared.gate, &shared.config);
+        let mut by_address = gate.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let from_here = by_address.get(&address).copied().unwrap_or(0);
+        let too_many_from_here = from_here >= config.max_connections_per_address && !address.is_loopback();
+        if too_many_from_here || gate.open.load(Relaxed) >= config.max_connections {
+            gate.refused.fetch_add(1, Relaxed);
+            return None;
+        }
+        by_address.insert(address, from_here + 1);
+        gate.open.fetch_add(1, Relaxed);
+        gate.accepted.fetch_add(1, Relaxed);
+        Some(Pass { shared: shared.clone(), address })
+    }
+
+    async fn emptied(&self) {
+        loop {
+            let emptied = self.emptied.notified();
+            if self.open.load(Relaxed) == 0 {
+                return;
+            }
+            emptied.await;
+        }
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        let gate = &self.shared.gate;
+        let mut by_address = gate.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(from_here) = by_address.get_mut(&self.address) {
+            *from_here -= 1;
+            if *from_here == 0 {
+                by_address.remove(&self.address);
+            }
+        }
+        drop(by_address);
+        if gate.open.fetch_sub(1, Relaxed) == 1 {
+            gate.emptied.notify_waiters();
+        }
+    }
+}
