@@ -139,17 +139,16 @@ impl FromStr for Money {
     type Err = MoneyError;
     fn from_str(text: &str) -> Result<Self, MoneyError> {
         let (number, code) = text.split_once(' ').ok_or(MoneyError::Form)?;
-        let plain =
-            number.len() <= 40 && number.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'-'));
-        if !plain {
+        if !has_decimal_form(number) {
             return Err(MoneyError::Form);
         }
-        let currency = code.parse()?;
-        // More digits than a decimal can hold are more than any currency has.
-        let decimal = Decimal::from_str_exact(number).map_err(|error| match error {
-            rust_decimal::Error::Underflow => MoneyError::Precision(currency, currency.exponent()),
-            rust_decimal::Error::ExceedsMaximumPossibleValue => MoneyError::Limit,
-            _ => MoneyError::Form,
+        let currency: Currency = code.parse()?;
+        // What has the form and is no `Decimal` has more digits than any amount.
+        let decimal = Decimal::from_str_exact(number).map_err(|_| match number.split_once('.') {
+            Some((_, fraction)) if fraction.trim_end_matches('0').len() > currency.exponent() as usize => {
+                MoneyError::Precision(currency, currency.exponent())
+            }
+            _ => MoneyError::Limit,
         })?;
         Self::from_decimal(decimal, currency)
     }
@@ -168,6 +167,14 @@ impl<'de> Deserialize<'de> for Money {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
+}
+
+/// `-`? digits (`.` digits)?, at most 40 characters.
+fn has_decimal_form(text: &str) -> bool {
+    let unsigned = text.strip_prefix('-').unwrap_or(text);
+    let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, "0"));
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    text.len() <= 40 && digits(whole) && digits(fraction)
 }
 
 #[cfg(test)]

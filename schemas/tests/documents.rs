@@ -1,0 +1,209 @@
+//! The committed documents and golden samples are what the code says. To renew them after a deliberate change:
+//! `UPDATE=1 cargo test -p schemas --test documents`.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that compares files")]
+
+use std::fs;
+use std::path::PathBuf;
+
+use schemas::document;
+use schemas::envelope::Envelope;
+use schemas::ids::{Code, CommandId, Hash, IdempotencyKey, Instance, MessageId, Nonce, PaymentId};
+use schemas::message::*;
+use schemas::time::Timestamp;
+use schemas::topic::Kind;
+use schemas::wire::{SignedBytes, Text};
+
+fn compare(name: &str, content: &str) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(name);
+    if std::env::var_os("UPDATE").is_some() {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, content).unwrap();
+    }
+    let committed = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        committed == content,
+        "{name} is not what the code says; renew it: UPDATE=1 cargo test -p schemas --test documents"
+    );
+}
+
+#[test]
+fn cddl_is_what_the_code_says() {
+    compare("farthing.cddl", &document::cddl());
+}
+
+#[test]
+fn asyncapi_is_what_the_code_says() {
+    let text = serde_json::to_string_pretty(&document::asyncapi()).unwrap();
+    compare("asyncapi.json", &(text + "\n"));
+}
+
+/// One sample of every message in both directions.
+fn samples() -> (Vec<Envelope<Up>>, Vec<Envelope<Down>>) {
+    let (id, key) = (MessageId([1; 16]), IdempotencyKey([2; 16]));
+    let (payment, command) = (PaymentId([3; 16]), CommandId([4; 16]));
+    let (at, signed) = (Timestamp(1_795_300_200_250), SignedBytes(vec![0xd2, 0x84]));
+    let amount = "2.50 EUR".parse().unwrap();
+    let code = || Some(Code::known("jammed"));
+    let request = |body| Envelope::request(id, key, at, body);
+    let message = |body| Envelope::message(id, body);
+    let up = vec![
+        request(Up::PaymentRequest(PaymentRequest { information: signed.clone() })),
+        request(Up::PaymentCancel(PaymentCancel { payment })),
+        request(Up::PaymentRefund(PaymentRefund { payment })),
+        message(Up::HealthCheck(HealthCheckAnswer {
+            payment,
+            verdict: HealthVerdict::NotReady,
+            code: code(),
+        })),
+        message(Up::PaymentVerification(VerificationAnswer { verification: signed })),
+        message(Up::ExecutorCommand(ExecutorOutcome {
+            command,
+            outcome: Outcome::DoneInPart,
+            delivered: 2,
+            code: code(),
+        })),
+        message(Up::CommandStatus(CommandStatusAnswer {
+            command,
+            progress: CommandProgress::Ended,
+            outcome: Some(Outcome::Done),
+            delivered: 3,
+            code: None,
+        })),
+        message(Up::CloudTime(CloudTimeRequest { nonce: 7 })),
+        message(Up::StatusRequest(StatusRequest { payment: None })),
+        message(Up::Refused(refused())),
+    ];
+    let message = |body| Envelope::message(id, body);
+    let down = vec![
+        message(Down::RequestAnswer(RequestAnswer {
+            key,
+            payment: Some(payment),
+            refused: None,
+            text: Text::new("accepted"),
+        })),
+        message(Down::HealthCheck(HealthCheckRequest {
+            payment,
+            nonce: Nonce([5; 8]),
+            information_hash: Hash([6; 32]),
+            answer_by: at,
+        })),
+        message(Down::PaymentVerification(VerificationRequest {
+            payment,
+            payee: Text::new("Snacks & Co"),
+            amount,
+            item: "water".parse().unwrap(),
+            quantity: 1,
+            answer_by: at,
+        })),
+        message(Down::PaymentStatus(PaymentStatus {
+            payment,
+            state: PaymentState::DeliveredInPart,
+            amount,
+            paid: "1.00 EUR".parse().unwrap(),
+            delivered: 2,
+            quantity: 5,
+            reason: code(),
+            text: Text::new("2 of 5 were delivered."),
+            at,
+        })),
+        message(Down::ExecutorCommand(ExecutorCommand {
+            command,
+            payment,
+            instance: Instance(1),
+            item: "water".parse().unwrap(),
+            quantity: 1,
+            start_by: at,
+        })),
+        message(Down::CommandStatus(CommandStatusRequest { command })),
+        message(Down::CloudTime(CloudTimeAnswer { nonce: 7, now: at })),
+        message(Down::Refused(refused())),
+    ];
+    (up, down)
+}
+
+fn refused() -> Refused {
+    Refused {
+        message: Some(MessageId([1; 16])),
+        about: Some(Code::known("health_check")),
+        code: Code::known("payload_invalid"),
+        text: Text::new("not the expected CBOR"),
+    }
+}
+
+/// The bytes of every message are pinned: a change breaks devices in the field.
+#[test]
+fn golden_samples_are_pinned_and_read_back() {
+    let (up, down) = samples();
+    let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes);
+    let mut golden = String::new();
+    for sample in &up {
+        let (kind, bytes) = (sample.body.kind(), sample.encode());
+        assert_eq!(Up::decode(kind, &bytes).as_ref(), Ok(sample));
+        let json = serde_json::to_vec(sample).unwrap();
+        assert_eq!(Up::decode_json(kind, &json).as_ref(), Ok(sample), "a person may write the same as JSON");
+        golden += &format!("up/{kind} {}\n", hex(&bytes));
+    }
+    for sample in &down {
+        let (kind, bytes) = (sample.body.kind(), sample.encode());
+        assert_eq!(Down::decode(kind, &bytes).as_ref(), Ok(sample));
+        golden += &format!("down/{kind} {}\n", hex(&bytes));
+    }
+    let kinds = |may: fn(Kind) -> bool| Kind::ALL.iter().filter(|kind| may(**kind)).count();
+    assert_eq!(
+        (up.len(), down.len()),
+        (kinds(Kind::may_go_up), kinds(Kind::may_go_down)),
+        "one sample of each"
+    );
+    compare("tests/golden.txt", &golden);
+}
+
+/// Bad input has one clear answer each, and never a panic (storage.md, CBOR).
+#[test]
+fn malformed_payloads_are_refused_by_name() {
+    let good = samples().0.swap_remove(7).encode();
+    let code = |bytes: &[u8]| Up::decode(Kind::CloudTime, bytes).map_err(|error| error.code());
+    assert!(code(&good).is_ok());
+    let mut trailing = good.clone();
+    trailing.push(0);
+    let too_large = vec![0; schemas::limits::PAYLOAD_BYTES + 1];
+    let deep = vec![0x81; 4_000];
+    let bomb = [0x9b, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
+    for (name, bytes) in [("trailing", &trailing[..]), ("empty", &[]), ("deep", &deep), ("bomb", &bomb)] {
+        assert_eq!(code(bytes), Err("payload_invalid"), "{name}");
+    }
+    assert_eq!(code(&too_large), Err("payload_too_large"));
+    let json = |text: &str| Up::decode_json(Kind::CloudTime, text.as_bytes()).map_err(|error| error.code());
+    let id = "01010101010101010101010101010101";
+    assert_eq!(json(&format!(r#"{{"v":2,"id":"{id}","news":1,"body":{{}}}}"#)), Err("version_unknown"));
+    assert_eq!(
+        json(&format!(r#"{{"v":1,"id":"{id}","body":{{"nonce":1}},"extra":1}}"#)),
+        Err("payload_invalid")
+    );
+    assert_eq!(json(&format!(r#"{{"v":1,"v":1,"id":"{id}","body":{{"nonce":1}}}}"#)), Err("payload_invalid"));
+    assert_eq!(json(&format!(r#"{{"v":1,"id":"{id}","body":{{"nonce":1.5}}}}"#)), Err("payload_invalid"));
+    assert!(
+        json(&format!(r#"{{"v":1,"id":"{id}","key":null,"not_after":null,"body":{{"nonce":1}}}}"#)).is_ok()
+    );
+    let no_key = format!(r#"{{"v":1,"id":"{id}","body":{{"payment":"{id}"}}}}"#);
+    let refused = Up::decode_json(Kind::PaymentCancel, no_key.as_bytes()).map_err(|error| error.code());
+    assert_eq!(refused, Err("not_a_request"));
+    assert_eq!(
+        Up::decode(Kind::PaymentStatus, &good).map_err(|error| error.code()),
+        Err("direction_invalid")
+    );
+}
+
+/// A map that names a key twice is refused, in whatever order.
+#[test]
+fn duplicate_keys_in_cbor_are_refused() {
+    // {"nonce": 7, "nonce": 7} in the place of {"nonce": 7}
+    let good = samples().0.swap_remove(7).encode();
+    let needle = b"\xa1enonce\x07";
+    let needle = [&needle[..1], b"\x65", &needle[2..]].concat();
+    let at = good.windows(needle.len()).position(|window| window == needle).unwrap();
+    let double = b"\xa2\x65nonce\x07\x65nonce\x07";
+    let bad = [&good[..at], double, &good[at + needle.len()..]].concat();
+    let code = Up::decode(Kind::CloudTime, &bad).map_err(|error| error.code());
+    assert_eq!(code, Err("payload_invalid"));
+}
