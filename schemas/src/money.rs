@@ -22,7 +22,7 @@ pub enum MoneyError {
     /// Not `DECIMAL CODE`.
     #[error("not an amount: write a decimal and an ISO 4217 code, for instance `12.50 EUR`")]
     Form,
-    /// A code that ISO 4217 does not know, or that has no minor unit (XAU, XXX, ...).
+    /// A code that ISO 4217 does not know, or that has no minor unit (XAU, XTS, ...).
     #[error("unknown currency: use an ISO 4217 code such as EUR, CNY or JPY")]
     Currency,
     /// Below zero.
@@ -205,7 +205,7 @@ mod tests {
             ("-1 EUR", MoneyError::Negative),
             ("1 EURO", MoneyError::Currency),
             ("1 eur", MoneyError::Currency),
-            ("1 XXX", MoneyError::Currency),
+            ("1 XTS", MoneyError::Currency),
             ("1EUR", MoneyError::Form),
             ("1e3 EUR", MoneyError::Form),
             ("NaN EUR", MoneyError::Form),

@@ -1,0 +1,258 @@
+//! The rules of the house, checked: which package may reach which, what is pure, what stands at the top, how long a
+//! file may be. A rule that nobody checks is a wish.
+
+#![allow(clippy::unwrap_used, reason = "a test that reads files of this checkout")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const PURE: &[&str] = &[
+    "schemas",
+    "schemas-journal",
+    "broker-session",
+    "cloud-core-ledger",
+    "cloud-core-flows",
+    "edge-agent-device",
+];
+const SHELLS: &[&str] = &["broker", "cloud-core", "edge-agent", "device-sim"];
+
+/// The one file of a pure package that does what only shells do: both shells need it and may not depend on each other.
+const IMPURE_FILE: &str = "schemas/journal/src/file.rs";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+}
+
+fn tracked() -> Vec<String> {
+    let output =
+        Command::new("git").arg("-C").arg(root()).args(["ls-files", "-co", "--exclude-standard"]).output();
+    let listed = output.ok().filter(|output| output.status.success());
+    let text = String::from_utf8(listed.expect("git lists the files of this checkout").stdout).unwrap();
+    text.lines().map(str::to_owned).filter(|name| root().join(name).exists()).collect()
+}
+
+/// Only what is built here: crates for other systems need not be downloaded for a test.
+fn host() -> String {
+    let output = Command::new(std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned())).arg("-vV").output();
+    let text = String::from_utf8(output.unwrap().stdout).unwrap();
+    text.lines().find_map(|line| line.strip_prefix("host: ")).unwrap().to_owned()
+}
+
+struct Packages {
+    /// Name -> names of its normal (not dev) dependencies.
+    dependencies: BTreeMap<String, BTreeSet<String>>,
+    /// Name -> names of every dependency that the build resolves for it, with default features.
+    resolved: BTreeMap<String, BTreeSet<String>>,
+}
+
+fn packages() -> Packages {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--filter-platform", &host(), "--manifest-path"])
+        .arg(root().join("Cargo.toml"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let names: BTreeMap<&str, &str> = metadata["packages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|package| (package["id"].as_str().unwrap(), package["name"].as_str().unwrap()))
+        .collect();
+    let mut direct = BTreeMap::new();
+    for node in metadata["resolve"]["nodes"].as_array().unwrap() {
+        let normal = node["deps"].as_array().unwrap().iter().filter(|dependency| {
+            dependency["dep_kinds"].as_array().unwrap().iter().any(|kind| kind["kind"].is_null())
+        });
+        let normal: BTreeSet<String> =
+            normal.map(|dependency| names[dependency["pkg"].as_str().unwrap()].to_owned()).collect();
+        direct.insert(names[node["id"].as_str().unwrap()].to_owned(), normal);
+    }
+    let reach = |from: &str| {
+        let (mut seen, mut next) = (BTreeSet::new(), vec![from.to_owned()]);
+        while let Some(name) = next.pop() {
+            for dependency in direct.get(&name).into_iter().flatten() {
+                if seen.insert(dependency.clone()) {
+                    next.push(dependency.clone());
+                }
+            }
+        }
+        seen
+    };
+    let ours = || PURE.iter().chain(SHELLS).copied();
+    Packages {
+        resolved: ours().map(|name| (name.to_owned(), reach(name))).collect(),
+        dependencies: direct.into_iter().filter(|(name, _)| ours().any(|own| own == name)).collect(),
+    }
+}
+
+#[test]
+fn pure_packages_reach_no_runtime_no_randomness_and_no_shell() {
+    let packages = packages();
+    for pure in PURE {
+        let reached = &packages.resolved[*pure];
+        for forbidden in ["tokio", "rand", "getrandom", "mio", "hyper"].iter().chain(SHELLS) {
+            assert!(!reached.contains(*forbidden), "the pure package {pure} reaches {forbidden}");
+        }
+    }
+}
+
+/// A shell never depends on a shell, but for cloud-core: on broker always, on the others for the demo.
+#[test]
+fn shells_depend_on_no_shells() {
+    let packages = packages();
+    for shell in SHELLS {
+        let allowed: &[&str] = match *shell {
+            "cloud-core" => &["broker", "edge-agent", "device-sim"],
+            _ => &[],
+        };
+        for other in SHELLS.iter().filter(|other| packages.dependencies[*shell].contains(**other)) {
+            assert!(allowed.contains(other), "the shell {shell} depends on the shell {other}");
+        }
+    }
+    let manifest = fs::read_to_string(root().join("cloud-core/Cargo.toml")).unwrap();
+    let manifest: toml::Value = toml::from_str(&manifest).unwrap();
+    for child in ["edge-agent", "device-sim"] {
+        let optional = manifest["dependencies"].get(child).and_then(|found| found.get("optional"));
+        let absent = manifest["dependencies"].get(child).is_none();
+        let optional = optional.and_then(toml::Value::as_bool) == Some(true);
+        assert!(absent || optional, "cloud-core may link {child} only for the feature `demo`");
+    }
+}
+
+#[test]
+fn arrows_point_one_way() {
+    let packages = packages();
+    let not = [
+        (
+            "schemas",
+            &[
+                "schemas-journal",
+                "broker-session",
+                "cloud-core-ledger",
+                "cloud-core-flows",
+                "edge-agent-device",
+            ][..],
+        ),
+        (
+            "schemas-journal",
+            &["broker-session", "cloud-core-ledger", "cloud-core-flows", "edge-agent-device"],
+        ),
+        ("cloud-core-ledger", &["broker-session", "cloud-core-flows", "edge-agent-device"]),
+        ("cloud-core-flows", &["broker-session", "edge-agent-device"]),
+        (
+            "broker-session",
+            &["schemas-journal", "cloud-core-ledger", "cloud-core-flows", "edge-agent-device"],
+        ),
+        ("edge-agent-device", &["broker-session", "cloud-core-ledger", "cloud-core-flows"]),
+        ("edge-agent", &["broker-session", "cloud-core-ledger", "cloud-core-flows"]),
+        ("broker", &["cloud-core-ledger", "cloud-core-flows", "edge-agent-device"]),
+    ];
+    for (package, forbidden) in not {
+        for name in forbidden {
+            assert!(!packages.resolved[package].contains(*name), "{package} reaches {name}");
+        }
+    }
+}
+
+/// A nested clippy file replaces the root one, so all pure packages must have the same one.
+#[test]
+fn pure_packages_share_one_strict_clippy_file() {
+    let read =
+        |folder: &str| fs::read_to_string(root().join(folder).join(".clippy.toml")).unwrap_or_default();
+    let first = read("schemas");
+    assert!(first.contains("std::time::SystemTime") && first.contains("std::thread::spawn"));
+    for folder in
+        ["schemas/journal", "broker/session", "cloud-core/ledger", "cloud-core/flows", "edge-agent/device"]
+    {
+        assert_eq!(read(folder), first, "{folder}/.clippy.toml differs from schemas/.clippy.toml");
+    }
+    for line in read(".").lines().filter(|line| line.starts_with("allow-")) {
+        assert!(first.contains(line), "`{line}` of the root file is missing in the pure ones");
+    }
+}
+
+/// Nobody lifts the purity rule quietly: only one file says `disallowed_`, besides tests.
+#[test]
+fn purity_is_lifted_in_one_file_only() {
+    for name in tracked() {
+        let pure =
+            ["schemas/", "broker/session/", "cloud-core/ledger/", "cloud-core/flows/", "edge-agent/device/"];
+        let is_pure = pure.iter().any(|folder| name.starts_with(folder));
+        if is_pure && name.ends_with(".rs") && name.contains("/src/") && name != IMPURE_FILE {
+            let text = fs::read_to_string(root().join(&name)).unwrap();
+            let lifted = text.lines().find(|line| line.contains("clippy::disallowed_"));
+            assert!(
+                lifted.is_none_or(|_| name == "schemas/journal/src/lib.rs"),
+                "{name} lifts the purity rule"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_top_level_is_fixed() {
+    let allowed = [
+        "Cargo.toml",
+        "Cargo.lock",
+        "README.md",
+        "LICENSE-APACHE",
+        "LICENSE-MIT",
+        "broker",
+        "cloud-core",
+        "edge-agent",
+        "device-sim",
+        "schemas",
+        "tests",
+    ];
+    let top: BTreeSet<String> =
+        tracked().iter().map(|name| name.split('/').next().unwrap_or_default().to_owned()).collect();
+    for name in top.iter().filter(|name| !name.starts_with('.')) {
+        assert!(allowed.contains(&name.as_str()), "{name} does not belong at the top level");
+    }
+}
+
+/// Long files are split where a reader would pause.
+#[test]
+fn no_source_file_is_longer_than_a_reader_s_patience() {
+    const LINES: usize = 700;
+    for name in tracked().iter().filter(|name| name.ends_with(".rs")) {
+        let lines = fs::read_to_string(root().join(name)).unwrap().lines().count();
+        assert!(lines <= LINES, "{name} has {lines} lines: split it (at most {LINES})");
+    }
+}
+
+#[test]
+fn no_unfinished_marks_are_left() {
+    let marks =
+        [["TO", "DO"].concat(), ["FIX", "ME"].concat(), ["X", "XX"].concat(), ["todo", "!("].concat()];
+    for name in tracked().iter().filter(|name| name.ends_with(".rs") || name.ends_with(".md")) {
+        let text = fs::read_to_string(root().join(name)).unwrap();
+        for mark in &marks {
+            let found = text.lines().position(|line| line.contains(mark.as_str()));
+            assert!(found.is_none(), "{name}:{} says {mark}", found.unwrap_or_default() + 1);
+        }
+    }
+}
+
+/// Each row of the issue that this release carries is proved by a test that names it.
+#[test]
+fn every_row_of_the_chip_payment_is_named_by_a_test() {
+    let rows = (1..=13).chain([16, 18]).map(|n| format!("CP-{n}"));
+    let rows = rows.chain([1, 2, 3, 4, 5, 7, 9].iter().map(|n| format!("MO-{n}"))).chain(["PL-1".to_owned()]);
+    let mut proofs = String::new();
+    for name in tracked().iter().filter(|name| name.ends_with(".rs") && !name.ends_with("house_rules.rs")) {
+        let text = fs::read_to_string(root().join(name)).unwrap();
+        // Tests stand in `tests` folders, or behind the test module's head.
+        let from = if name.contains("tests/") { 0 } else { text.find("#[cfg(test)]").unwrap_or(text.len()) };
+        proofs.push_str(&text[from..]);
+    }
+    for row in rows {
+        let named = proofs
+            .match_indices(&row)
+            .any(|(at, _)| !proofs[at + row.len()..].starts_with(|next: char| next.is_ascii_digit()));
+        assert!(named, "no test names {row}");
+    }
+}
