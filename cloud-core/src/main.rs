@@ -1,3 +1,7 @@
-//! The cloud core: owns the money, embeds the broker.
+//! The binary `cloud-core`: see `cloud-core --help`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cloud_core::cli::run()
+}

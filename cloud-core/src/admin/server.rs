@@ -1,0 +1,202 @@
+//! The core's end of the admin socket.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use cloud_core_flows::admin::{AdminAnswer, AdminCommand};
+use cloud_core_flows::rejection::Rejection;
+use data_encoding::BASE64URL_NOPAD;
+use schemas::claim::ClaimCode;
+use schemas::ids::{Hash, PaymentId, Principal};
+use schemas::time::Timestamp;
+use schemas_journal::{FileDisk, Position};
+use serde::Serialize;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::{REPLY_BYTES, REQUEST_BYTES, Request, ShellAnswer, ShellCommand, ShellReply, story};
+use crate::runtime::{CoreClock, Requests};
+
+/// Operators at one time; more wait.
+const CONNECTIONS: usize = 32;
+/// Between two commands on one connection.
+const IDLE: Duration = Duration::from_secs(60);
+/// A claim or token is valid for at most ten years.
+const VALID_MS: u64 = 10 * 366 * 24 * 3_600_000;
+
+/// What commands need.
+pub(crate) struct Counter {
+    pub(crate) requests: Requests,
+    pub(crate) disk: FileDisk,
+    pub(crate) synced: Arc<AtomicU64>,
+    pub(crate) clock: CoreClock,
+    pub(crate) authority_fingerprint: [u8; 32],
+}
+
+/// Listens at `path`, for the user of this process only. An older socket there is replaced: the caller holds the
+/// lock of the data directory.
+///
+/// # Errors
+/// The directory is not writable, or the path is too long for a socket (about 100 bytes).
+pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves until it is dropped.
+pub(crate) async fn serve(listener: UnixListener, counter: Arc<Counter>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        while connections.try_join_next().is_some() {}
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        if !is_same_user(&stream) {
+            tracing::warn!("a connection of another user to the admin socket was closed");
+            continue;
+        }
+        let counter = Arc::clone(&counter);
+        connections.spawn(async move {
+            if let Err(error) = counter.attend(stream).await {
+                tracing::debug!(%error, "an admin connection ended");
+            }
+            drop(place);
+        });
+    }
+}
+
+/// Between bind and chmod the socket may have had other permissions.
+fn is_same_user(stream: &UnixStream) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
+}
+
+impl Counter {
+    async fn attend(&self, stream: UnixStream) -> io::Result<()> {
+        let (reader, mut writer) = stream.into_split();
+        let mut reader = BufReader::new(reader);
+        loop {
+            let mut line = Vec::new();
+            let mut limited = (&mut reader).take(REQUEST_BYTES as u64);
+            let read = tokio::time::timeout(IDLE, limited.read_until(b'\n', &mut line));
+            if read.await.map_err(|_| io::ErrorKind::TimedOut)?? == 0 {
+                return Ok(());
+            }
+            let is_whole = line.last() == Some(&b'\n');
+            let mut reply = if is_whole {
+                self.answer(&line).await
+            } else {
+                encode(&refused(
+                    "request_too_long",
+                    format!("a command has at most {REQUEST_BYTES} bytes and a line end"),
+                ))
+            };
+            reply.push(b'\n');
+            writer.write_all(&reply).await?;
+            if !is_whole {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn answer(&self, line: &[u8]) -> Vec<u8> {
+        match Request::parse(line) {
+            Ok(Request::Core(command)) => encode(&self.core(command).await),
+            Ok(Request::Shell(command)) => encode(&self.shell(command).await),
+            Err(error) => encode(&refused("command_invalid", format!("not a command: {error}"))),
+        }
+    }
+
+    async fn core(&self, command: AdminCommand) -> Result<AdminAnswer, Rejection> {
+        match self.requests.admin(command).await {
+            Ok(reply) => reply,
+            Err(stopped) => Err(Rejection::new("core_stopping", stopped.to_string())),
+        }
+    }
+
+    async fn shell(&self, command: ShellCommand) -> ShellReply {
+        match command {
+            ShellCommand::ShowPayment { payment } => self.show_payment(payment).await,
+            ShellCommand::IssueClaim { device, valid_ms } => self.issue_claim(device, valid_ms).await,
+            ShellCommand::IssueToken { principal, valid_ms } => self.issue_token(principal, valid_ms).await,
+        }
+    }
+
+    async fn show_payment(&self, payment: PaymentId) -> ShellReply {
+        let (disk, synced) = (self.disk.clone(), Position::new(self.synced.load(Ordering::Acquire)));
+        let told = tokio::task::spawn_blocking(move || story::tell(&disk, synced, payment)).await;
+        let story = match told {
+            Ok(Ok(story)) => story,
+            Ok(Err(error)) => return Err(Rejection::new("journal_unreadable", error.to_string())),
+            Err(error) => return Err(Rejection::new("journal_unreadable", error.to_string())),
+        };
+        if story.chapters.is_empty() {
+            let text =
+                format!("the journal names no payment {payment}: `payments list` shows those in memory");
+            return Err(Rejection::new("payment_unknown", text));
+        }
+        Ok(ShellAnswer::Story(story))
+    }
+
+    async fn issue_claim(&self, device: Principal, valid_ms: u64) -> ShellReply {
+        let expires_at = self.expiry(valid_ms)?;
+        let code = ClaimCode::generate(random()?, &self.authority_fingerprint);
+        let claim_hash = Hash(code.secret_hash());
+        self.core(AdminCommand::CreateClaim { device: device.clone(), claim_hash, expires_at }).await?;
+        Ok(ShellAnswer::Claim { code: code.to_string(), device, expires_at })
+    }
+
+    async fn issue_token(&self, principal: Principal, valid_ms: u64) -> ShellReply {
+        let expires_at = self.expiry(valid_ms)?;
+        let token = BASE64URL_NOPAD.encode(&random::<32>()?);
+        let token_hash = Hash::of(token.as_bytes());
+        self.core(AdminCommand::CreateToken { principal: principal.clone(), token_hash, expires_at }).await?;
+        Ok(ShellAnswer::Token { token, principal, expires_at })
+    }
+
+    fn expiry(&self, valid_ms: u64) -> Result<Timestamp, Rejection> {
+        if valid_ms == 0 || valid_ms > VALID_MS {
+            return Err(Rejection::new("validity_invalid", "choose a time from 1 ms to ten years"));
+        }
+        Ok(self.clock.now().plus_ms(valid_ms))
+    }
+}
+
+fn random<const N: usize>() -> Result<[u8; N], Rejection> {
+    crate::random::bytes().map_err(|error| {
+        Rejection::new("no_randomness", format!("the system gave no random bytes ({error}): try again"))
+    })
+}
+
+fn refused(code: &'static str, text: String) -> ShellReply {
+    Err(Rejection::new(code, text))
+}
+
+fn encode<T: Serialize>(reply: &Result<T, Rejection>) -> Vec<u8> {
+    match serde_json::to_vec(reply) {
+        Ok(line) if line.len() < REPLY_BYTES => line,
+        Ok(line) => {
+            let text = format!(
+                "the reply has {} bytes, more than the limit of {REPLY_BYTES}: ask for less",
+                line.len()
+            );
+            encode(&refused("reply_too_long", text))
+        }
+        // Our types encode; should one not, the connection is closed without a reply.
+        Err(_) => Vec::new(),
+    }
+}

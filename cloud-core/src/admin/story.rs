@@ -1,0 +1,199 @@
+//! The story of a payment, read from the journal: every record that names it, in order, with its time.
+//!
+//! The core forgets closed payments (correctness.md 17); the journal does not. Nothing is asked of the core: files are
+//! read beside it, up to the position that is synced.
+
+use std::collections::HashSet;
+
+use cloud_core_flows::event::{Event, Record};
+use schemas::ids::{MessageId, PaymentId};
+use schemas::message::Down;
+use schemas_journal::{Disk, OpenError, Position, for_each_record};
+use serde_json::{Value, json};
+
+use super::{Chapter, Story};
+
+/// More records than any payment has.
+const CHAPTERS: usize = 10_000;
+/// The file is read while it is written: what looked like damage may have been half a write.
+const ATTEMPTS: usize = 3;
+
+/// Reads the whole journal up to `synced`. Blocking, and slow for a long one.
+///
+/// # Errors
+/// The journal is damaged.
+pub(crate) fn tell<D: Disk>(disk: &D, synced: Position, payment: PaymentId) -> Result<Story, OpenError> {
+    let mut attempt = 1;
+    loop {
+        let mut teller = Teller::new(payment);
+        match for_each_record(disk, |position, _, record| {
+            if position <= synced {
+                teller.hear(position, record);
+            }
+        }) {
+            Ok(()) => return Ok(teller.story),
+            Err(error) if attempt == ATTEMPTS => return Err(error),
+            Err(_) => attempt += 1,
+        }
+    }
+}
+
+struct Teller {
+    story: Story,
+    /// Messages of this payment: what becomes of them belongs to the story.
+    messages: HashSet<MessageId>,
+}
+
+impl Teller {
+    fn new(payment: PaymentId) -> Self {
+        Self { story: Story { payment, chapters: Vec::new(), is_cut: false }, messages: HashSet::new() }
+    }
+
+    fn hear(&mut self, position: Position, bytes: &[u8]) {
+        let names_it = bytes.windows(16).any(|window| window == self.story.payment.0);
+        if !names_it && self.messages.is_empty() {
+            return;
+        }
+        let Ok(record) = Record::decode(bytes) else { return };
+        match &record.event {
+            Event::Queued { message, .. } if names_it => {
+                self.messages.insert(message.message);
+            }
+            Event::Cleared { message, .. } | Event::Withdrawn { message, .. }
+                if self.messages.contains(message) => {}
+            _ if names_it => {}
+            _ => return,
+        }
+        if self.story.chapters.len() == CHAPTERS {
+            self.story.is_cut = true;
+            return;
+        }
+        self.story.chapters.push(chapter(position, &record));
+    }
+}
+
+/// One record as a person reads it.
+pub(crate) fn chapter(position: Position, record: &Record) -> Chapter {
+    let content = content(&record.event);
+    let event = match &content {
+        Value::Object(fields) => fields.keys().next().cloned().unwrap_or_default(),
+        Value::String(name) => name.clone(),
+        _ => String::new(),
+    };
+    Chapter { position: position.value(), at: record.at, event, text: sentence(&record.event), content }
+}
+
+/// The event as JSON; messages that are owed are shown as what they say.
+fn content(event: &Event) -> Value {
+    if let Event::Queued { principal, message } = event
+        && let Ok(envelope) = Down::decode(message.kind, &message.payload)
+    {
+        return json!({ "queued": {
+            "principal": principal,
+            "message": message.message,
+            "kind": message.kind,
+            "expires_at": message.expires_at,
+            "body": serde_json::to_value(&envelope.body).unwrap_or_default(),
+        }});
+    }
+    serde_json::to_value(event).unwrap_or_else(|_| Value::String(format!("{event:?}")))
+}
+
+fn sentence(event: &Event) -> String {
+    let because =
+        |code: &Option<schemas::ids::Code>| code.as_ref().map(|c| format!(" ({c})")).unwrap_or_default();
+    match event {
+        Event::PaymentOpened(payment) => format!(
+            "{} asks to pay {} to {} for {} x {} at {}",
+            payment.payer, payment.amount, payment.merchant, payment.quantity, payment.item, payment.chip
+        ),
+        Event::NonceClaimed { .. } => "the chip confirmed the payment information; it is used up".into(),
+        Event::PaymentVerified { alive_until, .. } => {
+            format!("the payer verified payee and amount; the bank has until {alive_until}")
+        }
+        Event::PaymentMoved { phase, paid_minor, reason, .. } => {
+            let phase = serde_json::to_value(phase).unwrap_or_default();
+            format!("now {}; paid {paid_minor} minor units{}", short(&phase), because(reason))
+        }
+        Event::CommandIssued { command, .. } => format!(
+            "command {} to the executor (instance {}), to begin by {}",
+            command.id, command.instance, command.start_by
+        ),
+        Event::OutcomeReported { outcome, delivered, code, .. } => {
+            let outcome = serde_json::to_value(outcome).unwrap_or_default();
+            format!("outcome {}, {delivered} delivered{}", short(&outcome), because(code))
+        }
+        Event::ExceptionRaised { case, text, .. } => format!("for the operator, {}: {text}", case.as_str()),
+        Event::ExceptionsResolved { resolution, .. } => match resolution {
+            Some(resolution) => {
+                format!(
+                    "the operator resolved it: {}",
+                    short(&serde_json::to_value(resolution).unwrap_or_default())
+                )
+            }
+            None => "resolved by what happened later".into(),
+        },
+        Event::PaymentRetired { .. } => "closed long enough; it left memory".into(),
+        Event::RequestAnswered { principal, answer, .. } => match &answer.refused {
+            Some(code) => format!("{principal} is told: refused, {code}"),
+            None => format!("{principal} is told: accepted"),
+        },
+        Event::Queued { principal, message } => {
+            format!("{} is owed to {principal} until {}", message.kind, message.expires_at)
+        }
+        Event::Cleared { principal, .. } => format!("{principal} has acknowledged the message"),
+        Event::Withdrawn { principal, why, .. } => format!("the message to {principal} is withdrawn: {why}"),
+        Event::Ledger(event) => format!("books: {}", short(&serde_json::to_value(event).unwrap_or_default())),
+        other => short(&serde_json::to_value(other).unwrap_or_default()),
+    }
+}
+
+/// A value's name: the variant of an enum, without its content where that is long.
+fn short(value: &Value) -> String {
+    match value {
+        Value::String(name) => name.replace('_', " "),
+        Value::Object(fields) => match fields.iter().next() {
+            Some((name, Value::String(inner))) => format!("{} {inner}", name.replace('_', " ")),
+            Some((name, _)) => name.replace('_', " "),
+            None => String::new(),
+        },
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cloud_core_flows::payment::Phase;
+    use schemas::message::PaymentState;
+    use schemas::time::Timestamp;
+    use schemas_journal::{ChainId, Journal, JournalLimits, MemoryDisk, Records};
+
+    use super::*;
+
+    #[test]
+    fn a_story_has_what_names_the_payment_and_nothing_that_is_not_synced() {
+        let payment = PaymentId([7; 16]);
+        let moved = |id: PaymentId, state: PaymentState| {
+            let phase = Phase::Closed(state);
+            let event = Event::PaymentMoved { payment: id, phase, paid_minor: 0, reason: None };
+            Record { at: Timestamp(5), event }.encode()
+        };
+        let disk = MemoryDisk::default();
+        let mut nothing = Records(|_, _: &[u8]| {});
+        let mut journal =
+            Journal::open(disk.clone(), JournalLimits::agent(), ChainId([1; 32]), &mut nothing).unwrap();
+        journal
+            .append(&[
+                moved(payment, PaymentState::Delivered),
+                moved(PaymentId([8; 16]), PaymentState::Refused),
+                Record { at: Timestamp(6), event: Event::Opened }.encode(),
+                moved(payment, PaymentState::Refunded),
+            ])
+            .unwrap();
+        let story = tell(&disk, Position::new(3), payment).unwrap();
+        let told: Vec<_> =
+            story.chapters.iter().map(|c| (c.position, c.event.as_str(), c.text.as_str())).collect();
+        assert_eq!(told, [(1, "payment_moved", "now closed delivered; paid 0 minor units")]);
+        assert_eq!(tell(&disk, Position::new(4), payment).unwrap().chapters.len(), 2);
+    }
+}

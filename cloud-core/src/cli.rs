@@ -1,0 +1,189 @@
+//! The command line of `cloud-core`.
+
+mod admin;
+mod journal;
+mod output;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::config::{Config, Flags, Loaded};
+use crate::serve::{ServeError, Server};
+use crate::telemetry;
+use output::Table;
+
+/// Exit code: it did not start, or the command failed.
+const FAILED: u8 = 1;
+/// Exit code: the disk failed while running (`EX_IOERR`). Restart it: it recovers from the journal.
+const FAULT: u8 = 74;
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0   ended by SIGTERM or SIGINT with everything synced; the command succeeded
+  1   it did not start, or the command failed; the reason is on stderr
+  2   the command line was not understood
+  74  the journal could not be written or synced; nothing that depended on it left
+      the process. Repair the disk and start again
+
+First steps:
+  cloud-core                                        start here and now, in ./farthing-data
+  cloud-core admin tenants create acme --currency EUR
+  cloud-core admin devices create acme/chip-7 --profile payment-chip
+  cloud-core admin claim create acme/chip-7         a code with which the device enrols
+  cloud-core admin payments show ID                 the whole story of a payment";
+
+/// The cloud core of Farthing: owns the money, embeds the MQTT broker.
+///
+/// Without a command it starts and serves until SIGTERM or SIGINT. When everything listens it prints where, one
+/// address on each line, then `ready`. The same is in DATA_DIR/addresses.json.
+///
+/// Every setting can stand in DATA_DIR/farthing.toml, in the environment, or on the command line; later ones win.
+/// `cloud-core config show` prints each with its origin.
+#[derive(Debug, Parser)]
+#[command(name = "cloud-core", version, after_help = AFTER_HELP, max_term_width = 110)]
+pub struct Cli {
+    #[command(flatten)]
+    flags: Flags,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start and serve (what happens without a command too).
+    Serve,
+    /// Speak with the running core of this data directory.
+    Admin(admin::AdminArguments),
+    /// The configuration.
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Look at the journal of this data directory; needs no running core.
+    Journal {
+        #[command(subcommand)]
+        command: journal::JournalCommand,
+    },
+    /// Print completions for a shell, for instance `cloud-core completions bash > /etc/bash_completion.d/cloud-core`.
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print every setting with its value, origin and meaning.
+    Show {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Runs the command line of this process.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.run() {
+        Ok(code) => code,
+        Err(error) => {
+            // `{:#}` prints the causes after the failure, in one line.
+            let _ = writeln!(io::stderr(), "cloud-core: {error:#}");
+            let is_fault = matches!(error.downcast_ref::<ServeError>(), Some(ServeError::Fault(_)));
+            ExitCode::from(if is_fault { FAULT } else { FAILED })
+        }
+    }
+}
+
+impl Cli {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        if let Some(Command::Completions { shell }) = self.command {
+            clap_complete::generate(shell, &mut Cli::command(), "cloud-core", &mut io::stdout());
+            return Ok(ExitCode::SUCCESS);
+        }
+        let variables =
+            std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+        let loaded = Config::load(&self.flags, variables)?;
+        match self.command {
+            None | Some(Command::Serve) => serve(&loaded.config),
+            Some(Command::Admin(arguments)) => arguments.run(&loaded.config),
+            Some(Command::Config { command: ConfigCommand::Show { json } }) => show_config(&loaded, json),
+            Some(Command::Journal { command }) => command.run(&loaded.config),
+            Some(Command::Completions { .. }) => Ok(ExitCode::SUCCESS),
+        }
+    }
+}
+
+fn serve(config: &Config) -> anyhow::Result<ExitCode> {
+    telemetry::start_log(config).map_err(|error| anyhow::anyhow!("the log can't be written: {error}"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(serve_until_told(config));
+    // After a fault nothing is waited for.
+    runtime.shutdown_background();
+    result?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve_until_told(config: &Config) -> Result<(), ServeError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Thread)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Thread)?;
+    let mut server = Server::start(config).await?;
+    announce(&server).map_err(ServeError::Thread)?;
+    tokio::select! {
+        fault = server.fault() => return Err(fault.into()),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping: no new work is taken, what has arrived is finished");
+    server.shutdown().await?;
+    tracing::info!("stopped, everything is synced");
+    Ok(())
+}
+
+fn announce(server: &Server) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    for line in server.addresses().lines() {
+        writeln!(stdout, "{line}")?;
+    }
+    writeln!(stdout, "ready")?;
+    stdout.flush()
+}
+
+fn show_config(loaded: &Loaded, json: bool) -> anyhow::Result<ExitCode> {
+    let shown = loaded.show();
+    if json {
+        output::print_json(&shown)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut table = Table::new(&["SETTING", "VALUE", "ORIGIN", "MEANING"]);
+    for line in shown {
+        table.row([line.name.to_owned(), line.value, line.origin, line.help.to_owned()]);
+    }
+    table.print()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn settings_are_flags_before_and_after_the_command() {
+        for arguments in [
+            &["cloud-core", "--listen-tcp", "127.0.0.1:0", "serve"][..],
+            &["cloud-core", "serve", "--listen-tcp", "127.0.0.1:0"],
+        ] {
+            let cli = Cli::try_parse_from(arguments).unwrap();
+            assert_eq!(cli.flags.values.get("listen_tcp").map(String::as_str), Some("127.0.0.1:0"));
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Answers as people read them.
+
+use cloud_core_flows::admin::{AdminAnswer, BankKind, BooksReport};
+use schemas::money::Money;
+
+use crate::admin::{ShellAnswer, Story};
+use crate::cli::output::{Table, name_of, or_dash, print_json, print_line, yes_no};
+
+pub(super) fn core(answer: &AdminAnswer, json: bool) -> anyhow::Result<()> {
+    if json {
+        return print_json(answer);
+    }
+    match answer {
+        AdminAnswer::Done => print_line("done")?,
+        AdminAnswer::Books(report) => print_books(report)?,
+        _ => table_of(answer).print()?,
+    }
+    Ok(())
+}
+
+pub(super) fn shell(answer: &ShellAnswer, json: bool) -> anyhow::Result<()> {
+    if json {
+        return print_json(answer);
+    }
+    match answer {
+        ShellAnswer::Story(story) => print_story(story)?,
+        ShellAnswer::Claim { code, device, expires_at } => {
+            print_line(code)?;
+            print_line(&format!("for {device}, once, until {expires_at}; it is shown only here"))?;
+        }
+        ShellAnswer::Token { token, principal, expires_at } => {
+            print_line(token)?;
+            print_line(&format!(
+                "MQTT user name {principal}, password as above, until {expires_at}; it is shown only here"
+            ))?;
+        }
+    }
+    Ok(())
+}
+
+fn table_of(answer: &AdminAnswer) -> Table {
+    match answer {
+        AdminAnswer::Done | AdminAnswer::Books(_) => Table::new(&[]),
+        AdminAnswer::Tenants(rows) => {
+            let header = ["TENANT", "CURRENCY", "BANK", "HOLDING", "ON UNKNOWN"];
+            table(&header, rows, |row| {
+                let (bank, holding) = match &row.bank {
+                    BankKind::Internal => ("internal".to_owned(), "-".to_owned()),
+                    BankKind::Http { url, holding } => (url.clone(), holding.clone()),
+                };
+                vec![
+                    row.tenant.to_string(),
+                    row.currency.to_string(),
+                    bank,
+                    holding,
+                    name_of(&row.on_unknown),
+                ]
+            })
+        }
+        AdminAnswer::Devices(rows) => {
+            let header =
+                ["DEVICE", "PROFILE", "STANDING", "INSTANCE", "CONNECTED", "OWED", "MERCHANT", "EXECUTOR"];
+            table(&header, rows, |row| {
+                vec![
+                    row.device.to_string(),
+                    row.profile.clone(),
+                    row.standing.clone(),
+                    row.instance.to_string(),
+                    yes_no(row.connected),
+                    row.owed.to_string(),
+                    or_dash(row.merchant.as_ref()),
+                    or_dash(row.executor.as_ref()),
+                ]
+            })
+        }
+        AdminAnswer::Persons(rows) => {
+            let header = ["PERSON", "BANK ACCOUNT", "CAN VERIFY", "CONNECTED", "OWED"];
+            table(&header, rows, |row| {
+                vec![
+                    row.person.to_string(),
+                    or_dash(row.bank_account.as_ref()),
+                    yes_no(row.can_verify),
+                    yes_no(row.connected),
+                    row.owed.to_string(),
+                ]
+            })
+        }
+        AdminAnswer::Merchants(rows) => table(&["MERCHANT", "TITLE", "TERMINAL"], rows, |row| {
+            vec![
+                format!("{}/{}", row.tenant, row.merchant),
+                row.title.clone(),
+                or_dash(row.terminal.as_ref()),
+            ]
+        }),
+        AdminAnswer::Accounts(rows) => {
+            let header = ["TENANT", "ACCOUNT", "DEBITS", "CREDITS", "RESERVED DEBITS", "RESERVED CREDITS"];
+            table(&header, rows, |row| {
+                let money = |money: Money| money.to_string();
+                vec![
+                    row.tenant.to_string(),
+                    row.account.clone(),
+                    money(row.debits_posted),
+                    money(row.credits_posted),
+                    money(row.debits_pending),
+                    money(row.credits_pending),
+                ]
+            })
+        }
+        AdminAnswer::Payments(rows) => {
+            let header = [
+                "PAYMENT",
+                "STATE",
+                "AMOUNT",
+                "PAID",
+                "ITEM",
+                "DELIVERED",
+                "PAYER",
+                "CHIP",
+                "MERCHANT",
+                "REASON",
+                "OPENED",
+            ];
+            table(&header, rows, |row| {
+                vec![
+                    row.payment.to_string(),
+                    name_of(&row.state),
+                    row.amount.to_string(),
+                    row.paid.to_string(),
+                    row.item.to_string(),
+                    format!("{}/{}", row.delivered, row.quantity),
+                    row.payer.to_string(),
+                    row.chip.to_string(),
+                    row.merchant.to_string(),
+                    or_dash(row.reason.as_ref()),
+                    row.opened_at.to_string(),
+                ]
+            })
+        }
+        AdminAnswer::Exceptions(rows) => table(&["SINCE", "CASE", "PAYMENT", "WHAT TO DO"], rows, |row| {
+            vec![row.raised_at.to_string(), row.case.clone(), or_dash(row.payment.as_ref()), row.text.clone()]
+        }),
+    }
+}
+
+fn table<R>(header: &[&str], rows: &[R], cells: impl Fn(&R) -> Vec<String>) -> Table {
+    let mut table = Table::new(header);
+    for row in rows {
+        table.row(cells(row));
+    }
+    table
+}
+
+fn print_books(report: &BooksReport) -> anyhow::Result<()> {
+    print_line(match &report.problem {
+        None if report.balanced => "the books balance",
+        _ => "THE BOOKS DO NOT BALANCE",
+    })?;
+    if let Some(problem) = &report.problem {
+        print_line(problem)?;
+    }
+    print_line(&format!(
+        "payments not at rest: {}; exceptions: {}",
+        report.open_payments, report.exceptions
+    ))?;
+    for (tenant, money) in &report.holdings {
+        print_line(&format!(
+            "the bank of {tenant} must show {money} in the holding account, if nothing is under way"
+        ))?;
+    }
+    Ok(())
+}
+
+fn print_story(story: &Story) -> anyhow::Result<()> {
+    print_line(&format!("payment {}", story.payment))?;
+    for chapter in &story.chapters {
+        print_line(&format!("{}  {:>8}  {}", chapter.at, chapter.position, chapter.text))?;
+    }
+    if story.is_cut {
+        print_line("... and more records than are shown; see `cloud-core journal dump`")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,151 @@
+//! Between the words of the lane and those of the core.
+
+use broker::session::{self, ConnectRefusal, DisconnectReason, Promise, Secret};
+use broker::{FromCore, ToCore};
+use cloud_core_flows::port::{self, Credentials, Input, Output, OwedMessage, StandingRefusal};
+use schemas::ids::{Hash, Instance};
+
+use super::clock::CoreClock;
+use crate::authority::principal_of_peer_certificate;
+
+/// What to do with a message of the lane.
+#[derive(Debug)]
+pub(super) enum FromLane {
+    /// The core decides.
+    Input(Input),
+    /// The shell answers: no state is asked.
+    Answer(FromCore),
+    /// Nothing.
+    Nothing,
+}
+
+/// Translates what the lane says.
+pub(super) fn from_lane(message: ToCore) -> FromLane {
+    let connection = |id: session::ConnectionId| port::ConnectionId(id.0);
+    FromLane::Input(match message {
+        ToCore::Connect { connection: id, client_id, credentials, .. } => match proof(credentials) {
+            Some(credentials) => {
+                Input::Connect { connection: connection(id), client: client_id, credentials }
+            }
+            None => {
+                let result = Err(ConnectRefusal::BadCredentials);
+                return FromLane::Answer(FromCore::Standing { connection: id, result });
+            }
+        },
+        ToCore::Publish { connection: id, token, kind, payload, .. } => {
+            Input::Publish { connection: connection(id), token: token.0, kind, payload }
+        }
+        ToCore::Subscribed { connection: id, .. } => Input::Subscribed { connection: connection(id) },
+        ToCore::Pull { connection: id, after_sequence, max, .. } => {
+            Input::Pull { connection: connection(id), after: after_sequence, max }
+        }
+        ToCore::Acknowledged { connection: id, message, code, .. } => {
+            Input::Acknowledged { connection: connection(id), message, code }
+        }
+        // Presence is volatile and has no readers on the lane yet: observers get it from the feed.
+        ToCore::StateChanged { .. } => return FromLane::Nothing,
+        ToCore::Refused { connection: id, principal, refusal, .. } => Input::LaneRefused {
+            connection: connection(id),
+            principal: principal.map(|principal| (*principal).clone()),
+            what: format!("{:?} {}", refusal.action, refusal.topic),
+            why: match refusal.suppressed {
+                0 => refusal.reason.to_owned(),
+                more => format!("{} (and {more} more that were not reported)", refusal.reason),
+            },
+        },
+        ToCore::Closed { connection: id, .. } => Input::Closed { connection: connection(id) },
+    })
+}
+
+/// What the credentials claim; nothing if they have no form that anybody could have.
+fn proof(credentials: broker::Credentials) -> Option<Credentials> {
+    if let Some(certificate) = credentials.client_certificate {
+        let peer = principal_of_peer_certificate(&certificate).ok()?;
+        let (principal, instance) = (peer.principal, Instance(peer.instance));
+        return Some(Credentials::Certificate { principal, instance, serial: peer.serial.to_vec() });
+    }
+    let principal = credentials.username?.parse().ok()?;
+    let Secret(token) = credentials.password?;
+    Some(Credentials::Token { principal, token_hash: Hash::of(&token) })
+}
+
+/// Where an output goes.
+#[derive(Debug)]
+pub(super) enum ToLane {
+    /// To a connection.
+    Message(FromCore),
+    /// Elsewhere.
+    Other(Output),
+}
+
+/// Translates what the core says to connections; gives everything else back.
+pub(super) fn to_lane(output: Output, clock: &CoreClock) -> ToLane {
+    let connection = |id: port::ConnectionId| session::ConnectionId(id.0);
+    ToLane::Message(match output {
+        Output::Standing { connection: id, result } => FromCore::Standing {
+            connection: connection(id),
+            result: result.map_err(|refusal| match refusal {
+                StandingRefusal::BadCredentials => ConnectRefusal::BadCredentials,
+                StandingRefusal::Revoked => ConnectRefusal::Banned,
+            }),
+        },
+        Output::Promise { connection: id, token, result } => FromCore::Promise {
+            connection: connection(id),
+            token: session::PublishToken(token),
+            promise: match result {
+                Ok(()) => Promise::Kept,
+                Err(refusal) => Promise::Refused(refusal.code()),
+            },
+        },
+        Output::Reply { connection: id, kind, payload } => {
+            FromCore::Reply { connection: connection(id), kind, payload }
+        }
+        Output::Wake { connection: id } => FromCore::Wake { connection: connection(id) },
+        Output::Owed { connection: id, messages } => FromCore::Owed {
+            connection: connection(id),
+            entries: messages.into_iter().map(|message| owed(message, clock)).collect(),
+        },
+        Output::Disconnect { connection: id, reason } => FromCore::Disconnect {
+            connection: connection(id),
+            reason: match reason {
+                port::DisconnectReason::TakenOver => DisconnectReason::TakenOver,
+                port::DisconnectReason::Revoked => DisconnectReason::NotAuthorized,
+            },
+        },
+        other @ (Output::Bank(_) | Output::Admin { .. } | Output::Sign { .. } | Output::Enrolled { .. }) => {
+            return ToLane::Other(other);
+        }
+    })
+}
+
+fn owed(message: OwedMessage, clock: &CoreClock) -> session::Owed {
+    session::Owed {
+        message: message.message,
+        sequence: message.sequence,
+        kind: message.kind,
+        payload: message.payload,
+        expires_at_ms: clock.lane_ms(message.expires_at),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_without_a_form_are_refused_without_asking_the_core() {
+        let with = |username: Option<&str>, password: Option<&[u8]>, certificate: Option<&[u8]>| {
+            proof(broker::Credentials {
+                username: username.map(str::to_owned),
+                password: password.map(|bytes| Secret(bytes.to_vec())),
+                client_certificate: certificate.map(<[u8]>::to_vec),
+            })
+        };
+        assert_eq!(with(None, None, None), None);
+        assert_eq!(with(Some("a/b"), None, None), None);
+        assert_eq!(with(Some("admin"), Some(b"x"), None), None);
+        assert_eq!(with(Some("a/b"), Some(b"x"), Some(b"junk")), None, "a certificate is never passed over");
+        let token = Credentials::Token { principal: "a/b".parse().unwrap(), token_hash: Hash::of(b"x") };
+        assert_eq!(with(Some("a/b"), Some(b"x"), None), Some(token));
+    }
+}

@@ -1,0 +1,357 @@
+//! A running cloud core: data directory, authority, journal, lane, enrolment, HTTP, admin socket.
+//!
+//! The order of a start: lock the data directory, replay the journal, then listen. Of an end: stop taking new work, tell
+//! clients (0x8B), finish and sync the last batch, end.
+
+mod error;
+mod files;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use broker::{Broker, BrokerHandle, Listener};
+use cloud_core_flows::driver::Driver;
+use data_encoding::BASE64URL_NOPAD;
+use schemas::ids::{Hash, Principal};
+use schemas::signed::PublicKey;
+use schemas::time::Timestamp;
+use schemas_journal::{ChainId, FileDisk};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use crate::admin::server::{self as admin_server, Counter};
+use crate::authority::{
+    Authority, CertificateClock, ClientCertificates, ServerIdentity, Validity, server_config,
+};
+use crate::config::Config;
+use crate::enrolment::{self, EnrolRefusal, EnrolRequest};
+use crate::health::{self, Probe};
+use crate::runtime::{CoreClock, CoreFault, EnrolTicket, KillPoints, Parts, Requests, Runtime, hold_writes};
+use crate::{http, telemetry};
+
+pub use error::ServeError;
+
+/// A server certificate is made at each start and outlives any run.
+const SERVER_CERTIFICATE_MS: u64 = 2 * 366 * 24 * 3_600_000;
+/// Clients' clocks may be behind by this much.
+const CLOCK_TOLERANCE_MS: u64 = 24 * 3_600_000;
+
+/// Where a running core is reached. Also written to `addresses.json` in the data directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Addresses {
+    /// MQTT without TLS.
+    pub mqtt_tcp: Option<SocketAddr>,
+    /// MQTT over TLS.
+    pub mqtt_tls: Option<SocketAddr>,
+    /// Enrolment over HTTPS.
+    pub enrolment: Option<SocketAddr>,
+    /// `healthz` and `metrics`.
+    pub http: Option<SocketAddr>,
+    /// Operators' socket.
+    pub admin: PathBuf,
+    /// The authority's certificate (PEM), which clients trust.
+    pub authority: PathBuf,
+}
+
+impl Addresses {
+    /// One line for each, in a form that does not change.
+    pub fn lines(&self) -> Vec<String> {
+        let line = |name: &str, scheme: &str, address: Option<SocketAddr>| {
+            address.map(|address| format!("{name} {scheme}://{address}"))
+        };
+        [
+            line("mqtt", "tcp", self.mqtt_tcp),
+            line("mqtt", "tls", self.mqtt_tls),
+            line("enrolment", "https", self.enrolment),
+            line("http", "http", self.http),
+            Some(format!("admin {}", self.admin.display())),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}
+
+/// A running cloud core. Call [`Server::shutdown`]: dropping it leaves the end to the process.
+#[derive(Debug)]
+pub struct Server {
+    addresses: Addresses,
+    broker: BrokerHandle,
+    requests: Requests,
+    ended: oneshot::Receiver<Result<(), CoreFault>>,
+    /// Enrolment, HTTP, admin: they end when this is dropped.
+    doors: JoinSet<()>,
+}
+
+impl Server {
+    /// Starts everything and returns when all of it is listening. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// See [`ServeError`]; nothing is left running.
+    pub async fn start(config: &Config) -> Result<Self, ServeError> {
+        let kill = Arc::new(KillPoints::from_environment()?);
+        let disk = open_data_dir(config)?;
+        let lane_clock = broker::Clock::start();
+        let authority = Arc::new(files::load_or_make_authority(config, Timestamp(lane_clock.now_ms()))?);
+        let metrics = telemetry::metrics_handle().map_err(|error| ServeError::Metrics(error.to_string()))?;
+        let mut driver = replay(disk.clone(), config, Timestamp(lane_clock.now_ms())).await?;
+        let clock = CoreClock::new(lane_clock, driver.cloud().at());
+        if clock.ahead() > Duration::from_secs(5) {
+            tracing::warn!(
+                ahead_s = clock.ahead().as_secs(),
+                "the wall clock is behind the last journaled time; the core goes on from that. Check time synchronisation on this machine"
+            );
+        }
+        let (principal, token) = health_credentials()?;
+        driver.set_probe(principal.clone(), health::token_hash(&token));
+
+        let listening = Listening::bind(config).await?;
+        let tls = Tls::make(config, &authority, &clock)?;
+        let (to_core, lane) = mpsc::channel(config.queue_messages);
+        let broker = start_lane(config, &tls, lane_clock, to_core).await?;
+        let addresses = listening.addresses(config, &broker)?;
+        let runtime = Runtime::start(Parts {
+            driver,
+            disk: disk.clone(),
+            clock,
+            broker: broker.clone(),
+            lane,
+            authority: Arc::clone(&authority),
+            certificate_clock: Arc::clone(&tls.clock),
+            kill,
+            batch_messages: config.batch_messages,
+            bank_timeout: Duration::from_millis(config.bank_timeout_ms),
+            bank_authority_pem: files::bank_authority(config)?,
+        })
+        .map_err(ServeError::Thread)?;
+
+        let mut doors = JoinSet::new();
+        let counter = Counter {
+            requests: runtime.requests.clone(),
+            disk,
+            synced: runtime.synced,
+            clock,
+            authority_fingerprint: authority.fingerprint(),
+        };
+        doors.spawn(admin_server::serve(listening.admin, Arc::new(counter)));
+        if let Some(listener) = listening.enrolment {
+            let requests = runtime.requests.clone();
+            doors.spawn(serve_enrolment(listener, Arc::clone(&tls.enrolment), authority, requests));
+        }
+        if let (Some(listener), Some(lane_address)) = (listening.http, addresses.mqtt_tcp) {
+            let probe = Probe::new(lane_address, principal, token);
+            let broker = broker.clone();
+            doors.spawn(async move {
+                if let Err(error) = http::serve(listener, probe, metrics, broker).await {
+                    tracing::error!(%error, "healthz and metrics ended");
+                }
+            });
+        }
+        files::write_addresses(config, &addresses)?;
+        Ok(Self { addresses, broker, requests: runtime.requests, ended: runtime.ended, doors })
+    }
+
+    /// Where it is reached.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Waits for the core to end by itself, which it does only by a fault: the process must end then.
+    pub async fn fault(&mut self) -> CoreFault {
+        match (&mut self.ended).await {
+            Ok(Err(fault)) => fault,
+            Ok(Ok(())) | Err(_) => CoreFault::Lost,
+        }
+    }
+
+    /// Takes no new work, tells clients, finishes what has arrived, syncs it, and ends.
+    ///
+    /// # Errors
+    /// The last batch could not be made durable.
+    pub async fn shutdown(mut self) -> Result<(), CoreFault> {
+        self.doors.shutdown().await;
+        self.broker.shutdown().await;
+        // If it has ended already, `ended` says how.
+        let _ = self.requests.stop().await;
+        self.ended.await.unwrap_or(Err(CoreFault::Lost))
+    }
+}
+
+/// Makes the directory for this user alone, and locks its journal.
+fn open_data_dir(config: &Config) -> Result<FileDisk, ServeError> {
+    files::make_private_directory(&config.data_dir)?;
+    let journal = config.journal_dir();
+    let disk = if hold_writes() { FileDisk::hold_until_sync(journal) } else { FileDisk::open(journal) };
+    Ok(disk?)
+}
+
+async fn replay(disk: FileDisk, config: &Config, now: Timestamp) -> Result<Driver<FileDisk>, ServeError> {
+    let limits = config.journal_limits();
+    let fresh = ChainId(crate::random::bytes().map_err(ServeError::Random)?);
+    let opened = tokio::task::spawn_blocking(move || Driver::open(disk, limits, fresh, now)).await;
+    let driver = opened
+        .map_err(|error| ServeError::Journal(error.to_string()))?
+        .map_err(|error| ServeError::Journal(error.to_string()))?;
+    tracing::info!(records = driver.journal().position().value(), "journal replayed");
+    Ok(driver)
+}
+
+/// The health principal is of no tenant that an operator can make, and its token lives as long as this process.
+fn health_credentials() -> Result<(Principal, String), ServeError> {
+    let random: [u8; 32] = crate::random::bytes().map_err(ServeError::Random)?;
+    let principal =
+        "farthing/health".parse().map_err(|_| ServeError::Random(std::io::ErrorKind::Other.into()))?;
+    Ok((principal, BASE64URL_NOPAD.encode(&random)))
+}
+
+/// TLS of the listeners.
+struct Tls {
+    lane: Arc<rustls::ServerConfig>,
+    enrolment: Arc<rustls::ServerConfig>,
+    clock: Arc<CertificateClock>,
+}
+
+impl Tls {
+    fn make(config: &Config, authority: &Authority, clock: &CoreClock) -> Result<Self, ServeError> {
+        let now = clock.now();
+        let identity = server_identity(config, authority, now)?;
+        let certificate_clock = Arc::new(CertificateClock::new(now.0));
+        let make = |clients| {
+            server_config(&identity, clients, Arc::clone(&certificate_clock))
+                .map(Arc::new)
+                .map_err(ServeError::Authority)
+        };
+        Ok(Self {
+            lane: make(ClientCertificates::Optional(authority.certificate_der()))?,
+            enrolment: make(ClientCertificates::None)?,
+            clock: certificate_clock,
+        })
+    }
+}
+
+fn server_identity(
+    config: &Config,
+    authority: &Authority,
+    now: Timestamp,
+) -> Result<ServerIdentity, ServeError> {
+    let addresses: Vec<IpAddr> = config.server_names.iter().filter_map(|name| name.parse().ok()).collect();
+    let names: Vec<&str> = config
+        .server_names
+        .iter()
+        .filter(|name| name.parse::<IpAddr>().is_err())
+        .map(String::as_str)
+        .collect();
+    let validity = Validity {
+        not_before_ms: now.0.saturating_sub(CLOCK_TOLERANCE_MS),
+        not_after_ms: now.0.saturating_add(SERVER_CERTIFICATE_MS),
+    };
+    let serial = crate::random::bytes().map_err(ServeError::Random)?;
+    authority.issue_server(&names, &addresses, validity, serial).map_err(ServeError::Authority)
+}
+
+async fn start_lane(
+    config: &Config,
+    tls: &Tls,
+    clock: broker::Clock,
+    to_core: mpsc::Sender<broker::ToCore>,
+) -> Result<BrokerHandle, ServeError> {
+    let tcp = config.listen_tcp.map(|address| Listener::Tcp { address });
+    let with_tls = config.listen_tls.map(|address| Listener::Tls { address, config: Arc::clone(&tls.lane) });
+    let lane = broker::Config {
+        listeners: tcp.into_iter().chain(with_tls).collect(),
+        max_connections: config.max_connections,
+        max_connections_per_address: config.max_connections_per_address,
+        boot_epoch: files::next_boot_epoch(config, Timestamp(clock.now_ms()))?,
+        clock,
+        ..broker::Config::default()
+    };
+    Broker::start(lane, to_core).await.map_err(|error| ServeError::of_lane(error, config))
+}
+
+/// The doors beside the lane.
+struct Listening {
+    enrolment: Option<TcpListener>,
+    http: Option<TcpListener>,
+    admin: tokio::net::UnixListener,
+}
+
+impl Listening {
+    async fn bind(config: &Config) -> Result<Self, ServeError> {
+        let path = config.admin_socket();
+        Ok(Self {
+            enrolment: bind("listen_enrolment", config.listen_enrolment).await?,
+            http: bind("listen_http", config.listen_http).await?,
+            admin: admin_server::bind(&path).map_err(|source| ServeError::AdminSocket { path, source })?,
+        })
+    }
+
+    fn addresses(&self, config: &Config, broker: &BrokerHandle) -> Result<Addresses, ServeError> {
+        let local = |listener: &Option<TcpListener>| {
+            listener.as_ref().map(TcpListener::local_addr).transpose().map_err(ServeError::Thread)
+        };
+        let mut lane = broker.addresses().iter().copied();
+        Ok(Addresses {
+            mqtt_tcp: config.listen_tcp.and_then(|_| lane.next()),
+            mqtt_tls: config.listen_tls.and_then(|_| lane.next()),
+            enrolment: local(&self.enrolment)?,
+            http: local(&self.http)?,
+            admin: config.admin_socket(),
+            authority: files::authority_certificate(config),
+        })
+    }
+}
+
+async fn bind(setting: &'static str, address: Option<SocketAddr>) -> Result<Option<TcpListener>, ServeError> {
+    let Some(address) = address else { return Ok(None) };
+    match TcpListener::bind(address).await {
+        Ok(listener) => Ok(Some(listener)),
+        Err(source) => Err(ServeError::listen(setting, address, source)),
+    }
+}
+
+async fn serve_enrolment(
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    authority: Arc<Authority>,
+    requests: Requests,
+) {
+    let desk = move |request: EnrolRequest| enrol(requests.clone(), request);
+    let certificate = authority.certificate_der();
+    let limits = enrolment::Limits::default();
+    if let Err(error) = enrolment::serve(listener, tls, certificate, Arc::new(desk), limits).await {
+        tracing::error!(%error, "enrolment ended");
+    }
+}
+
+async fn enrol(requests: Requests, request: EnrolRequest) -> Result<Vec<u8>, EnrolRefusal> {
+    let later = || EnrolRefusal {
+        code: "core_unavailable".into(),
+        message: "the core could not decide now: try again with the same claim code".into(),
+        retry: true,
+    };
+    let principal = request.principal.clone();
+    let (reply, answer) = oneshot::channel();
+    let ticket = EnrolTicket {
+        principal: request.principal,
+        claim_hash: Hash(request.claim_secret_hash),
+        public_key: PublicKey(request.public_key),
+        csr_der: request.csr_der,
+        reply,
+    };
+    requests.enrol(ticket).await.map_err(|_| later())?;
+    match answer.await {
+        Ok(Ok(certificate)) => {
+            tracing::info!(%principal, "a device is enrolled");
+            Ok(certificate)
+        }
+        Ok(Err(rejection)) => {
+            tracing::warn!(%principal, code = %rejection.code, "an enrolment was refused");
+            Err(EnrolRefusal { code: rejection.code.to_string(), message: rejection.text, retry: false })
+        }
+        Err(_) => Err(later()),
+    }
+}

@@ -1,0 +1,127 @@
+//! Why a cloud core does not start, or ended.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use broker::StartError;
+use schemas_journal::FileDiskError;
+
+use crate::authority::AuthorityError;
+use crate::config::Config;
+use crate::runtime::{CoreFault, KillPointError};
+
+/// What failed, why, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The data directory is locked, or can't be opened.
+    #[error(transparent)]
+    DataDir(#[from] FileDiskError),
+    /// A file of the data directory.
+    #[error(
+        "cannot {operation} {path}: {source}; check that the data directory is on a working disk with room, and belongs to this user"
+    )]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file of the data directory is not what it should be.
+    #[error(
+        "{path} is damaged ({reason}): restore it from a backup; without it devices that were enrolled are strangers"
+    )]
+    AuthorityFile {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The journal was refused.
+    #[error(
+        "the journal can't be replayed: {0}\nRun `cloud-core journal verify` on this data directory, and restore what it names from a backup"
+    )]
+    Journal(String),
+    /// A port is taken.
+    #[error(
+        "cannot listen on {address} ({setting}): another program uses the port. Stop it, or choose another address with {flag} (port 0 takes any free one)"
+    )]
+    PortTaken {
+        /// Which setting.
+        setting: &'static str,
+        /// Its flag.
+        flag: String,
+        /// Where.
+        address: SocketAddr,
+    },
+    /// An address can't be listened on.
+    #[error(
+        "cannot listen on {address} ({setting}): {source}. Choose an address of this machine with {flag}"
+    )]
+    Listen {
+        /// Which setting.
+        setting: &'static str,
+        /// Its flag.
+        flag: String,
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The lane did not start for another reason.
+    #[error("the lane did not start: {0}")]
+    Lane(StartError),
+    /// The admin socket.
+    #[error(
+        "cannot make the admin socket {path}: {source}. A socket's path has at most about 100 bytes: choose a shorter --data-dir if it is that"
+    )]
+    AdminSocket {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A certificate could not be made.
+    #[error("{0}")]
+    Authority(AuthorityError),
+    /// No random bytes.
+    #[error("the system gave no random bytes ({0}): try again")]
+    Random(io::Error),
+    /// No thread, no signal handler.
+    #[error("the system refused a thread or a socket ({0}): raise the limits of this user")]
+    Thread(io::Error),
+    /// Metrics could not be recorded.
+    #[error("metrics can't be recorded: {0}")]
+    Metrics(String),
+    /// A kill point that is none.
+    #[error(transparent)]
+    KillPoint(#[from] KillPointError),
+    /// It ran, and had to end.
+    #[error(transparent)]
+    Fault(#[from] CoreFault),
+}
+
+impl ServeError {
+    pub(super) fn listen(setting: &'static str, address: SocketAddr, source: io::Error) -> Self {
+        let flag = format!("--{}", setting.replace('_', "-"));
+        match source.kind() {
+            io::ErrorKind::AddrInUse => Self::PortTaken { setting, flag, address },
+            _ => Self::Listen { setting, flag, address, source },
+        }
+    }
+
+    pub(super) fn of_lane(error: StartError, config: &Config) -> Self {
+        let setting = |address: SocketAddr| {
+            if config.listen_tcp == Some(address) { "listen_tcp" } else { "listen_tls" }
+        };
+        match error {
+            StartError::AddressInUse { address } => {
+                Self::listen(setting(address), address, io::ErrorKind::AddrInUse.into())
+            }
+            StartError::Listen { address, source } => Self::listen(setting(address), address, source),
+            other => Self::Lane(other),
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The small files of the data directory. The journal has its own.
+//!
+//! - `authority.key.pem` (0600): the authority's certificate and private key. Back it up: without it no enrolled device
+//!   is known any more.
+//! - `authority.pem`: its certificate, for clients to trust.
+//! - `boot-epoch`: grows with every start.
+//! - `addresses.json`: where the running core is reached.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use schemas::time::Timestamp;
+
+use super::{Addresses, CLOCK_TOLERANCE_MS, ServeError};
+use crate::authority::{Authority, Validity};
+use crate::config::Config;
+
+/// The authority's certificate outlives the devices that trust it.
+const AUTHORITY_MS: u64 = 30 * 366 * 24 * 3_600_000;
+
+pub(super) fn make_private_directory(path: &Path) -> Result<(), ServeError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("make", path))
+}
+
+/// Where clients find what they are to trust.
+pub(super) fn authority_certificate(config: &Config) -> PathBuf {
+    config.data_dir.join("authority.pem")
+}
+
+/// Loads the authority, or makes it at the first start.
+pub(super) fn load_or_make_authority(config: &Config, now: Timestamp) -> Result<Authority, ServeError> {
+    let path = config.data_dir.join("authority.key.pem");
+    match fs::read_to_string(&path) {
+        Ok(pem) => Authority::from_pem(&pem)
+            .map_err(|error| ServeError::AuthorityFile { path, reason: error.to_string() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make_authority(config, &path, now),
+        Err(error) => Err(failed("read", &path)(error)),
+    }
+}
+
+fn make_authority(config: &Config, path: &Path, now: Timestamp) -> Result<Authority, ServeError> {
+    let validity = Validity {
+        not_before_ms: now.0.saturating_sub(CLOCK_TOLERANCE_MS),
+        not_after_ms: now.0.saturating_add(AUTHORITY_MS),
+    };
+    let serial = crate::random::bytes().map_err(ServeError::Random)?;
+    let authority = Authority::generate(serial, validity).map_err(ServeError::Authority)?;
+    put(path, authority.to_pem().as_bytes(), 0o600)?;
+    put(&authority_certificate(config), certificate_only(&authority.to_pem()).as_bytes(), 0o644)?;
+    tracing::info!(path = %path.display(), "a new certificate authority was made; back this file up");
+    Ok(authority)
+}
+
+fn certificate_only(pem: &str) -> &str {
+    const END: &str = "-----END CERTIFICATE-----\n";
+    pem.find(END).map_or("", |at| &pem[..at + END.len()])
+}
+
+/// Greater than at every earlier start, even if the file was lost or the wall clock set back (not both).
+pub(super) fn next_boot_epoch(config: &Config, now: Timestamp) -> Result<u32, ServeError> {
+    let path = config.data_dir.join("boot-epoch");
+    let last: u32 = match fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse().unwrap_or(0),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(failed("read", &path)(error)),
+    };
+    let seconds = u32::try_from(now.0 / 1000).unwrap_or(0);
+    let epoch = last.saturating_add(1).max(seconds);
+    put(&path, format!("{epoch}\n").as_bytes(), 0o600)?;
+    Ok(epoch)
+}
+
+pub(super) fn bank_authority(config: &Config) -> Result<Option<Vec<u8>>, ServeError> {
+    config.bank_authority.as_ref().map(|path| fs::read(path).map_err(failed("read", path))).transpose()
+}
+
+pub(super) fn write_addresses(config: &Config, addresses: &Addresses) -> Result<(), ServeError> {
+    let path = config.data_dir.join("addresses.json");
+    let json = serde_json::to_vec_pretty(addresses)
+        .map_err(|error| failed("write", &path)(io::Error::other(error)))?;
+    put(&path, &json, 0o600)
+}
+
+/// Writes beside, syncs, renames, syncs the directory.
+fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<(), ServeError> {
+    let beside = path.with_extension("new");
+    let write = || -> io::Result<()> {
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(mode).open(&beside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&beside, path)?;
+        path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+    };
+    write().map_err(failed("write", path))
+}
+
+fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ServeError {
+    let path = path.to_owned();
+    move |source| ServeError::File { operation, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::config::Flags;
+
+    #[test]
+    fn the_authority_is_made_once_with_its_key_for_the_owner_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut flags = Flags::default();
+        flags.values.insert("data_dir", directory.path().display().to_string());
+        let config = Config::load(&flags, Vec::new()).unwrap().config;
+        let now = Timestamp(1_795_300_200_250);
+        let made = load_or_make_authority(&config, now).unwrap();
+        assert_eq!(load_or_make_authority(&config, now).unwrap().fingerprint(), made.fingerprint());
+        let key = directory.path().join("authority.key.pem");
+        assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+        let certificate = fs::read_to_string(authority_certificate(&config)).unwrap();
+        assert!(certificate.ends_with("-----END CERTIFICATE-----\n") && !certificate.contains("PRIVATE"));
+        fs::write(&key, "junk").unwrap();
+        assert!(matches!(load_or_make_authority(&config, now), Err(ServeError::AuthorityFile { .. })));
+    }
+
+    #[test]
+    fn boot_epochs_grow_even_when_the_wall_clock_goes_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut flags = Flags::default();
+        flags.values.insert("data_dir", directory.path().display().to_string());
+        let config = Config::load(&flags, Vec::new()).unwrap().config;
+        let epochs =
+            [5_000_000, 4_000_000, 9_000_000].map(|now| next_boot_epoch(&config, Timestamp(now)).unwrap());
+        assert_eq!(epochs, [5_000, 5_001, 9_000]);
+    }
+}
