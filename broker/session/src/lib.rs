@@ -29,3 +29,6 @@ pub use types::{
     CloseReason, Connect, ConnectRefusal, ConnectionId, Counters, DisconnectReason, Event, Fault, Limits,
     Owed, Promise, PublishToken, Qos, Refusal, RefusedAction, Secret, StateCause, Version,
 };
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! The state machine of one connection.
 
 use std::collections::VecDeque;
+use std::fmt;
 
 use mqtt_protocol_core::mqtt::result_code::{MqttError, SubackReasonCode};
 use schemas::ids::Principal;
@@ -22,7 +23,6 @@ const MAX_EVENTS: usize = 512;
 const EXCERPT_CHARS: usize = 120;
 
 /// One connection, from its first byte to its last. See the [crate] for what it guarantees.
-#[derive(Debug)]
 pub struct Session {
     id: ConnectionId,
     limits: Limits,
@@ -46,7 +46,6 @@ pub struct Session {
     counters: Counters,
 }
 
-#[derive(Debug)]
 enum Phase {
     /// Since.
     AwaitConnect(u64),
@@ -58,7 +57,6 @@ enum Phase {
     Closed,
 }
 
-#[derive(Debug)]
 struct Open {
     version: Version,
     principal: Principal,
@@ -73,7 +71,7 @@ struct Open {
     packet_at_ms: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct RefusalRate {
     minute_began_ms: u64,
     reported: u32,
@@ -184,14 +182,21 @@ impl Session {
     /// The core's answer to [`Event::Connect`].
     pub fn handle_standing(&mut self, now_ms: u64, standing: Result<Principal, ConnectRefusal>) {
         self.now_ms = self.now_ms.max(now_ms);
-        match (std::mem::replace(&mut self.phase, Phase::Closed), standing) {
-            (Phase::AwaitStanding { connect, .. }, Ok(principal)) => self.open(*connect, principal),
-            (phase @ Phase::AwaitStanding { .. }, Err(refusal)) => {
-                self.phase = phase;
-                self.refuse(refusal);
+        // Late: the connection has ended meanwhile, or the answer came twice.
+        let Phase::AwaitStanding { connect, .. } = &mut self.phase else { return };
+        match standing {
+            Ok(principal) => {
+                let own_state = Topic::State { principal: principal.clone() }.to_string();
+                match connect.will.take() {
+                    Some(Will { topic, .. }) if topic != own_state => {
+                        let reason = "a will may only be the principal's own state";
+                        self.report_refusal(RefusedAction::Will, &topic, reason, 0x87);
+                        self.refuse(ConnectRefusal::NotAuthorized);
+                    }
+                    will => self.open(principal, &own_state, will.map(|will| will.payload)),
+                }
             }
-            // Late: the connection has ended meanwhile, or the answer came twice.
-            (phase, _) => self.phase = phase,
+            Err(refusal) => self.refuse(refusal),
         }
         self.resume();
         self.ask_for_owed();
@@ -302,6 +307,15 @@ impl Session {
             self.resume();
         }
         self.events.pop_front()
+    }
+}
+
+/// Without buffers: they may hold a token.
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let session = &mut f.debug_struct("Session");
+        session.field("id", &self.id).field("principal", &self.principal).field("closed", &self.is_closed());
+        session.finish_non_exhaustive()
     }
 }
 
@@ -468,21 +482,9 @@ impl Session {
         format!("assigned-{:016x}", self.id.0)
     }
 
-    fn open(&mut self, connect: ConnectPacket, principal: Principal) {
+    fn open(&mut self, principal: Principal, own_state: &str, will: Option<Vec<u8>>) {
+        let Phase::AwaitStanding { connect, .. } = &self.phase else { return };
         let version = connect.version;
-        let own_state = Topic::State { principal: principal.clone() }.to_string();
-        let will = match connect.will {
-            Some(Will { topic, .. }) if topic != own_state => {
-                self.report_refusal(
-                    RefusedAction::Will,
-                    &topic,
-                    "a will may only be the principal's own state",
-                    0x87,
-                );
-                return self.refuse_as(version, ConnectRefusal::NotAuthorized);
-            }
-            will => will.map(|will| will.payload),
-        };
         let assigned = connect.client_id.is_empty().then(|| self.assigned_client_id());
         let welcome = Welcome {
             receive_maximum: self.limits.receive_maximum.max(1),

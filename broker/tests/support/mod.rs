@@ -16,11 +16,11 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 /// Nothing on loopback takes this long; a test that waits for it has failed.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What the fake core knows. A principal's token is its name, reversed.
 #[derive(Default)]
-pub struct Core {
+pub(crate) struct Core {
     connections: BTreeMap<ConnectionId, (Principal, String)>,
     outbox: BTreeMap<Principal, BTreeMap<u64, Owed>>,
     subscribed: BTreeSet<ConnectionId>,
@@ -30,7 +30,7 @@ pub struct Core {
 impl Core {
     /// Answers everything at once. `up/health-check` comes back as a durable `down/health-check`, `up/cloud-time` as
     /// a volatile reply; `up/payment-cancel` is refused for its quota.
-    pub fn handle(&mut self, clock: &Clock, message: &ToCore) -> Vec<FromCore> {
+    pub(crate) fn handle(&mut self, clock: &Clock, message: &ToCore) -> Vec<FromCore> {
         match message {
             ToCore::Connect { connection, client_id, credentials, .. } => {
                 let result = authenticate(credentials.username.as_deref(), credentials.password.as_ref())
@@ -102,7 +102,13 @@ impl Core {
     }
 
     /// Puts a message into the outbox and wakes its principal's connections.
-    pub fn owe(&mut self, clock: &Clock, principal: &Principal, kind: Kind, payload: &[u8]) -> Vec<FromCore> {
+    pub(crate) fn owe(
+        &mut self,
+        clock: &Clock,
+        principal: &Principal,
+        kind: Kind,
+        payload: &[u8],
+    ) -> Vec<FromCore> {
         self.next_sequence += 1;
         let sequence = self.next_sequence;
         let message = MessageId::derived("test", &[&sequence.to_be_bytes()]);
@@ -113,7 +119,7 @@ impl Core {
         theirs.map(|(connection, _)| FromCore::Wake { connection: *connection }).collect()
     }
 
-    pub fn outbox_len(&self, principal: &str) -> usize {
+    pub(crate) fn outbox_len(&self, principal: &str) -> usize {
         self.outbox.get(&principal.parse().unwrap()).map_or(0, BTreeMap::len)
     }
 }
@@ -128,25 +134,25 @@ fn authenticate(username: Option<&str>, password: Option<&Secret>) -> Result<Pri
     username.parse().map_err(|_| ConnectRefusal::BadCredentials)
 }
 
-pub fn token(principal: &str) -> String {
+pub(crate) fn token(principal: &str) -> String {
     principal.chars().rev().collect()
 }
 
 /// A broker with a core of its own thread.
-pub struct World {
-    pub broker: BrokerHandle,
-    pub core: Arc<std::sync::Mutex<Core>>,
-    pub clock: Clock,
+pub(crate) struct World {
+    pub(crate) broker: BrokerHandle,
+    pub(crate) core: Arc<std::sync::Mutex<Core>>,
+    pub(crate) clock: Clock,
     /// Everything that the core was told, after it has answered.
-    pub told: mpsc::UnboundedReceiver<ToCore>,
+    pub(crate) told: mpsc::UnboundedReceiver<ToCore>,
 }
 
 impl World {
-    pub async fn start(limits: Limits) -> World {
+    pub(crate) async fn start(limits: Limits) -> World {
         Self::start_with(|config| config.limits = limits).await
     }
 
-    pub async fn start_with(change: impl FnOnce(&mut Config)) -> World {
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> World {
         let clock = Clock::start();
         let tcp = Listener::Tcp { address: "127.0.0.1:0".parse().unwrap() };
         let mut config = Config { listeners: vec![tcp], boot_epoch: 1, clock, ..Config::default() };
@@ -170,18 +176,18 @@ impl World {
         World { broker, core, clock, told }
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.broker.addresses()[0]
     }
 
     /// The core owes `principal` something new.
-    pub fn owe(&self, principal: &str, kind: Kind, payload: &[u8]) {
+    pub(crate) fn owe(&self, principal: &str, kind: Kind, payload: &[u8]) {
         let wakes = self.core.lock().unwrap().owe(&self.clock, &principal.parse().unwrap(), kind, payload);
         self.broker.deliver_all(wakes);
     }
 
     /// Waits for the first message to the core that `wanted` accepts.
-    pub async fn until<T>(&mut self, mut wanted: impl FnMut(ToCore) -> Option<T>) -> T {
+    pub(crate) async fn until<T>(&mut self, mut wanted: impl FnMut(ToCore) -> Option<T>) -> T {
         let found = timeout(PATIENCE, async {
             loop {
                 if let Some(found) = wanted(self.told.recv().await.expect("the core is gone")) {
@@ -192,7 +198,7 @@ impl World {
         found.await.expect("the core was never told")
     }
 
-    pub async fn connect(&self, version: u8, principal: &str, client_id: &str) -> Client<TcpStream> {
+    pub(crate) async fn connect(&self, version: u8, principal: &str, client_id: &str) -> Client<TcpStream> {
         let mut client = self.dial().await;
         client.send(&connect(version, client_id, principal, 60)).await;
         let connack = client.receive().await;
@@ -200,24 +206,24 @@ impl World {
         client
     }
 
-    pub async fn dial(&self) -> Client<TcpStream> {
+    pub(crate) async fn dial(&self) -> Client<TcpStream> {
         Client { stream: TcpStream::connect(self.address()).await.unwrap(), buffer: Vec::new() }
     }
 }
 
 /// Sends and receives whole packets.
-pub struct Client<S> {
-    pub stream: S,
-    pub buffer: Vec<u8>,
+pub(crate) struct Client<S> {
+    pub(crate) stream: S,
+    pub(crate) buffer: Vec<u8>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
-    pub async fn send(&mut self, packet: &[u8]) {
+    pub(crate) async fn send(&mut self, packet: &[u8]) {
         timeout(PATIENCE, self.stream.write_all(packet)).await.expect("the server does not read").unwrap();
     }
 
     /// The next packet; empty once the server has closed.
-    pub async fn receive(&mut self) -> Vec<u8> {
+    pub(crate) async fn receive(&mut self) -> Vec<u8> {
         timeout(PATIENCE, async {
             loop {
                 if let Some(length) = packet_length(&self.buffer) {
@@ -234,7 +240,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         .expect("the server says nothing")
     }
 
-    pub async fn subscribe(&mut self, version: u8, filter: &str, qos: u8) -> u8 {
+    pub(crate) async fn subscribe(&mut self, version: u8, filter: &str, qos: u8) -> u8 {
         self.send(&subscribe(version, 1, filter, qos)).await;
         let suback = self.receive().await;
         assert_eq!(suback[0], 0x90, "{suback:?}");
@@ -260,7 +266,7 @@ fn text(text: &str) -> Vec<u8> {
     bytes
 }
 
-pub fn packet(first: u8, body: &[u8]) -> Vec<u8> {
+pub(crate) fn packet(first: u8, body: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first];
     let mut length = body.len();
     loop {
@@ -275,7 +281,7 @@ pub fn packet(first: u8, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-pub fn connect(version: u8, client_id: &str, principal: &str, keep_alive_s: u16) -> Vec<u8> {
+pub(crate) fn connect(version: u8, client_id: &str, principal: &str, keep_alive_s: u16) -> Vec<u8> {
     let mut body = text("MQTT");
     body.extend([version, 0b1100_0010]);
     body.extend(keep_alive_s.to_be_bytes());
@@ -288,7 +294,7 @@ pub fn connect(version: u8, client_id: &str, principal: &str, keep_alive_s: u16)
     packet(0x10, &body)
 }
 
-pub fn publish(version: u8, packet_id: u16, topic: &str, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn publish(version: u8, packet_id: u16, topic: &str, payload: &[u8]) -> Vec<u8> {
     let mut body = text(topic);
     if packet_id > 0 {
         body.extend(packet_id.to_be_bytes());
@@ -300,7 +306,7 @@ pub fn publish(version: u8, packet_id: u16, topic: &str, payload: &[u8]) -> Vec<
     packet(if packet_id > 0 { 0x32 } else { 0x30 }, &body)
 }
 
-pub fn subscribe(version: u8, packet_id: u16, filter: &str, qos: u8) -> Vec<u8> {
+pub(crate) fn subscribe(version: u8, packet_id: u16, filter: &str, qos: u8) -> Vec<u8> {
     let mut body = packet_id.to_be_bytes().to_vec();
     if version == 5 {
         body.push(0);

@@ -1,0 +1,827 @@
+//! What a peer sees, packet by packet, in both versions.
+
+use proptest::prelude::*;
+use schemas::ids::{MessageId, Principal};
+use schemas::topic::Kind;
+
+use crate::*;
+
+const V3: Version = Version::V3_1_1;
+const V5: Version = Version::V5;
+const WHO: &str = "acme/chip-7";
+
+fn who() -> Principal {
+    WHO.parse().unwrap()
+}
+
+fn text(text: &str) -> Vec<u8> {
+    binary(text.as_bytes())
+}
+
+fn binary(bytes: &[u8]) -> Vec<u8> {
+    let mut out = u16::try_from(bytes.len()).unwrap().to_be_bytes().to_vec();
+    out.extend_from_slice(bytes);
+    out
+}
+
+fn packet(first: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let body = parts.concat();
+    let mut out = vec![first];
+    let mut length = body.len();
+    while length >= 128 {
+        out.push(0x80 | (length % 128) as u8);
+        length /= 128;
+    }
+    out.push(length as u8);
+    out.extend(body);
+    out
+}
+
+/// Everything that a CONNECT may vary.
+struct Hello<'a> {
+    version: Version,
+    client_id: &'a str,
+    clean: bool,
+    keep_alive_s: u16,
+    /// MQTT 5
+    properties: &'a [u8],
+    will: Option<(&'a str, &'a [u8], u8)>,
+}
+
+impl Default for Hello<'_> {
+    fn default() -> Self {
+        Hello { version: V5, client_id: "c", clean: true, keep_alive_s: 0, properties: &[], will: None }
+    }
+}
+
+impl Hello<'_> {
+    fn bytes(&self) -> Vec<u8> {
+        let v5 = self.version == V5;
+        let mut flags = 0b1100_0000 | if self.clean { 2 } else { 0 };
+        let mut will = Vec::new();
+        if let Some((topic, payload, qos)) = self.will {
+            flags |= 0b100 | (qos << 3);
+            will = [if v5 { vec![0] } else { vec![] }, text(topic), binary(payload)].concat();
+        }
+        let properties = match v5 {
+            true => [&[self.properties.len() as u8], self.properties].concat(),
+            false => vec![],
+        };
+        packet(
+            0x10,
+            &[
+                &text("MQTT"),
+                &[if v5 { 5 } else { 4 }, flags],
+                &self.keep_alive_s.to_be_bytes(),
+                &properties,
+                &text(self.client_id),
+                &will,
+                &text(WHO),
+                &text("token"),
+            ],
+        )
+    }
+}
+
+fn publish(version: Version, packet_id: u16, topic: &str, payload: &[u8]) -> Vec<u8> {
+    publish_with(if packet_id == 0 { 0x30 } else { 0x32 }, version, packet_id, topic, &[], payload)
+}
+
+fn publish_with(
+    first: u8,
+    version: Version,
+    id: u16,
+    topic: &str,
+    properties: &[u8],
+    payload: &[u8],
+) -> Vec<u8> {
+    let id = if id == 0 { vec![] } else { id.to_be_bytes().to_vec() };
+    let properties = if version == V5 { [&[properties.len() as u8], properties].concat() } else { vec![] };
+    packet(first, &[&text(topic), &id, &properties, payload])
+}
+
+fn subscribe(version: Version, packet_id: u16, filters: &[(&str, u8)]) -> Vec<u8> {
+    let filters: Vec<u8> =
+        filters.iter().flat_map(|(filter, qos)| [text(filter), vec![*qos]].concat()).collect();
+    packet(0x82, &[&packet_id.to_be_bytes(), if version == V5 { &[0] } else { &[] }, &filters])
+}
+
+fn puback(packet_id: u16) -> Vec<u8> {
+    packet(0x40, &[&packet_id.to_be_bytes()])
+}
+
+fn up(kind: &str) -> String {
+    format!("ft/{WHO}/up/{kind}")
+}
+
+fn down(kind: &str) -> String {
+    format!("ft/{WHO}/down/{kind}")
+}
+
+fn sent(session: &mut Session) -> Vec<Vec<u8>> {
+    let mut bytes = Vec::new();
+    while let Some(more) = session.poll_transmit() {
+        session.handle_transmitted(0, more.len());
+        bytes.extend(more);
+    }
+    let mut packets = Vec::new();
+    while let Some(frame) = crate::frame::split(&bytes, usize::MAX).unwrap() {
+        let length = frame.length_bytes;
+        packets.push(bytes.drain(..length).collect());
+    }
+    assert!(bytes.is_empty(), "half a packet: {bytes:?}");
+    packets
+}
+
+fn events(session: &mut Session) -> Vec<Event> {
+    std::iter::from_fn(|| session.poll_event()).collect()
+}
+
+fn opened_as(hello: &Hello<'_>, limits: Limits) -> Session {
+    let mut session = Session::new(ConnectionId::new(1, 1), limits, 0);
+    session.handle_bytes(0, &hello.bytes());
+    assert!(matches!(events(&mut session)[..], [Event::Connect(_)]));
+    assert!(sent(&mut session).is_empty(), "no CONNACK before the core has spoken");
+    session.handle_standing(0, Ok(who()));
+    let connack = sent(&mut session).remove(0);
+    assert_eq!((connack[0], connack[2], connack[3]), (0x20, 0, 0));
+    session
+}
+
+fn opened(version: Version) -> Session {
+    opened_as(&Hello { version, ..Hello::default() }, Limits::default())
+}
+
+fn owed(sequence: u64, kind: Kind, payload: &[u8]) -> Owed {
+    let message = MessageId::derived("t", &[&sequence.to_be_bytes()]);
+    Owed { message, sequence, kind, payload: payload.to_vec(), expires_at_ms: 60_000 }
+}
+
+fn closed_with(session: &mut Session) -> Option<CloseReason> {
+    events(session).into_iter().find_map(|event| match event {
+        Event::Closed { reason } => Some(reason),
+        _ => None,
+    })
+}
+
+fn token_of(event: &Event) -> PublishToken {
+    match event {
+        Event::Publish { token, .. } => *token,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn connack_of_version_5_says_what_is_offered() {
+    let mut session = Session::new(ConnectionId::new(7, 9), Limits::default(), 0);
+    let properties = [0x11, 0, 0, 1, 0];
+    session.handle_bytes(0, &Hello { client_id: "", properties: &properties, ..Hello::default() }.bytes());
+    let client_id = match events(&mut session).remove(0) {
+        Event::Connect(connect) => connect.client_id,
+        other => panic!("{other:?}"),
+    };
+    session.handle_standing(0, Ok(who()));
+    let connack = sent(&mut session).remove(0);
+    let (packet, _) = mqtt_protocol_core::mqtt::packet::v5_0::Connack::parse(&connack[2..]).unwrap();
+    let properties: Vec<String> = packet.props().iter().map(ToString::to_string).collect();
+    let properties = properties.join(" ");
+    assert!(!packet.session_present());
+    assert_eq!(client_id, "assigned-0000000700000009");
+    for wanted in
+        ["receive_maximum", "maximum_qos", "retain_available", "maximum_packet_size", "ft-ack", "durable"]
+    {
+        assert!(properties.contains(wanted), "{wanted}: {properties}");
+    }
+    assert!(
+        properties.contains(&client_id) && properties.contains("session_expiry_interval"),
+        "{properties}"
+    );
+}
+
+#[test]
+fn passwords_are_not_printed() {
+    let mut session = Session::new(ConnectionId(1), Limits::default(), 0);
+    session.handle_bytes(0, &Hello::default().bytes());
+    let event = session.poll_event().unwrap();
+    assert!(matches!(&event, Event::Connect(c) if c.password == Some(Secret(b"token".to_vec()))));
+    assert!(!format!("{event:?} {session:?}").contains("token\""), "{event:?}");
+    assert!(!format!("{event:?}").contains(&format!("{:?}", b"token")));
+}
+
+#[test]
+fn refused_connects_get_the_code_of_their_version() {
+    use ConnectRefusal as R;
+    let elsewhere = R::UseAnotherServer { reference: "b:1".into() };
+    for (refusal, v5, v3) in [
+        (R::BadCredentials, 0x86, 4),
+        (R::NotAuthorized, 0x87, 5),
+        (R::ServerUnavailable, 0x88, 3),
+        (R::ServerBusy, 0x89, 3),
+        (R::Banned, 0x8A, 5),
+        (R::QuotaExceeded, 0x97, 3),
+        (R::ClientIdentifierNotValid, 0x85, 2),
+        (elsewhere, 0x9C, 3),
+    ] {
+        for (version, code) in [(V5, v5), (V3, v3)] {
+            let mut session = Session::new(ConnectionId(1), Limits::default(), 0);
+            session.handle_bytes(0, &Hello { version, ..Hello::default() }.bytes());
+            session.handle_standing(0, Err(refusal.clone()));
+            let connack = sent(&mut session).remove(0);
+            assert_eq!((connack[0], connack[2], connack[3]), (0x20, 0, code), "{refusal:?}");
+            assert_eq!(closed_with(&mut session), Some(CloseReason::Refused(refusal.clone())));
+        }
+    }
+}
+
+#[test]
+fn connects_that_need_no_core_to_be_refused() {
+    let long = "x".repeat(200);
+    let authentication = [&[0x15][..], &text("SCRAM")].concat();
+    let state = format!("ft/{WHO}/state");
+    let hello = Hello::default;
+    for (hello, code) in [
+        (Hello { client_id: "", clean: false, version: V3, ..hello() }, 2),
+        (Hello { client_id: &long, version: V3, ..hello() }, 2),
+        (Hello { client_id: &long, ..hello() }, 0x85),
+        (Hello { properties: &authentication, ..hello() }, 0x8C),
+        (Hello { will: Some((&state, b"gone", 2)), ..hello() }, 0x9B),
+        (Hello { properties: &[0x21, 0, 0], ..hello() }, 0x82),
+    ] {
+        let mut session = Session::new(ConnectionId(1), Limits::default(), 0);
+        session.handle_bytes(0, &hello.bytes());
+        assert_eq!(sent(&mut session).remove(0)[3], code);
+        assert!(closed_with(&mut session).is_some());
+    }
+    for (level, code) in [(3, 1), (6, 0x84)] {
+        let mut bytes = Hello::default().bytes();
+        bytes[8] = level;
+        let mut session = Session::new(ConnectionId(1), Limits::default(), 0);
+        session.handle_bytes(0, &bytes);
+        assert_eq!(sent(&mut session).remove(0)[3], code);
+    }
+}
+
+/// PUBACK is a promise, and promises leave in the order of arrival (correctness.md 8).
+#[test]
+fn pubacks_leave_only_after_their_promise_and_in_the_order_of_arrival() {
+    for version in [V3, V5] {
+        let mut session = opened(version);
+        let bytes: Vec<u8> =
+            [7, 3, 9].iter().flat_map(|id| publish(version, *id, &up("health-check"), b"x")).collect();
+        for byte in bytes {
+            session.handle_bytes(0, &[byte]);
+        }
+        let tokens: Vec<PublishToken> = events(&mut session).iter().map(token_of).collect();
+        assert!(sent(&mut session).is_empty());
+        session.handle_promise(tokens[1], Promise::Kept);
+        session.handle_promise(tokens[1], Promise::Refused(0x97));
+        session.handle_promise(PublishToken(99), Promise::Kept);
+        assert!(sent(&mut session).is_empty(), "the first is still waiting");
+        session.handle_promise(tokens[0], Promise::Kept);
+        assert_eq!(sent(&mut session), [puback(7), puback(3)]);
+        session.handle_promise(tokens[2], Promise::Refused(0x97));
+        let last = if version == V5 { packet(0x40, &[&[0, 9, 0x97]]) } else { puback(9) };
+        assert_eq!(sent(&mut session), [last]);
+        assert_eq!(session.counters().pubacks, 3);
+    }
+}
+
+#[test]
+fn publishes_that_are_not_permitted_are_acknowledged_in_their_turn_and_reported() {
+    let cases: &[(String, &[u8], u8)] = &[
+        ("ft/acme/chip-8/up/health-check".into(), &[], 0x87),
+        ("ft/other/chip-7/state".into(), &[], 0x87),
+        (down("health-check"), &[], 0x87),
+        (up("request-answer"), &[], 0x90),
+        (up("no-such-kind"), &[], 0x90),
+        ("elsewhere".into(), &[], 0x90),
+        (up("+"), &[], 0x90),
+        ("é".into(), &[], 0x90),
+        (up("health-check"), &[1, 1], 0x99),
+    ];
+    for (topic, properties, code) in cases {
+        let mut session = opened(V5);
+        session.handle_bytes(0, &publish(V5, 1, &up("health-check"), b"first"));
+        session.handle_bytes(0, &publish_with(0x32, V5, 2, topic, properties, &[0xFF]));
+        let got = events(&mut session);
+        assert!(matches!(&got[1], Event::Refused(refusal) if refusal.code == *code), "{topic}: {got:?}");
+        assert!(sent(&mut session).is_empty(), "it waits for its turn");
+        session.handle_promise(token_of(&got[0]), Promise::Kept);
+        assert_eq!(sent(&mut session), [puback(1), packet(0x40, &[&[0, 2, *code]])], "{topic}");
+
+        if properties.is_empty() {
+            let mut session = opened(V3);
+            session.handle_bytes(0, &publish(V3, 2, topic, b"x"));
+            assert_eq!(sent(&mut session), [puback(2)], "3.1.1 has no codes");
+            assert!(matches!(events(&mut session)[..], [Event::Refused(_)]));
+            assert!(!session.is_closed());
+        }
+    }
+}
+
+#[test]
+fn refusals_are_reported_at_a_bounded_rate() {
+    let limits = Limits { max_refusals_per_minute: 3, ..Limits::default() };
+    let mut session = opened_as(&Hello { version: V3, ..Hello::default() }, limits);
+    for id in 1..=10 {
+        session.handle_bytes(0, &publish(V3, id, "elsewhere", b""));
+    }
+    assert_eq!(events(&mut session).len(), 3);
+    session.handle_bytes(60_000, &publish(V3, 11, "elsewhere", b""));
+    assert!(matches!(&events(&mut session)[..], [Event::Refused(refusal)] if refusal.suppressed == 7));
+    assert_eq!(sent(&mut session).len(), 11, "every one is acknowledged");
+}
+
+#[test]
+fn protocol_errors_close_with_their_code() {
+    let oversized = publish(V5, 1, &up("health-check"), &[0; 16_000]);
+    let alias = publish_with(0x32, V5, 1, &up("health-check"), &[0x23, 0, 1], b"");
+    let retained = publish_with(0x33, V5, 1, &up("health-check"), &[], b"");
+    for (bytes, code) in [
+        (publish_with(0x34, V5, 1, &up("health-check"), &[], b""), 0x9B),
+        (retained, 0x9A),
+        (alias, 0x94),
+        (oversized, 0x95),
+        (publish(V5, 1, "", b""), 0x81),
+        (publish(V5, 1, "a\0b", b""), 0x81),
+        (packet(0x36, &[&text("a"), &[0, 1, 0]]), 0x81),
+        (packet(0x32, &[&text("a"), &[0, 0, 0]]), 0x81),
+        (packet(0x38, &[&text("a"), &[0]]), 0x81),
+        (packet(0x80, &[&[0, 1, 0], &text("a"), &[0]]), 0x81),
+        (packet(0x82, &[&[0, 1, 0]]), 0x82),
+        (packet(0x82, &[&[0, 0, 0], &text("a"), &[0]]), 0x81),
+        (packet(0xC0, &[&[0]]), 0x81),
+        (packet(0x00, &[]), 0x82),
+        (packet(0xF0, &[]), 0x82),
+        (packet(0x62, &[&[0, 1]]), 0x82),
+        (packet(0x20, &[&[0, 0]]), 0x82),
+        (Hello::default().bytes(), 0x82),
+        (vec![0x30, 0xFF, 0xFF, 0xFF, 0xFF, 1], 0x81),
+    ] {
+        let mut session = opened(V5);
+        session.handle_bytes(0, &bytes);
+        assert_eq!(sent(&mut session), [packet(0xE0, &[&[code]])], "{bytes:02X?}");
+        let reason = closed_with(&mut session);
+        assert!(matches!(reason, Some(CloseReason::Protocol(fault)) if fault.code == code), "{reason:?}");
+
+        let mut session = opened(V3);
+        session.handle_bytes(0, &publish_with(0x34, V3, 1, &up("health-check"), &[], b""));
+        assert!(sent(&mut session).is_empty() && session.is_closed(), "3.1.1 servers only close");
+    }
+}
+
+#[test]
+fn more_than_the_receive_maximum_closes_version_5_and_holds_back_version_3() {
+    let limits = Limits { receive_maximum: 2, ..Limits::default() };
+    let three: fn(Version) -> Vec<u8> =
+        |version| (1..=3).flat_map(|id| publish(version, id, &up("health-check"), b"x")).collect();
+
+    let mut session = opened_as(&Hello::default(), limits.clone());
+    session.handle_bytes(0, &three(V5));
+    assert_eq!(sent(&mut session), [packet(0xE0, &[&[0x93]])]);
+
+    let mut session = opened_as(&Hello { version: V3, keep_alive_s: 1, ..Hello::default() }, limits);
+    session.handle_bytes(0, &three(V3));
+    let got = events(&mut session);
+    assert_eq!(got.len(), 2);
+    assert!(!session.wants_bytes());
+    session.handle_timeout(100_000);
+    assert!(!session.is_closed(), "its silence is ours");
+    session.handle_promise(token_of(&got[0]), Promise::Kept);
+    assert_eq!(events(&mut session).len(), 1, "the third was waiting");
+    assert_eq!(sent(&mut session), [puback(1)]);
+}
+
+#[test]
+fn a_packet_identifier_in_use_is_a_repetition_in_version_3_and_an_error_in_version_5() {
+    let mut session = opened(V3);
+    session.handle_bytes(0, &publish(V3, 1, &up("health-check"), b"x"));
+    session.handle_bytes(0, &publish_with(0x3A, V3, 1, &up("health-check"), &[], b"x"));
+    let got = events(&mut session);
+    assert_eq!(got.len(), 1);
+    session.handle_promise(token_of(&got[0]), Promise::Kept);
+    assert_eq!(sent(&mut session), [puback(1)]);
+    session.handle_bytes(0, &publish(V3, 1, &up("health-check"), b"y"));
+    assert_eq!(events(&mut session).len(), 1, "free again after its PUBACK");
+
+    let mut session = opened(V5);
+    session.handle_bytes(0, &publish(V5, 1, &up("health-check"), b"x"));
+    session.handle_bytes(0, &publish(V5, 1, &up("health-check"), b"x"));
+    assert_eq!(sent(&mut session), [packet(0xE0, &[&[0x82]])]);
+}
+
+/// PL-1: the right to subscribe follows from the authenticated identity.
+#[test]
+fn filters_are_granted_one_by_one() {
+    let cases = [
+        (down("health-check"), 1, 1),
+        (down("+"), 0, 0),
+        (down("#"), 2, 1),
+        ("ft/acme/chip-8/down/#".to_owned(), 1, 0x87),
+        (format!("ft/{WHO}/#"), 1, 0x87),
+        (up("#"), 1, 0x87),
+        ("#".to_owned(), 1, 0x87),
+        ("+/+/+/down/+".to_owned(), 1, 0x87),
+        ("ft/acme/+/down/#".to_owned(), 1, 0x87),
+        ("ft/acme/chip-7/#/x".to_owned(), 1, 0x8F),
+        ("a+".to_owned(), 1, 0x8F),
+        (format!("$share/g/{}", down("#")), 1, 0x9E),
+    ];
+    let filters: Vec<(&str, u8)> = cases.iter().map(|(filter, qos, _)| (filter.as_str(), *qos)).collect();
+    let mut session = opened(V5);
+    session.handle_bytes(0, &subscribe(V5, 5, &filters));
+    let codes: Vec<u8> = cases.iter().map(|(_, _, code)| *code).collect();
+    assert_eq!(sent(&mut session), [packet(0x90, &[&[0, 5, 0], &codes])]);
+    let mut session = opened(V3);
+    session.handle_bytes(0, &subscribe(V3, 5, &filters));
+    let codes: Vec<u8> = codes.iter().map(|code| (*code).min(0x80)).collect();
+    assert_eq!(sent(&mut session), [packet(0x90, &[&[0, 5], &codes])]);
+    let got = events(&mut session);
+    assert_eq!(got.iter().filter(|event| matches!(event, Event::Refused(_))).count(), 9);
+    assert!(
+        got.iter()
+            .any(|event| matches!(event, Event::Subscribed { kinds } if kinds.contains(&Kind::Refused)))
+    );
+    assert_eq!(got.last(), Some(&Event::Pull { after_sequence: 0, max: 32 }), "delivery starts after SUBACK");
+}
+
+#[test]
+fn subscriptions_are_bounded_and_end_with_unsubscribe() {
+    let mut session = opened_as(&Hello::default(), Limits { max_filters: 1, ..Limits::default() });
+    let (one, two) = (down("health-check"), down("cloud-time"));
+    session.handle_bytes(0, &subscribe(V5, 1, &[(&one, 1), (&two, 1), (&one, 0)]));
+    assert_eq!(sent(&mut session), [packet(0x90, &[&[0, 1, 0], &[1, 0x97, 0]])]);
+    session.handle_reply(Kind::CloudTime, b"t".to_vec());
+    assert!(sent(&mut session).is_empty(), "not subscribed");
+    session.handle_reply(Kind::HealthCheck, b"t".to_vec());
+    assert_eq!(sent(&mut session), [publish(V5, 0, &one, b"t")]);
+    session.handle_bytes(0, &packet(0xA2, &[&[0, 2, 0], &text(&one), &text(&two)]));
+    assert_eq!(sent(&mut session), [packet(0xB0, &[&[0, 2, 0], &[0, 0x11]])]);
+    session.handle_reply(Kind::HealthCheck, b"t".to_vec());
+    assert!(sent(&mut session).is_empty());
+}
+
+#[test]
+fn delivery_keeps_to_the_window_and_asks_for_more_when_there_is_room() {
+    let properties = [0x21, 0, 2];
+    let mut session = opened_as(&Hello { properties: &properties, ..Hello::default() }, Limits::default());
+    session.handle_wake();
+    assert!(events(&mut session).is_empty(), "nothing is asked for before a subscription");
+    session.handle_bytes(0, &subscribe(V5, 1, &[(&down("#"), 1)]));
+    sent(&mut session);
+    assert_eq!(events(&mut session)[1], Event::Pull { after_sequence: 0, max: 2 });
+    session.handle_wake();
+    assert!(events(&mut session).is_empty(), "one question at a time");
+    let three =
+        [owed(4, Kind::HealthCheck, b"a"), owed(5, Kind::CloudTime, b"b"), owed(6, Kind::CloudTime, b"c")];
+    session.handle_owed(0, three.to_vec());
+    let packets = sent(&mut session);
+    assert_eq!(packets.len(), 2, "never more than asked for");
+    assert_eq!(packets[0], publish_with(0x32, V5, 1, &down("health-check"), &[2, 0, 0, 0, 60], b"a"));
+    assert!(events(&mut session).is_empty(), "the window is full");
+    session.handle_bytes(10, &puback(9));
+    assert!(events(&mut session).is_empty(), "an invented PUBACK clears nothing");
+    session.handle_bytes(10, &puback(2));
+    assert_eq!(
+        events(&mut session),
+        [
+            Event::Acknowledged { message: three[1].message, code: 0 },
+            Event::Pull { after_sequence: 5, max: 1 },
+        ]
+    );
+    session.handle_bytes(10, &puback(2));
+    assert!(events(&mut session).is_empty(), "a late PUBACK clears nothing");
+    session.handle_owed(10, vec![three[2].clone()]);
+    assert_eq!(sent(&mut session), [publish_with(0x32, V5, 3, &down("cloud-time"), &[2, 0, 0, 0, 60], b"c")]);
+    session.handle_owed(10, vec![three[0].clone()]);
+    assert!(sent(&mut session).is_empty(), "nothing was asked");
+    session.handle_bytes(10, &packet(0x40, &[&[0, 1, 0x97]]));
+    assert_eq!(events(&mut session)[0], Event::Acknowledged { message: three[0].message, code: 0x97 });
+}
+
+/// MQTT-4.4.0-1: one send per connection; correctness.md 11: only what this connection subscribed.
+#[test]
+fn a_later_subscription_finds_what_was_skipped_and_repeats_nothing() {
+    let mut session = opened(V5);
+    session.handle_bytes(0, &subscribe(V5, 1, &[(&down("health-check"), 1)]));
+    let all = vec![
+        owed(1, Kind::CloudTime, b"1"),
+        owed(2, Kind::HealthCheck, b"2"),
+        owed(3, Kind::CloudTime, b"3"),
+    ];
+    session.handle_owed(0, all.clone());
+    assert_eq!(sent(&mut session).len(), 2, "SUBACK and one message");
+    events(&mut session);
+    session.handle_bytes(0, &subscribe(V5, 2, &[(&down("cloud-time"), 0)]));
+    assert_eq!(events(&mut session).pop(), Some(Event::Pull { after_sequence: 0, max: 31 }));
+    session.handle_owed(0, all.clone());
+    let packets = sent(&mut session);
+    assert_eq!(packets.len(), 3, "SUBACK and the two that were skipped: {packets:?}");
+    session.handle_wake();
+    assert_eq!(events(&mut session), [Event::Pull { after_sequence: 3, max: 31 }]);
+    session.handle_owed(0, all);
+    assert!(sent(&mut session).is_empty());
+}
+
+#[test]
+fn messages_that_a_client_cannot_take_are_reported_and_those_that_have_expired_are_not_sent() {
+    let properties = [0x27, 0, 0, 0, 100];
+    let mut session = opened_as(&Hello { properties: &properties, ..Hello::default() }, Limits::default());
+    session.handle_bytes(0, &subscribe(V5, 1, &[(&down("#"), 1)]));
+    sent(&mut session);
+    events(&mut session);
+    let mut expired = owed(2, Kind::CloudTime, b"x");
+    expired.expires_at_ms = 1_000;
+    session.handle_owed(
+        1_000,
+        vec![owed(1, Kind::CloudTime, &[0; 200]), expired, owed(3, Kind::CloudTime, b"y")],
+    );
+    assert_eq!(sent(&mut session).len(), 1);
+    assert!(matches!(events(&mut session)[..], [Event::Acknowledged { code: 0x95, .. }]));
+}
+
+#[test]
+fn subscription_identifiers_come_back_with_messages() {
+    let mut session = opened(V5);
+    session.handle_bytes(0, &packet(0x82, &[&[0, 1, 2, 0x0B, 7], &text(&down("#")), &[0]]));
+    sent(&mut session);
+    session.handle_reply(Kind::CloudTime, b"t".to_vec());
+    assert_eq!(sent(&mut session), [publish_with(0x30, V5, 0, &down("cloud-time"), &[0x0B, 7], b"t")]);
+}
+
+#[test]
+fn keep_alive_is_one_and_a_half_times_what_was_asked_and_zero_is_none() {
+    let mut session = opened_as(&Hello { keep_alive_s: 10, ..Hello::default() }, Limits::default());
+    session.handle_bytes(1_000, &packet(0xC0, &[]));
+    assert_eq!(sent(&mut session), [packet(0xD0, &[])]);
+    session.handle_bytes(9_000, &[0xC0]);
+    assert_eq!(session.poll_timeout(), Some(16_000), "half a packet is no sign of life");
+    session.handle_timeout(15_999);
+    assert!(!session.is_closed());
+    session.handle_reading(15_999, false);
+    session.handle_timeout(20_000);
+    session.handle_reading(20_000, true);
+    assert_eq!(session.poll_timeout(), Some(35_000), "it rests while we do not read");
+    session.handle_timeout(35_000);
+    assert_eq!(sent(&mut session), [packet(0xE0, &[&[0x8D]])]);
+    assert_eq!(closed_with(&mut session), Some(CloseReason::KeepAliveTimeout));
+    assert_eq!(opened(V5).poll_timeout(), None);
+}
+
+#[test]
+fn silence_before_connect_from_the_core_in_acknowledging_and_in_reading_all_end_the_connection() {
+    let new = || Session::new(ConnectionId(1), Limits::default(), 0);
+    let mut session = new();
+    session.handle_timeout(session.poll_timeout().unwrap());
+    assert_eq!(closed_with(&mut session), Some(CloseReason::ConnectTimeout));
+
+    let mut session = new();
+    session.handle_bytes(5_000, &Hello::default().bytes());
+    session.handle_timeout(15_000);
+    assert_eq!(sent(&mut session)[0][3], 0x88);
+
+    let mut session = opened(V5);
+    session.handle_bytes(0, &subscribe(V5, 1, &[(&down("#"), 1)]));
+    session.handle_owed(5_000, vec![owed(1, Kind::CloudTime, b"x")]);
+    sent(&mut session);
+    session.handle_timeout(34_999);
+    assert!(!session.is_closed());
+    session.handle_timeout(35_000);
+    assert_eq!(closed_with(&mut session), Some(CloseReason::AcknowledgementTimeout));
+
+    let mut session = opened(V3);
+    session.handle_bytes(1_000, &packet(0xC0, &[]));
+    let bytes = session.poll_transmit().unwrap();
+    session.handle_transmitted(20_000, bytes.len() - 1);
+    session.handle_timeout(49_999);
+    assert!(!session.is_closed());
+    session.handle_timeout(50_000);
+    assert_eq!(closed_with(&mut session), Some(CloseReason::WriteTimeout));
+}
+
+#[test]
+fn orders_of_the_core_reach_version_5_with_their_code() {
+    use DisconnectReason as D;
+    for (reason, code) in [
+        (D::TakenOver, 0x8E),
+        (D::ServerShuttingDown, 0x8B),
+        (D::NotAuthorized, 0x87),
+        (D::Administrative, 0x98),
+    ] {
+        let mut session = opened(V5);
+        session.handle_disconnect(reason.clone());
+        assert_eq!(sent(&mut session), [packet(0xE0, &[&[code]])]);
+        assert_eq!(closed_with(&mut session), Some(CloseReason::Disconnected(reason.clone())));
+        let mut session = opened(V3);
+        session.handle_disconnect(reason);
+        assert!(sent(&mut session).is_empty() && session.is_closed());
+    }
+}
+
+#[test]
+fn wills_are_for_the_own_state_and_are_forgotten_by_a_proper_disconnect() {
+    let state = format!("ft/{WHO}/state");
+    let will = || Hello { will: Some((&state, b"gone", 1)), ..Hello::default() };
+    let gone = Event::StateChanged { payload: b"gone".to_vec(), cause: StateCause::Will };
+    for (end, said) in [(packet(0xE0, &[]), false), (packet(0xE0, &[&[4]]), true), (vec![0xFF, 0], true)] {
+        let mut session = opened_as(&will(), Limits::default());
+        session.handle_bytes(0, &end);
+        assert_eq!(events(&mut session).contains(&gone), said, "{end:?}");
+    }
+    let mut session = opened_as(&will(), Limits::default());
+    session.handle_connection_lost();
+    session.handle_connection_lost();
+    assert_eq!(events(&mut session), [gone, Event::Closed { reason: CloseReason::ConnectionLost }]);
+
+    let mut session = Session::new(ConnectionId(1), Limits::default(), 0);
+    session.handle_bytes(
+        0,
+        &Hello { will: Some(("ft/acme/chip-8/state", b"x", 0)), ..Hello::default() }.bytes(),
+    );
+    session.handle_standing(0, Ok(who()));
+    assert_eq!(sent(&mut session)[0][3], 0x87);
+    assert!(matches!(events(&mut session)[..], [Event::Connect(_), Event::Refused(_), Event::Closed { .. }]));
+}
+
+#[test]
+fn own_state_may_be_retained_and_is_acknowledged_at_once() {
+    for version in [V3, V5] {
+        let mut session = opened(version);
+        session.handle_bytes(0, &publish_with(0x33, version, 1, &format!("ft/{WHO}/state"), &[], b"up"));
+        assert_eq!(sent(&mut session), [puback(1)]);
+        assert_eq!(
+            events(&mut session),
+            [Event::StateChanged { payload: b"up".to_vec(), cause: StateCause::Published }]
+        );
+    }
+}
+
+#[test]
+fn packets_behind_connect_wait_for_the_core() {
+    let mut session = Session::new(ConnectionId(1), Limits::default(), 0);
+    let hello = Hello { version: V3, ..Hello::default() }.bytes();
+    session.handle_bytes(0, &[hello, publish(V3, 1, &up("cloud-time"), b"x")].concat());
+    assert_eq!(events(&mut session).len(), 1);
+    assert!(!session.wants_bytes());
+    session.handle_standing(0, Ok(who()));
+    assert!(matches!(events(&mut session)[..], [Event::Publish { .. }]));
+    session.handle_standing(0, Err(ConnectRefusal::Banned));
+    assert!(!session.is_closed(), "the second answer comes too late");
+}
+
+#[test]
+fn a_peer_that_does_not_read_is_not_read() {
+    let limits = Limits { max_transmit_bytes: 64, ..Limits::default() };
+    let mut session = opened_as(&Hello::default(), limits.clone());
+    session.handle_bytes(0, &packet(0xC0, &[]).repeat(1000));
+    assert!(!session.wants_bytes());
+    assert!(session.buffered_bytes() < 3000);
+    let mut pongs = 0;
+    while let Some(bytes) = session.poll_transmit() {
+        assert!(bytes.len() <= limits.max_transmit_bytes);
+        pongs += bytes.len() / 2;
+        session.handle_transmitted(0, bytes.len());
+    }
+    assert_eq!(pongs, 1000, "nothing is lost");
+}
+
+/// One step that surroundings may take.
+#[derive(Debug, Clone)]
+enum Step {
+    Bytes(Vec<u8>),
+    Standing(bool),
+    Promise(u64, Promise),
+    Owed(Vec<(u64, usize, usize)>),
+    Reply(usize, usize),
+    Wake,
+    Transmit(usize),
+    Timeout(u64),
+    Poll,
+}
+
+fn a_packet() -> impl Strategy<Value = Vec<u8>> {
+    let version = prop_oneof![Just(V3), Just(V5)];
+    let topics =
+        vec![up("health-check"), down("#"), format!("ft/{WHO}/state"), "é".into(), down("cloud-time")];
+    let topic = prop::sample::select(topics);
+    let whole = (version, topic, 0u16..4, 0u8..5, prop::collection::vec(any::<u8>(), 0..200)).prop_map(
+        |(version, topic, id, which, payload)| match which {
+            0 => Hello { version, ..Hello::default() }.bytes(),
+            1 => publish(version, id, &topic, &payload),
+            2 => subscribe(version, id, &[(&topic, (id % 3) as u8)]),
+            3 => puback(id),
+            _ => packet(0xC0, &[]),
+        },
+    );
+    (whole, prop::option::weighted(0.3, (any::<prop::sample::Index>(), any::<u8>()))).prop_map(
+        |(mut bytes, hit)| {
+            if let Some((index, value)) = hit {
+                let index = index.index(bytes.len());
+                bytes[index] = value;
+            }
+            bytes
+        },
+    )
+}
+
+fn a_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => a_packet().prop_map(Step::Bytes),
+        1 => prop::collection::vec(any::<u8>(), 0..300).prop_map(Step::Bytes),
+        1 => any::<bool>().prop_map(Step::Standing),
+        2 => (0u64..40, any::<u8>(), any::<bool>()).prop_map(|(token, code, kept)| {
+            Step::Promise(token, if kept { Promise::Kept } else { Promise::Refused(code) })
+        }),
+        1 => prop::collection::vec((0u64..100, 0usize..12, 0usize..300), 0..60).prop_map(Step::Owed),
+        1 => (0usize..12, 0usize..300).prop_map(|(kind, length)| Step::Reply(kind, length)),
+        1 => Just(Step::Wake),
+        2 => (0usize..500).prop_map(Step::Transmit),
+        1 => (0u64..20_000).prop_map(Step::Timeout),
+        2 => Just(Step::Poll),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
+
+    /// Whatever comes in whatever order: no panic, bounded memory, one `Closed`, and only whole packets go out.
+    #[test]
+    fn no_input_breaks_a_session(open in prop_oneof![Just(None), Just(Some(V3)), Just(Some(V5))],
+                                 steps in prop::collection::vec(a_step(), 0..60)) {
+        let limits = Limits {
+            receive_maximum: 4, max_in_flight: 3, max_transmit_bytes: 256, max_skipped: 4, ..Limits::default()
+        };
+        let bound = limits.max_packet_bytes + limits.max_transmit_bytes + 300
+            + 2 * (limits.max_transmit_bytes + 40 * (300 + 64));
+        let mut session = match open {
+            Some(version) => opened_as(&Hello { version, keep_alive_s: 30, ..Hello::default() }, limits),
+            None => Session::new(ConnectionId(1), limits, 0),
+        };
+        let (mut now_ms, mut closed) = (0, 0);
+        let (mut polled, mut transmitted) = (Vec::new(), 0);
+        for step in steps.into_iter().chain([Step::Poll]) {
+            let kind = |index: usize| Kind::ALL[index % Kind::ALL.len()];
+            match step {
+                Step::Bytes(bytes) => session.handle_bytes(now_ms, &bytes),
+                Step::Standing(ok) => {
+                    let standing = if ok { Ok(who()) } else { Err(ConnectRefusal::ServerBusy) };
+                    session.handle_standing(now_ms, standing);
+                }
+                Step::Promise(token, promise) => session.handle_promise(PublishToken(token), promise),
+                Step::Owed(entries) => {
+                    let entry = |(sequence, index, length)| owed(sequence, kind(index), &vec![0; length]);
+                    session.handle_owed(now_ms, entries.into_iter().map(entry).collect());
+                }
+                Step::Reply(index, length) => session.handle_reply(kind(index), vec![0; length]),
+                Step::Wake => session.handle_wake(),
+                Step::Transmit(count) => {
+                    if let Some(bytes) = session.poll_transmit() {
+                        polled.extend(bytes);
+                    }
+                    let count = count.min(polled.len() - transmitted);
+                    transmitted += count;
+                    session.handle_transmitted(now_ms, count);
+                }
+                Step::Timeout(after_ms) => {
+                    now_ms += after_ms;
+                    session.handle_timeout(now_ms);
+                }
+                Step::Poll => {
+                    while let Some(event) = session.poll_event() {
+                        closed += usize::from(matches!(event, Event::Closed { .. }));
+                    }
+                }
+            }
+            prop_assert!(session.buffered_bytes() <= bound, "{} > {bound}", session.buffered_bytes());
+            prop_assert!(session.poll_timeout().is_none() || !session.is_closed());
+        }
+        if let Some(bytes) = session.poll_transmit() {
+            polled.extend(bytes);
+        }
+        let mut rest = &polled[..];
+        while let Some(frame) = crate::frame::split(rest, usize::MAX).unwrap() {
+            rest = &rest[frame.length_bytes..];
+        }
+        prop_assert!(rest.is_empty());
+        prop_assert_eq!(closed, usize::from(session.is_closed()));
+    }
+
+    /// However the stream is cut, the same comes out.
+    #[test]
+    fn how_a_stream_is_cut_changes_nothing(packets in prop::collection::vec(a_packet(), 1..20), cut in 1usize..40) {
+        let stream: Vec<u8> = packets.concat();
+        let run = |chunk: usize| {
+            let mut session = opened(V5);
+            let mut all = Vec::new();
+            let mut bytes = Vec::new();
+            for chunk in stream.chunks(chunk) {
+                session.handle_bytes(0, chunk);
+                // A question to the core may come earlier or later.
+                all.extend(events(&mut session).into_iter().filter(|event| !matches!(event, Event::Pull { .. })));
+                bytes.extend(sent(&mut session));
+            }
+            (all, bytes)
+        };
+        prop_assert_eq!(run(stream.len()), run(cut));
+    }
+}
