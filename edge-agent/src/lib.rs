@@ -1,3 +1,15 @@
 //! The Linux edge agent: MQTT, hardware drivers, command line.
+//!
+//! Decisions are made in `edge-agent-device`; here are the journal's file, the connection, the hardware, and
+//! [`cli`], which `edge-agent` and the demo enter.
 
+mod agent;
+pub mod cli;
+mod clock;
+pub mod config;
+mod connection;
+mod driver;
 pub mod enrolment;
+mod local;
+mod message;
+pub mod steps;

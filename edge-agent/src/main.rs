@@ -1,3 +1,7 @@
 //! The Linux edge agent: MQTT, hardware drivers, command line.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    edge_agent::cli::main(std::env::args_os())
+}

@@ -8,6 +8,7 @@ use ed25519_dalek::SigningKey;
 use schemas::cbor::CborError;
 use schemas::ids::{CommandId, Instance, MessageId, Nonce, Principal};
 use schemas::message::Down;
+use schemas::time::Timestamp;
 use schemas::topic::Kind;
 use schemas_journal::{Fold, Position};
 
@@ -177,7 +178,8 @@ impl Device {
 
     /// A connection is up and `down/` is subscribed. `window`: the cloud's Receive Maximum.
     pub fn handle_connected(&mut self, connection: u64, window: u16, now_boot_ms: u64) {
-        self.clear_link_outputs();
+        // The cloud may deliver before it confirms the subscription: answers on this connection stay.
+        self.clear_link_outputs(Some(connection));
         self.link = Some(Link::new(connection, window, now_boot_ms));
         self.clock.ask_anew();
         self.advance(now_boot_ms);
@@ -187,7 +189,7 @@ impl Device {
     pub fn handle_disconnected(&mut self, connection: u64) {
         if self.link.as_ref().is_some_and(|link| link.connection == connection) {
             self.link = None;
-            self.clear_link_outputs();
+            self.clear_link_outputs(None);
         }
     }
 
@@ -290,7 +292,8 @@ impl Device {
     /// When [`Device::handle_tick`] has something to do, if nothing else happens before.
     pub fn poll_timeout(&self) -> Option<u64> {
         let link = self.link.as_ref();
-        let waits_for_clock = self.clock.upper(0).is_none()
+        let waits_for_clock = !self.stopping
+            && self.clock.upper(0).is_none()
             && (!self.state.queue.is_empty() || self.state.waiting_checks().next().is_some());
         [
             link.map(|_| self.clock.next_question_boot_ms()),
@@ -317,6 +320,11 @@ impl Device {
     /// The profile it works by.
     pub fn profile(&self) -> &Profile {
         &self.profile
+    }
+
+    /// The cloud's time is between these two; unknown until the cloud told it.
+    pub fn cloud_time(&self, now_boot_ms: u64) -> Option<(Timestamp, Timestamp)> {
+        Some((self.clock.lower(now_boot_ms)?, self.clock.upper(now_boot_ms)?))
     }
 
     /// An act is going on.

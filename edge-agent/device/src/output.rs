@@ -77,3 +77,18 @@ pub enum Output {
         status: PaymentStatus,
     },
 }
+
+impl Output {
+    /// On which connection it has its effect, if on one.
+    pub(crate) fn connection(&self) -> Option<u64> {
+        match self {
+            Output::Acknowledge { delivery } | Output::RefuseDelivery { delivery, .. } => {
+                Some(delivery.connection)
+            }
+            Output::Publish { connection, .. }
+            | Output::Ask { connection, .. }
+            | Output::Reconnect { connection } => Some(*connection),
+            Output::Act { .. } | Output::Issued { .. } | Output::Show { .. } => None,
+        }
+    }
+}

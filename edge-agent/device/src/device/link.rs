@@ -98,10 +98,9 @@ impl Device {
         self.record([dead_letter_up(Some(message), about, code)]);
     }
 
-    /// Effects on a connection that is gone. Acts and answers to people stay.
-    pub(super) fn clear_link_outputs(&mut self) {
-        self.outputs.retain(|(_, output)| {
-            matches!(output, Output::Act { .. } | Output::Issued { .. } | Output::Show { .. })
-        });
+    /// Effects on connections that are gone. Acts and answers to people stay.
+    pub(super) fn clear_link_outputs(&mut self, live: Option<u64>) {
+        self.outputs
+            .retain(|(_, output)| output.connection().is_none_or(|connection| Some(connection) == live));
     }
 }
