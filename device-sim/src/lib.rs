@@ -1,3 +1,5 @@
 //! Simulated worlds, fleets and the test bank.
 
 pub mod bank;
+pub mod cli;
+pub mod live;
