@@ -27,8 +27,8 @@ impl Clock {
 
     /// The moment at which [`now_ms`](Self::now_ms) becomes `at_ms`.
     pub(crate) fn instant(&self, at_ms: u64) -> Instant {
-        // One year: far enough for a timer, and no sum overflows.
-        let after_ms = at_ms.saturating_sub(self.started_unix_ms).min(self.now_ms() + 31_536_000_000);
-        self.started + Duration::from_millis(after_ms.min(315_360_000_000))
+        // Ten years: far enough for a timer, and the sum does not overflow.
+        let after_ms = at_ms.saturating_sub(self.started_unix_ms).min(315_360_000_000);
+        self.started + Duration::from_millis(after_ms)
     }
 }

@@ -138,12 +138,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
             let wants_bytes = self.upward.unsent.is_none() && self.session.wants_bytes();
             let unsent = self.upward.unsent.is_some();
             tokio::select! {
+                // No branch can starve another: each turn of the loop empties the inbox and minds the time, and
+                // nothing is read while a message waits for the core.
                 biased;
-                () = inbox.notified() => {}
-                permit = core.reserve(), if unsent => match (permit, self.upward.unsent.take()) {
-                    (Ok(permit), Some(message)) => permit.send(message),
-                    _ => return,
-                },
                 io = poll_fn(|cx| {
                     poll_io(cx, &mut self.stream, &mut self.out, wants_bytes, &mut |bytes| {
                         self.session.handle_bytes(clock.now_ms(), bytes);
@@ -153,6 +150,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
                     Io::Read(_) => {}
                     Io::Written(bytes) => self.session.handle_transmitted(clock.now_ms(), bytes),
                 },
+                permit = core.reserve(), if unsent => match (permit, self.upward.unsent.take()) {
+                    (Ok(permit), Some(message)) => permit.send(message),
+                    _ => return,
+                },
+                () = inbox.notified() => {}
                 () = alarm.as_mut() => {}
             }
         }

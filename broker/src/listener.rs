@@ -158,11 +158,13 @@ async fn handshake(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, lis
         }
         Listener::Tls { config, .. } => {
             let limit = Duration::from_millis(shared.config.handshake_timeout_ms);
-            match timeout(limit, TlsAcceptor::from(config).accept(stream)).await {
+            // Boxed, so that a plain connection's task is not as large as one of TLS.
+            match Box::pin(timeout(limit, TlsAcceptor::from(config).accept(stream))).await {
                 Ok(Ok(stream)) => {
                     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
                     let client_certificate = certificates.first().map(|certificate| certificate.to_vec());
-                    connection::serve(Connection { id, peer, stream, client_certificate, shared }).await;
+                    let connection = Connection { id, peer, stream, client_certificate, shared };
+                    Box::pin(connection::serve(connection)).await;
                 }
                 failed => {
                     shared.gate.handshakes_failed.fetch_add(1, Relaxed);

@@ -1,4 +1,5 @@
 //! Ordinary clients work: the ones that every newcomer has at hand.
+#![allow(clippy::unwrap_used, reason = "tests may")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! TLS: who is there without a password, and who does not get on with it.
+#![allow(clippy::unwrap_used, reason = "tests may")]
 
 mod support;
 

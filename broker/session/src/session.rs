@@ -190,7 +190,7 @@ impl Session {
                 match connect.will.take() {
                     Some(Will { topic, .. }) if topic != own_state => {
                         let reason = "a will may only be the principal's own state";
-                        self.report_refusal(RefusedAction::Will, &topic, reason, 0x87);
+                        self.report_refusal(RefusedAction::Will, &topic, reason, 0x87, true);
                         self.refuse(ConnectRefusal::NotAuthorized);
                     }
                     will => self.open(principal, &own_state, will.map(|will| will.payload)),
@@ -568,7 +568,8 @@ impl Session {
                 if let Some(packet_id) = publish.packet_id {
                     open.publishes.push(packet_id, Some(Promise::Refused(code)));
                 }
-                self.report_refusal(RefusedAction::Publish, &publish.topic, reason, code);
+                let told = open.version == Version::V5 && publish.packet_id.is_some();
+                self.report_refusal(RefusedAction::Publish, &publish.topic, reason, code, told);
             }
         }
         self.acknowledge_settled();
@@ -618,7 +619,7 @@ impl Session {
         }
         encode::suback(&mut self.outgoing, open.version, packet_id, &codes).map_err(internal)?;
         for (filter, reason, code) in refused {
-            self.report_refusal(RefusedAction::Subscribe, filter, reason, code);
+            self.report_refusal(RefusedAction::Subscribe, filter, reason, code, true);
         }
         if !kinds.is_empty() {
             kinds.sort_unstable();
@@ -637,7 +638,14 @@ impl Session {
         encode::unsuback(&mut self.outgoing, open.version, packet_id, &existed).map_err(internal)
     }
 
-    fn report_refusal(&mut self, action: RefusedAction, topic: &str, reason: &'static str, code: u8) {
+    fn report_refusal(
+        &mut self,
+        action: RefusedAction,
+        topic: &str,
+        reason: &'static str,
+        code: u8,
+        client_was_told: bool,
+    ) {
         let rate = &mut self.refusals;
         if self.now_ms.saturating_sub(rate.minute_began_ms) >= 60_000 {
             (rate.minute_began_ms, rate.reported) = (self.now_ms, 0);
@@ -649,7 +657,14 @@ impl Session {
         rate.reported += 1;
         let suppressed = std::mem::take(&mut rate.suppressed);
         let topic = topic.chars().filter(|c| !c.is_control()).take(EXCERPT_CHARS).collect();
-        self.events.push_back(Event::Refused(Refusal { action, topic, reason, code, suppressed }));
+        self.events.push_back(Event::Refused(Refusal {
+            action,
+            topic,
+            reason,
+            code,
+            client_was_told,
+            suppressed,
+        }));
     }
 
     /// Only while what was delivered leaves: a slow socket holds no more than its bound.
@@ -666,30 +681,31 @@ impl Session {
 
     fn next_timeout(&self) -> Option<(u64, CloseReason)> {
         let limits = &self.limits;
-        let mut due = Vec::with_capacity(3);
-        match &self.phase {
+        let phase = match &self.phase {
             Phase::AwaitConnect(since_ms) => {
-                due.push((since_ms + limits.connect_timeout_ms, CloseReason::ConnectTimeout));
+                Some((since_ms + limits.connect_timeout_ms, CloseReason::ConnectTimeout))
             }
             Phase::AwaitStanding { since_ms, .. } => {
                 let reason = CloseReason::Refused(ConnectRefusal::ServerUnavailable);
-                due.push((since_ms + limits.connect_timeout_ms, reason));
+                Some((since_ms + limits.connect_timeout_ms, reason))
             }
             Phase::Open(open) => {
                 let heard = self.reading && !self.holds_back(open);
-                if let Some(keep_alive_ms) = open.keep_alive_ms.filter(|_| heard) {
-                    due.push((open.packet_at_ms + keep_alive_ms, CloseReason::KeepAliveTimeout));
-                }
-                if let Some(sent_at_ms) = open.delivery.oldest_sent_at_ms() {
-                    due.push((sent_at_ms + limits.ack_timeout_ms, CloseReason::AcknowledgementTimeout));
-                }
+                let keep_alive = open.keep_alive_ms.filter(|_| heard);
+                keep_alive
+                    .map(|keep_alive_ms| (open.packet_at_ms + keep_alive_ms, CloseReason::KeepAliveTimeout))
             }
             Phase::Closed => return None,
-        }
-        if self.in_transit_bytes > 0 {
-            due.push((self.progress_at_ms + limits.write_timeout_ms, CloseReason::WriteTimeout));
-        }
-        due.into_iter().min_by_key(|(due_ms, _)| *due_ms)
+        };
+        let acknowledgement = match &self.phase {
+            Phase::Open(open) => open.delivery.oldest_sent_at_ms(),
+            _ => None,
+        };
+        let acknowledgement = acknowledgement
+            .map(|sent_at_ms| (sent_at_ms + limits.ack_timeout_ms, CloseReason::AcknowledgementTimeout));
+        let write = (self.in_transit_bytes > 0)
+            .then(|| (self.progress_at_ms + limits.write_timeout_ms, CloseReason::WriteTimeout));
+        [phase, acknowledgement, write].into_iter().flatten().min_by_key(|(due_ms, _)| *due_ms)
     }
 
     fn close(&mut self, reason: CloseReason) {

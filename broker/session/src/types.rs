@@ -200,8 +200,11 @@ pub struct Refusal {
     pub topic: String,
     /// Why, for people.
     pub reason: &'static str,
-    /// The MQTT 5 reason code that stands for it; MQTT 3.1.1 clients do not see it.
+    /// The MQTT 5 reason code that stands for it.
     pub code: u8,
+    /// Whether the protocol carried the refusal. If not (a publish of MQTT 3.1.1 or with QoS 0), the core answers on
+    /// `down/refused` (correctness.md 9).
+    pub client_was_told: bool,
     /// Refusals since the last report that were not reported, as there were too many.
     pub suppressed: u32,
 }
