@@ -131,7 +131,12 @@ async fn serve_until_told(config: &Config) -> Result<(), ServeError> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Thread)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Thread)?;
-    let mut server = Server::start(config).await?;
+    let mut server = tokio::select! {
+        started = Server::start(config) => started?,
+        // A replay that is cut short is like a crash: the next start does it again.
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     announce(&server).map_err(ServeError::Thread)?;
     tokio::select! {
         fault = server.fault() => return Err(fault.into()),

@@ -23,7 +23,6 @@ const PACKET_BYTES: usize = 16 << 10;
 const PACKET_ID: [u8; 2] = [0, 2];
 
 /// Connects as the health principal.
-#[derive(Debug)]
 pub(crate) struct Probe {
     address: SocketAddr,
     principal: Principal,
@@ -86,7 +85,7 @@ impl Probe {
     }
 }
 
-/// Registers nothing: what the core compares the probe's token with.
+/// What the core compares the probe's token with.
 pub(crate) fn token_hash(token: &str) -> Hash {
     Hash::of(token.as_bytes())
 }

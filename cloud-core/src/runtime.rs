@@ -44,6 +44,8 @@ pub(crate) use requests::{EnrolTicket, Requests};
 
 /// How often gauges that cost something are set.
 const GAUGE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a full disk is asked again for the next segment.
+const SPARE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The disk failed. What it holds is unknown to this process: it must end, and recover at its next start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -126,6 +128,7 @@ impl Runtime {
             is_stopping: false,
             synced: Arc::clone(&synced),
             gauges_set_at: None,
+            spare_retried_at: Instant::now(),
         };
         let (ended_sender, ended) = oneshot::channel();
         let tokio = tokio::runtime::Handle::current();
@@ -162,6 +165,7 @@ struct Owner {
     is_stopping: bool,
     synced: Arc<AtomicU64>,
     gauges_set_at: Option<Instant>,
+    spare_retried_at: Instant,
 }
 
 /// What has arrived and was not yet looked at.
@@ -174,6 +178,8 @@ struct Arrived {
 
 impl Owner {
     fn run(mut self, tokio: &tokio::runtime::Handle) -> Result<(), CoreFault> {
+        // What the start itself decided.
+        self.commit()?;
         self.release();
         loop {
             tokio.block_on(self.receive());
@@ -192,8 +198,8 @@ impl Owner {
     async fn receive(&mut self) {
         let idle = match self.driver.next_due() {
             _ if self.is_stopping && !self.is_syncing => Duration::ZERO,
-            Some(due) => self.clock.until(due).min(clock::WATCH_INTERVAL),
-            None => clock::WATCH_INTERVAL,
+            Some(due) => self.clock.until(due).min(GAUGE_INTERVAL),
+            None => GAUGE_INTERVAL,
         };
         let Arrived { done, requests, lane } = &mut self.arrived;
         tokio::select! {
@@ -414,10 +420,12 @@ impl Owner {
         }
         if self.gauges_set_at.is_none_or(|at| at.elapsed() >= GAUGE_INTERVAL) {
             self.gauges_set_at = Some(Instant::now());
-            // Not in a loop: the disk is asked again once in a while, after somebody may have freed space.
-            self.driver.retry_spare();
             crate::telemetry::set_core_gauges(&self.driver);
             self.certificate_clock.raise(self.clock.now().0);
+        }
+        if self.spare_retried_at.elapsed() >= SPARE_INTERVAL {
+            self.spare_retried_at = Instant::now();
+            self.driver.retry_spare();
         }
     }
 }

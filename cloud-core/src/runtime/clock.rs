@@ -7,7 +7,7 @@ use schemas::time::Timestamp;
 /// A wall clock that moved by more than this against the monotonic one has been set.
 const STEP: Duration = Duration::from_secs(5);
 /// How often the wall clock is looked at.
-pub(crate) const WATCH_INTERVAL: Duration = Duration::from_secs(10);
+const WATCH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The clock of one run. The lane has the same one, so that expiries mean the same to both.
 #[derive(Debug, Clone, Copy)]
