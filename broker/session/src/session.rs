@@ -1,26 +1,27 @@
 //! The state machine of one connection.
 
+mod handshake;
+mod requests;
+
 use std::collections::VecDeque;
 use std::fmt;
 
-use mqtt_protocol_core::mqtt::result_code::{MqttError, SubackReasonCode};
+use mqtt_protocol_core::mqtt::result_code::MqttError;
 use schemas::ids::Principal;
-use schemas::topic::{Filter, Kind, Topic};
+use schemas::topic::{Kind, Topic};
 
-use crate::decode::{self, ConnectFault, ConnectPacket, FilterRequest, Packet, PublishPacket, Will};
+use crate::decode::{self, ConnectPacket, Packet, Will};
 use crate::delivery::{Delivery, Verdict};
-use crate::encode::{self, Outgoing, Welcome};
+use crate::encode::{self, Outgoing};
 use crate::frame;
 use crate::publishes::Publishes;
 use crate::types::{
-    CloseReason, Connect, ConnectRefusal, ConnectionId, Counters, DisconnectReason, Event, Fault, Limits,
-    Owed, Promise, PublishToken, Qos, Refusal, RefusedAction, Secret, StateCause, Version,
+    CloseReason, ConnectRefusal, ConnectionId, Counters, DisconnectReason, Event, Fault, Limits, Owed,
+    Promise, PublishToken, Qos, RefusedAction, StateCause, Version,
 };
 
 /// Events that wait to be polled, from which on nothing more is read.
 const MAX_EVENTS: usize = 512;
-/// Of topics in refusals, in characters.
-const EXCERPT_CHARS: usize = 120;
 
 /// One connection, from its first byte to its last. See the [crate] for what it guarantees.
 pub struct Session {
@@ -437,236 +438,6 @@ impl Session {
         }
     }
 
-    fn handle_connect(&mut self, frame: &frame::Frame<'_>) {
-        let mut connect = match decode::connect(frame) {
-            Ok(connect) => connect,
-            Err(ConnectFault::Version { newer }) => {
-                let version = if newer { Version::V5 } else { Version::V3_1_1 };
-                return self.refuse_as(version, ConnectRefusal::UnsupportedVersion);
-            }
-            Err(ConnectFault::Fault(version, fault)) => {
-                if version == Some(Version::V5) {
-                    encode::refuse_fault(&mut self.outgoing, fault.code);
-                }
-                return self.close(CloseReason::Protocol(fault));
-            }
-        };
-        let assigned = connect.client_id.is_empty();
-        if connect.enhanced_authentication {
-            return self.refuse_as(connect.version, ConnectRefusal::BadAuthenticationMethod);
-        }
-        if connect.will.as_ref().is_some_and(|will| will.qos > 1) {
-            return self.refuse_as(connect.version, ConnectRefusal::QosNotSupported);
-        }
-        // MQTT-3.1.3-8: without an identifier and without Clean Session there is nothing to come back to.
-        let homeless = assigned && connect.version == Version::V3_1_1 && !connect.clean_start;
-        if homeless
-            || connect.client_id.len() > self.limits.max_client_id_bytes
-            || connect.client_id.contains('\0')
-        {
-            return self.refuse_as(connect.version, ConnectRefusal::ClientIdentifierNotValid);
-        }
-        let password = connect.password.take().map(Secret);
-        self.events.push_back(Event::Connect(Connect {
-            client_id: if assigned { self.assigned_client_id() } else { connect.client_id.clone() },
-            username: connect.username.take(),
-            password,
-            clean_start: connect.clean_start,
-            keep_alive_s: connect.keep_alive_s,
-            version: connect.version,
-        }));
-        self.phase = Phase::AwaitStanding { since_ms: self.now_ms, connect: Box::new(connect) };
-    }
-
-    fn assigned_client_id(&self) -> String {
-        format!("assigned-{:016x}", self.id.0)
-    }
-
-    fn open(&mut self, principal: Principal, own_state: &str, will: Option<Vec<u8>>) {
-        let Phase::AwaitStanding { connect, .. } = &self.phase else { return };
-        let version = connect.version;
-        let assigned = connect.client_id.is_empty().then(|| self.assigned_client_id());
-        let welcome = Welcome {
-            receive_maximum: self.limits.receive_maximum.max(1),
-            max_packet_bytes: self.limits.max_packet_bytes,
-            assigned_client_id: assigned.as_deref(),
-            session_expiry_asked: connect.session_expiry_s != 0,
-            client_max_packet_bytes: connect.max_packet_bytes,
-        };
-        let welcomed = encode::accept(&mut self.outgoing, version, &welcome);
-        let window = usize::from(self.limits.max_in_flight.min(connect.receive_maximum).max(1));
-        self.principal = Some(principal.clone());
-        self.phase = Phase::Open(Box::new(Open {
-            version,
-            base: own_state.strip_suffix("state").unwrap_or_default().to_owned(),
-            principal,
-            publishes: Publishes::default(),
-            delivery: Delivery::new(window, self.limits.max_skipped),
-            max_packet_bytes: connect.max_packet_bytes,
-            will,
-            keep_alive_ms: (connect.keep_alive_s > 0).then(|| u64::from(connect.keep_alive_s) * 1500),
-            packet_at_ms: self.now_ms,
-        }));
-        if welcomed.is_err() {
-            self.close(CloseReason::Protocol(INTERNAL));
-        }
-    }
-
-    fn refuse(&mut self, refusal: ConnectRefusal) {
-        if let Phase::AwaitStanding { connect, .. } = &self.phase {
-            self.refuse_as(connect.version, refusal);
-        }
-    }
-
-    fn refuse_as(&mut self, version: Version, refusal: ConnectRefusal) {
-        // A CONNACK that cannot be printed is left out: the connection is closed in any case.
-        let _ = encode::refuse(&mut self.outgoing, version, &refusal);
-        self.close(CloseReason::Refused(refusal));
-    }
-
-    fn handle_publish(&mut self, publish: PublishPacket) -> Result<(), Fault> {
-        let Phase::Open(open) = &mut self.phase else { return Ok(()) };
-        if publish.qos > 1 {
-            return Err(Fault { code: 0x9B, what: "QoS 2, which is not offered" });
-        }
-        let own = publish.topic.strip_prefix(&open.base);
-        let is_state = own == Some("state");
-        if publish.retain && !is_state && open.version == Version::V5 {
-            return Err(Fault { code: 0x9A, what: "retained, which is not offered" });
-        }
-        if let Some(packet_id) = publish.packet_id {
-            if open.publishes.contains(packet_id) {
-                // MQTT 3.1.1 clients may repeat within a connection; the first one is on its way and will be answered.
-                return match open.version {
-                    Version::V3_1_1 if publish.dup => Ok(()),
-                    _ => Err(Fault { code: 0x82, what: "a packet identifier that is in use" }),
-                };
-            }
-            if open.publishes.len() >= usize::from(self.limits.receive_maximum.max(1)) {
-                return Err(Fault { code: 0x93, what: "more publishes than the receive maximum" });
-            }
-        }
-        match judge_publish(open, &publish) {
-            Ok(None) => {
-                self.events.push_back(Event::StateChanged {
-                    payload: publish.payload,
-                    cause: StateCause::Published,
-                });
-                // Presence is volatile (correctness.md 13): there is nothing to sync that the promise could mean.
-                if let Some(packet_id) = publish.packet_id {
-                    open.publishes.push(packet_id, Some(Promise::Kept));
-                }
-            }
-            Ok(Some(kind)) => {
-                let (token, qos) = match publish.packet_id {
-                    Some(packet_id) => (open.publishes.push(packet_id, None), Qos::AtLeastOnce),
-                    None => (open.publishes.token(), Qos::AtMostOnce),
-                };
-                self.events.push_back(Event::Publish { token, kind, payload: publish.payload, qos });
-            }
-            Err((code, reason)) => {
-                if let Some(packet_id) = publish.packet_id {
-                    open.publishes.push(packet_id, Some(Promise::Refused(code)));
-                }
-                let told = open.version == Version::V5 && publish.packet_id.is_some();
-                self.report_refusal(RefusedAction::Publish, &publish.topic, reason, code, told);
-            }
-        }
-        self.acknowledge_settled();
-        Ok(())
-    }
-
-    fn acknowledge_settled(&mut self) {
-        let Phase::Open(open) = &mut self.phase else { return };
-        while let Some((packet_id, promise)) = open.publishes.pop_settled() {
-            let code = match promise {
-                Promise::Kept => 0,
-                Promise::Refused(code) => code.max(0x80),
-            };
-            encode::puback(&mut self.outgoing, open.version, packet_id, code);
-            self.counters.pubacks += 1;
-        }
-    }
-
-    fn handle_subscribe(
-        &mut self,
-        packet_id: u16,
-        filters: &[FilterRequest],
-        identifier: Option<u32>,
-    ) -> Result<(), Fault> {
-        let Phase::Open(open) = &mut self.phase else { return Ok(()) };
-        let mut codes = Vec::with_capacity(filters.len());
-        let mut kinds: Vec<Kind> = Vec::new();
-        let mut refused = Vec::new();
-        for request in filters {
-            let qos = if request.qos == 0 { Qos::AtMostOnce } else { Qos::AtLeastOnce };
-            let granted = judge_filter(&request.filter, &open.principal).and_then(|filter| {
-                let matching = Kind::ALL.iter().filter(|kind| kind.may_go_down() && filter.matches(**kind));
-                let matching: Vec<Kind> = matching.copied().collect();
-                let added = open.delivery.subscribe(filter, qos, identifier, self.limits.max_filters);
-                if added { Ok(matching) } else { Err((SubackReasonCode::QuotaExceeded, "too many filters")) }
-            });
-            match granted {
-                Ok(matching) => {
-                    codes.push(encode::granted(qos));
-                    kinds.extend(matching);
-                }
-                Err((code, reason)) => {
-                    codes.push(code);
-                    refused.push((request.filter.as_str(), reason, code as u8));
-                }
-            }
-        }
-        encode::suback(&mut self.outgoing, open.version, packet_id, &codes).map_err(internal)?;
-        for (filter, reason, code) in refused {
-            self.report_refusal(RefusedAction::Subscribe, filter, reason, code, true);
-        }
-        if !kinds.is_empty() {
-            kinds.sort_unstable();
-            kinds.dedup();
-            self.events.push_back(Event::Subscribed { kinds });
-        }
-        Ok(())
-    }
-
-    fn handle_unsubscribe(&mut self, packet_id: u16, filters: &[String]) -> Result<(), Fault> {
-        let Phase::Open(open) = &mut self.phase else { return Ok(()) };
-        let mut existed = Vec::with_capacity(filters.len());
-        for filter in filters {
-            existed.push(filter.parse().is_ok_and(|filter| open.delivery.unsubscribe(&filter)));
-        }
-        encode::unsuback(&mut self.outgoing, open.version, packet_id, &existed).map_err(internal)
-    }
-
-    fn report_refusal(
-        &mut self,
-        action: RefusedAction,
-        topic: &str,
-        reason: &'static str,
-        code: u8,
-        client_was_told: bool,
-    ) {
-        let rate = &mut self.refusals;
-        if self.now_ms.saturating_sub(rate.minute_began_ms) >= 60_000 {
-            (rate.minute_began_ms, rate.reported) = (self.now_ms, 0);
-        }
-        if rate.reported >= self.limits.max_refusals_per_minute {
-            rate.suppressed = rate.suppressed.saturating_add(1);
-            return;
-        }
-        rate.reported += 1;
-        let suppressed = std::mem::take(&mut rate.suppressed);
-        let topic = topic.chars().filter(|c| !c.is_control()).take(EXCERPT_CHARS).collect();
-        self.events.push_back(Event::Refused(Refusal {
-            action,
-            topic,
-            reason,
-            code,
-            client_was_told,
-            suppressed,
-        }));
-    }
-
     /// Only while what was delivered leaves: a slow socket holds no more than its bound.
     fn ask_for_owed(&mut self) {
         if self.unwritten_bytes() >= self.limits.max_transmit_bytes {
@@ -736,59 +507,6 @@ impl Session {
         }
         self.inbound = Vec::new();
         self.events.push_back(Event::Closed { reason });
-    }
-}
-
-/// The kind of an authorised publish, or none for the own state; else a PUBACK code and why.
-fn judge_publish(open: &Open, publish: &PublishPacket) -> Result<Option<Kind>, (u8, &'static str)> {
-    let kind = match publish.topic.strip_prefix(&open.base) {
-        Some("state") => None,
-        Some(own) => match own.strip_prefix("up/").and_then(|kind| kind.parse::<Kind>().ok()) {
-            Some(kind) if kind.may_go_up() => Some(kind),
-            Some(_) => return Err((0x90, "messages of this kind do not go up")),
-            None if own.starts_with("down/") => return Err((0x87, "only the cloud publishes below down/")),
-            None => return Err((0x90, "there is no such topic")),
-        },
-        None => match publish.topic.parse::<Topic>() {
-            Ok(_) => return Err((0x87, "the topic belongs to another principal")),
-            Err(_) if publish.topic.starts_with("ft/") => {
-                return Err((0x87, "not below the principal's own topics"));
-            }
-            Err(_) => return Err((0x90, "there is no such topic")),
-        },
-    };
-    if publish.retain && kind.is_some() {
-        return Err((0x83, "retained, which is not offered"));
-    }
-    if publish.payload.len() > schemas::limits::PAYLOAD_BYTES {
-        return Err((0x97, "the payload is larger than any message"));
-    }
-    if publish.text && std::str::from_utf8(&publish.payload).is_err() {
-        return Err((0x99, "the payload is not the UTF-8 that it says it is"));
-    }
-    Ok(kind)
-}
-
-fn judge_filter(filter: &str, principal: &Principal) -> Result<Filter, (SubackReasonCode, &'static str)> {
-    if filter.starts_with("$share/") {
-        return Err((
-            SubackReasonCode::SharedSubscriptionsNotSupported,
-            "shared subscriptions are not offered",
-        ));
-    }
-    let levels = || filter.split('/');
-    let last = levels().count().saturating_sub(1);
-    let well_formed = levels().enumerate().all(|(index, level)| match level {
-        "+" => true,
-        "#" => index == last,
-        level => !level.contains(['+', '#']),
-    });
-    if !well_formed {
-        return Err((SubackReasonCode::TopicFilterInvalid, "a wildcard where none may be"));
-    }
-    match filter.parse::<Filter>() {
-        Ok(filter) if filter.permitted_for(principal) => Ok(filter),
-        _ => Err((SubackReasonCode::NotAuthorized, "only the principal's own down/ may be subscribed")),
     }
 }
 
