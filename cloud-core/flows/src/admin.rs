@@ -83,10 +83,24 @@ impl Default for Deadlines {
     }
 }
 
-/// Everything an operator may say.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "command", rename_all = "snake_case")]
-pub enum AdminCommand {
+/// An operator's line is JSON with the name in `command`; a journal's record is CBOR, where serde can't read binary ids
+/// behind such a tag. So the one list of variants has both forms.
+macro_rules! admin_commands {
+    ($($variants:tt)*) => {
+        /// Everything an operator may say.
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(tag = "command", rename_all = "snake_case")]
+        pub enum AdminCommand { $($variants)* }
+
+        /// As the journal keeps it.
+        #[derive(Serialize, Deserialize)]
+        #[serde(remote = "AdminCommand", rename_all = "snake_case")]
+        #[allow(dead_code, reason = "only its serde implementation is used")]
+        pub(crate) enum JournaledCommand { $($variants)* }
+    };
+}
+
+admin_commands! {
     /// A new tenant.
     CreateTenant {
         /// Its name.

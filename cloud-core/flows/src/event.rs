@@ -42,7 +42,7 @@ impl Record {
 #[serde(rename_all = "snake_case")]
 pub enum Event {
     /// An operator's command was carried out that registers something. The command is its content.
-    Registered(AdminCommand),
+    Registered(#[serde(with = "crate::admin::JournaledCommand")] AdminCommand),
     /// A device was enrolled.
     DeviceEnrolled {
         /// Which.
