@@ -176,6 +176,9 @@ async fn a_connection_whose_inbox_overflows_is_closed_and_the_core_never_waits()
     });
     let connection = connection.await;
     world.until(|message| matches!(message, ToCore::Pull { .. }).then_some(())).await;
+    // The answer to the pull is in the inbox by now; when the ping is answered it is out again.
+    client.send(&packet(0xC0, &[])).await;
+    assert_eq!(client.receive().await, packet(0xD0, &[]));
     let reply = FromCore::Reply { connection, kind: Kind::CloudTime, payload: b"now".to_vec() };
     let wake = FromCore::Wake { connection };
     world.broker.deliver_all(std::iter::repeat_n(wake, 100).chain(std::iter::repeat_n(reply, 11)));
