@@ -44,6 +44,8 @@ pub(crate) use requests::{EnrolTicket, Requests};
 
 /// How often gauges that cost something are set.
 const GAUGE_INTERVAL: Duration = Duration::from_secs(1);
+/// Ticks are at least this far apart, however much is due: others are heard in between.
+const TICK_INTERVAL: Duration = Duration::from_millis(1);
 /// How often a full disk is asked again for the next segment.
 const SPARE_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -198,7 +200,7 @@ impl Owner {
     async fn receive(&mut self) {
         let idle = match self.driver.next_due() {
             _ if self.is_stopping && !self.is_syncing => Duration::ZERO,
-            Some(due) => self.clock.until(due).min(GAUGE_INTERVAL),
+            Some(due) => self.clock.until(due).clamp(TICK_INTERVAL, GAUGE_INTERVAL),
             None => GAUGE_INTERVAL,
         };
         let Arrived { done, requests, lane } = &mut self.arrived;
