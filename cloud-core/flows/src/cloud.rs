@@ -28,7 +28,9 @@ pub struct Cloud {
     pub(crate) payments: BTreeMap<PaymentId, ChipPayment>,
     pub(crate) exceptions: Exceptions,
     /// Which payment claimed a payment information; forgotten when that has expired.
-    nonces: BTreeMap<(Principal, Nonce), (PaymentId, Timestamp)>,
+    nonces: BTreeMap<(Principal, Nonce), PaymentId>,
+    /// When the claimed payment informations expire.
+    nonce_ends: BTreeSet<(Timestamp, Principal, Nonce)>,
     commands: BTreeMap<CommandId, PaymentId>,
     /// Payments not at rest, by payer.
     open: BTreeMap<Principal, BTreeSet<PaymentId>>,
@@ -36,6 +38,8 @@ pub struct Cloud {
     timers: BTreeSet<(Timestamp, PaymentId)>,
     /// Time of the last event.
     at: Timestamp,
+    /// When the core last started.
+    opened_at: Timestamp,
 }
 
 impl Default for Cloud {
@@ -48,10 +52,12 @@ impl Default for Cloud {
             payments: BTreeMap::new(),
             exceptions: Exceptions::default(),
             nonces: BTreeMap::new(),
+            nonce_ends: BTreeSet::new(),
             commands: BTreeMap::new(),
             open: BTreeMap::new(),
             timers: BTreeSet::new(),
             at: Timestamp(0),
+            opened_at: Timestamp(0),
         }
     }
 }
@@ -79,7 +85,8 @@ impl Cloud {
                 self.exceptions.raise(*payment, *about, *case, text, record.at);
             }
             Event::ExceptionsResolved { payment, case, .. } => self.exceptions.resolve(*payment, *case),
-            Event::RefusalAudited { .. } | Event::Opened => {}
+            Event::Opened => self.opened_at = record.at,
+            Event::RefusalAudited { .. } => {}
             _ => self.evolve_payment(record),
         }
     }
@@ -129,8 +136,8 @@ impl Cloud {
     ) {
         let before = self.due_at(id);
         let Some(payment) = self.payments.get_mut(&id) else { return };
-        if matches!(payment.phase, Phase::Refunding { .. }) && matches!(phase, Phase::RefundBlocked { .. }) {
-            payment.refunds_refused += 1;
+        if matches!(payment.phase, Phase::Refunding { .. }) && !matches!(phase, Phase::Refunding { .. }) {
+            payment.refunds_ended += 1;
         }
         payment.phase = phase.clone();
         payment.paid_minor = paid_minor;
@@ -153,11 +160,15 @@ impl Cloud {
 
     fn claim_nonce(&mut self, id: PaymentId, now: Timestamp) {
         let Some(payment) = self.payments.get(&id) else { return };
-        let claim = (payment.chip.clone(), payment.nonce);
-        let until = payment.information_expires_at;
+        let (chip, nonce) = (payment.chip.clone(), payment.nonce);
+        self.nonce_ends.insert((payment.information_expires_at, chip.clone(), nonce));
+        self.nonces.insert((chip, nonce), id);
         // Expired ones are refused as expired; so this map follows what is still valid.
-        self.nonces.retain(|_, (_, until)| *until >= now);
-        self.nonces.insert(claim, (id, until));
+        while self.nonce_ends.first().is_some_and(|(until, _, _)| *until < now) {
+            if let Some((_, chip, nonce)) = self.nonce_ends.pop_first() {
+                self.nonces.remove(&(chip, nonce));
+            }
+        }
     }
 
     fn retire(&mut self, id: PaymentId) {
@@ -233,6 +244,11 @@ impl Cloud {
         self.at
     }
 
+    /// When the core last started.
+    pub(crate) fn opened_at(&self) -> Timestamp {
+        self.opened_at
+    }
+
     /// When the next thing is due that happens by time alone.
     pub fn next_due(&self) -> Option<Timestamp> {
         let timer = self.timers.first().map(|(at, _)| *at);
@@ -252,7 +268,7 @@ impl Cloud {
     }
 
     pub(crate) fn nonce_claimed_by(&self, chip: &Principal, nonce: Nonce) -> Option<PaymentId> {
-        self.nonces.get(&(chip.clone(), nonce)).map(|(payment, _)| *payment)
+        self.nonces.get(&(chip.clone(), nonce)).copied()
     }
 
     pub(crate) fn open_payments_of(&self, payer: &Principal) -> impl Iterator<Item = &ChipPayment> {

@@ -45,7 +45,9 @@ impl ChipFlow<'_> {
 
     fn new_command(&self, payment: &ChipPayment, device: &Device) -> Command {
         let deadlines = self.deadlines(payment);
-        let start_by = self.now.plus_ms(deadlines.start_ms);
+        // After a start of ours the executor needs time to come back before it can begin (correctness.md 15).
+        let reconnected = self.cloud.opened_at().plus_ms(deadlines.reconnect_ms);
+        let start_by = self.now.plus_ms(deadlines.start_ms).max(reconnected);
         let settle_at = start_by.plus_ms(device.longest_act_ms).plus_ms(deadlines.report_ms);
         Command {
             id: CommandId::derived("command", &[&payment.id.0, &device.instance.0.to_be_bytes()]),
@@ -254,7 +256,15 @@ impl ChipFlow<'_> {
     }
 
     fn outcome_after_verdict(&mut self, payment: &ChipPayment, outcome: Outcome, delivered: u32) {
-        if matches!(outcome, Outcome::Done | Outcome::DoneInPart) {
+        let accepted = matches!(payment.phase, Phase::Closed(PaymentState::Delivered));
+        if accepted && outcome != Outcome::Done {
+            let text = format!(
+                "payment {} was accepted as delivered, and now {outcome} ({delivered} units) is reported; it stays \
+                 accepted unless `payments resolve {} --refund`",
+                payment.id, payment.id
+            );
+            self.raise(payment, Case::Contradiction, text);
+        } else if !accepted && matches!(outcome, Outcome::Done | Outcome::DoneInPart) {
             let text = format!(
                 "payment {} was delivered ({delivered} of {} units) after the refund had been decided; the payer keeps \
                  the refund; `payments resolve {} --accept` closes this",
