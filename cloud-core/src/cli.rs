@@ -55,6 +55,14 @@ pub struct Cli {
 enum Command {
     /// Start and serve (what happens without a command too).
     Serve,
+    /// Play every flow with its failures and refunds: core, broker, bank and a small fleet as real processes.
+    /// Exits 0 only if the books agree in the end. Needs no configuration, and leaves nothing behind.
+    #[cfg(feature = "demo")]
+    Demo {
+        /// Keep everything in this directory, which must be empty or new; a temporary one if left out.
+        #[arg(long, value_name = "DIR")]
+        keep: Option<std::path::PathBuf>,
+    },
     /// Speak with the running core of this data directory.
     Admin(admin::AdminArguments),
     /// The configuration.
@@ -86,6 +94,10 @@ enum ConfigCommand {
 
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
+    #[cfg(feature = "demo")]
+    if let Some(code) = run_as_child() {
+        return code;
+    }
     let cli = Cli::parse();
     match cli.run() {
         Ok(code) => code,
@@ -98,11 +110,27 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// The demo starts this program again as the bank and as devices; it has no other binary beside it.
+#[cfg(feature = "demo")]
+fn run_as_child() -> Option<ExitCode> {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    match arguments.get(1)?.to_str()? {
+        "__edge-agent" => Some(edge_agent::cli::main(arguments.into_iter().skip(1))),
+        "__device-sim" => Some(device_sim::cli::run(arguments.into_iter().skip(1))),
+        _ => None,
+    }
+}
+
 impl Cli {
     fn run(self) -> anyhow::Result<ExitCode> {
         if let Some(Command::Completions { shell }) = self.command {
             clap_complete::generate(shell, &mut Cli::command(), "cloud-core", &mut io::stdout());
             return Ok(ExitCode::SUCCESS);
+        }
+        #[cfg(feature = "demo")]
+        if let Some(Command::Demo { keep }) = self.command {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            return runtime.block_on(crate::demo::run(keep));
         }
         let variables =
             std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
@@ -112,6 +140,9 @@ impl Cli {
             Some(Command::Admin(arguments)) => arguments.run(&loaded.config),
             Some(Command::Config { command: ConfigCommand::Show { json } }) => show_config(&loaded, json),
             Some(Command::Journal { command }) => command.run(&loaded.config),
+            // Both ended above.
+            #[cfg(feature = "demo")]
+            Some(Command::Demo { .. }) => Ok(ExitCode::SUCCESS),
             Some(Command::Completions { .. }) => Ok(ExitCode::SUCCESS),
         }
     }

@@ -49,7 +49,11 @@ pub async fn run(directory: Option<PathBuf>) -> anyhow::Result<ExitCode> {
         narrator.end(&format!("{} stories in {seconds} s. The books agree.", stories::ALL.len()));
         return Ok(ExitCode::SUCCESS);
     }
-    narrator.end(&format!("Not as it must be: {}. Everything is kept in {}.", failed.join(", "), place.keep().display()));
+    narrator.end(&format!(
+        "Not as it must be: {}. Everything is kept in {}.",
+        failed.join(", "),
+        place.keep().display()
+    ));
     Ok(ExitCode::FAILURE)
 }
 

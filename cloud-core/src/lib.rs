@@ -8,6 +8,8 @@ pub mod authority;
 pub mod bank;
 pub mod cli;
 pub mod config;
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod enrolment;
 mod health;
 mod http;

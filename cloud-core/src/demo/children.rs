@@ -1,6 +1,6 @@
 //! The demo's processes: this program started again as core, bank and devices. None outlives the demo.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
@@ -18,24 +18,28 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Starts this program with `arguments`, its standard error in `log`, and waits until it prints a line that
-    /// `is_ready` accepts. Returns all lines up to that one.
-    pub(super) async fn start(
-        name: &str,
-        arguments: &[&str],
-        variables: &[(&str, &str)],
-        log: &Path,
-        is_ready: impl Fn(&str) -> bool,
-    ) -> anyhow::Result<(Self, Vec<String>)> {
+    /// Starts this program with `arguments`, its standard error in `log`.
+    pub(super) fn spawn(name: &str, arguments: &[&str], log: &Path) -> anyhow::Result<Self> {
         let errors = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
-        let mut child = program(arguments)?
-            .envs(variables.iter().copied())
+        let child = program(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(errors)
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("start {name}"))?;
+        Ok(Self { child, name: name.to_owned() })
+    }
+
+    /// Starts, and waits until it prints a line that `is_ready` accepts. Returns all lines up to that one.
+    pub(super) async fn start(
+        name: &str,
+        arguments: &[&str],
+        log: &Path,
+        is_ready: impl Fn(&str) -> bool,
+    ) -> anyhow::Result<(Self, Vec<String>)> {
+        let mut process = Self::spawn(name, arguments, log)?;
+        let child = &mut process.child;
         let mut lines = BufReader::new(child.stdout.take().context("its standard output")?).lines();
         let mut seen = Vec::new();
         let wait = async {
@@ -53,7 +57,7 @@ impl Process {
             .with_context(|| format!("{name} was not ready in time: see {}", log.display()))??;
         // Somebody must go on reading, or the child would block on a full pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Ok((Self { child, name: name.to_owned() }, seen))
+        Ok((process, seen))
     }
 
     /// SIGKILL: no goodbye, no flush.
@@ -63,7 +67,8 @@ impl Process {
 
     /// SIGTERM, and SIGKILL for one that does not listen.
     pub(super) async fn stop(&mut self) {
-        let id = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+        let id =
+            self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
         if let Some(id) = id {
             let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
         }
@@ -75,20 +80,20 @@ impl Process {
 
 /// Runs this program to its end.
 pub(super) async fn run(arguments: &[&str]) -> anyhow::Result<Output> {
-    let output = program(arguments)?.stdin(Stdio::null()).output().await?;
+    let output = program(arguments).stdin(Stdio::null()).output().await?;
     if !output.status.success() {
         bail!("`{}` failed: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(output)
 }
 
-fn program(arguments: &[&str]) -> anyhow::Result<Command> {
-    let own: PathBuf = std::env::current_exe()?;
-    let mut command = Command::new(own);
+fn program(arguments: &[&str]) -> Command {
+    // Not `current_exe()`: this finds the program also after a newer build has taken the place of its file.
+    let mut command = Command::new("/proc/self/exe");
     command.args(arguments);
     // What a person has set for a real core must not steer the demo's.
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("FARTHING_")) {
         command.env_remove(name);
     }
-    Ok(command)
+    command
 }

@@ -76,7 +76,10 @@ impl Fleet {
         let core_arguments = pinned(&addresses);
         let admin = AdminClient::new(&addresses.admin);
         narrator.note(&format!("bank    http://{bank_address}, a process with a book of its own"));
-        narrator.note(&format!("core    mqtt tls://{}, ledger and broker in one process", show(addresses.mqtt_tls)));
+        narrator.note(&format!(
+            "core    mqtt tls://{}, ledger and broker in one process",
+            show(addresses.mqtt_tls)
+        ));
 
         let key = SigningKey::from_bytes(&crate::random::bytes()?);
         register(&admin, bank_address, &key)?;
@@ -88,14 +91,27 @@ impl Fleet {
         for (chip, executor) in MACHINES {
             devices.push(start_device(directory, &admin, &addresses, chip, "payment-chip", None).await?);
             if let Some((name, faults)) = executor {
-                let device = start_device(directory, &admin, &addresses, name, "vending-executor", Some(faults));
+                let device =
+                    start_device(directory, &admin, &addresses, name, "vending-executor", Some(faults));
                 devices.push(device.await?);
             }
         }
-        narrator.note(&format!("fleet   {} devices, each enrolled with a claim code, on mTLS", devices.len()));
+        narrator
+            .note(&format!("fleet   {} devices, each enrolled with a claim code, on mTLS", devices.len()));
         narrator.note("people  alice with 100.00 EUR at the bank; the till of Snacks & Co");
         let directory = directory.to_path_buf();
-        Ok(Self { directory, core, bank, devices, admin, bank_address, addresses, core_arguments, payer, merchant })
+        Ok(Self {
+            directory,
+            core,
+            bank,
+            devices,
+            admin,
+            bank_address,
+            addresses,
+            core_arguments,
+            payer,
+            merchant,
+        })
     }
 
     /// What the chip shows: asked for at its own socket, as a technician or the machine's screen does.
@@ -103,9 +119,11 @@ impl Fleet {
         let data = self.device_directory(chip);
         let quantity = quantity.to_string();
         let data = data.to_string_lossy();
-        let arguments = ["__edge-agent", "pay-info", "--data", &data, "--item", item, "--quantity", &quantity, "--json"];
+        let arguments =
+            ["__edge-agent", "pay-info", "--data", &data, "--item", item, "--quantity", &quantity, "--json"];
         let output = run(&arguments).await?;
-        let said: serde_json::Value = serde_json::from_slice(&output.stdout).context("what pay-info prints")?;
+        let said: serde_json::Value =
+            serde_json::from_slice(&output.stdout).context("what pay-info prints")?;
         let information = said.get("information").cloned().context("pay-info prints `information`")?;
         Ok(serde_json::from_value(information)?)
     }
@@ -119,9 +137,11 @@ impl Fleet {
         let mut acts: BTreeMap<String, (usize, u64)> = BTreeMap::new();
         for (_, executor) in MACHINES {
             let Some((name, _)) = executor else { continue };
-            let log = std::fs::read_to_string(self.device_directory(name).join("physical.log")).unwrap_or_default();
+            let log =
+                std::fs::read_to_string(self.device_directory(name).join("physical.log")).unwrap_or_default();
             for line in log.lines() {
-                let line: serde_json::Value = serde_json::from_str(line).context("a line of a physical log")?;
+                let line: serde_json::Value =
+                    serde_json::from_str(line).context("a line of a physical log")?;
                 let command = line["command"].as_str().context("its command")?.to_owned();
                 let act = acts.entry(command).or_default();
                 act.0 += 1;
@@ -151,20 +171,27 @@ impl Fleet {
     pub(super) async fn bank_balance(&self, account: &str) -> anyhow::Result<Decimal> {
         let book = self.bank_book().await?;
         let balance = &book["accounts"][account]["balance"];
-        let text = balance.as_str().with_context(|| format!("the bank's book has no account {account}: {book}"))?;
+        let text =
+            balance.as_str().with_context(|| format!("the bank's book has no account {account}: {book}"))?;
         Ok(Decimal::from_str_exact(text)?)
     }
 
     /// What the merchant has earned, in our ledger.
     pub(super) fn merchant_balance(&self) -> anyhow::Result<Money> {
         let AdminAnswer::Accounts(rows) = self.admin(AdminCommand::ListAccounts)? else { bail!("accounts") };
-        let row = rows.into_iter().find(|row| row.account == "merchant/snacks").context("the merchant's account")?;
+        let row = rows
+            .into_iter()
+            .find(|row| row.account == "merchant/snacks")
+            .context("the merchant's account")?;
         Ok(row.credits_posted.currency.minor(row.credits_posted.minor - row.debits_posted.minor))
     }
 
     /// One payment as the operator sees it.
     pub(super) fn payment(&self, id: PaymentId) -> anyhow::Result<PaymentRow> {
-        self.payments()?.into_iter().find(|row| row.payment == id).context("the payment in the operator's list")
+        self.payments()?
+            .into_iter()
+            .find(|row| row.payment == id)
+            .context("the payment in the operator's list")
     }
 
     pub(super) fn payments(&self) -> anyhow::Result<Vec<PaymentRow>> {
@@ -204,12 +231,20 @@ async fn start_bank(directory: &Path) -> anyhow::Result<(Process, SocketAddr)> {
     let book = directory.join("bank.json");
     let book = book.to_string_lossy();
     let arguments = [
-        "__bank", "--listen", "127.0.0.1:0", "--book", &book, "--account", "alice=100.00:EUR", "--account",
+        "__device-sim",
+        "bank",
+        "--listen",
+        "127.0.0.1:0",
+        "--book",
+        &book,
+        "--account",
+        "alice=100.00:EUR",
+        "--account",
         "holding=0.00:EUR",
     ];
     const HEAD: &str = "bank listening on http://";
     let log = directory.join("bank.log");
-    let (bank, lines) = Process::start("the bank", &arguments, &[], &log, |line| line.starts_with(HEAD)).await?;
+    let (bank, lines) = Process::start("the bank", &arguments, &log, |line| line.starts_with(HEAD)).await?;
     let address = lines.iter().find_map(|line| line.strip_prefix(HEAD)).context("the bank's address")?;
     Ok((bank, address.parse()?))
 }
@@ -219,7 +254,7 @@ async fn start_core(directory: &Path, arguments: &[String]) -> anyhow::Result<(P
     let mut all = vec!["serve", "--data-dir", data.to_str().context("a path in UTF-8")?];
     all.extend(arguments.iter().map(String::as_str));
     let log = directory.join("core.log");
-    let (core, _) = Process::start("the core", &all, &[], &log, |line| line == "ready").await?;
+    let (core, _) = Process::start("the core", &all, &log, |line| line == "ready").await?;
     let addresses = std::fs::read(data.join("addresses.json"))?;
     Ok((core, serde_json::from_slice(&addresses)?))
 }
@@ -268,7 +303,12 @@ fn register(admin: &AdminClient, bank: SocketAddr, key: &SigningKey) -> anyhow::
         }
         let executor = executor.map(|(executor, _)| executor.parse()).transpose()?;
         let items: BTreeMap<ItemId, _> = BTreeMap::new();
-        commands.push(AdminCommand::BindChip { chip: name(chip)?, merchant: "snacks".parse()?, executor, items });
+        commands.push(AdminCommand::BindChip {
+            chip: name(chip)?,
+            merchant: "snacks".parse()?,
+            executor,
+            items,
+        });
     }
     for command in commands {
         admin.core(command)?;
@@ -276,7 +316,12 @@ fn register(admin: &AdminClient, bank: SocketAddr, key: &SigningKey) -> anyhow::
     Ok(())
 }
 
-fn person(admin: &AdminClient, lane: SocketAddr, name: &str, key: Option<SigningKey>) -> anyhow::Result<Terminal> {
+fn person(
+    admin: &AdminClient,
+    lane: SocketAddr,
+    name: &str,
+    key: Option<SigningKey>,
+) -> anyhow::Result<Terminal> {
     let principal: Principal = name.parse()?;
     let issue = ShellCommand::IssueToken { principal: principal.clone(), valid_ms: ONE_DAY_MS };
     let ShellAnswer::Token { token, .. } = admin.shell(issue)? else { bail!("a token for {name}") };
@@ -300,20 +345,56 @@ async fn start_device(
     let (data, physical) = (data.to_string_lossy(), physical.to_string_lossy());
     let (enrolment, broker) = (show(addresses.enrolment), show(addresses.mqtt_tls));
     let enroll = [
-        "__edge-agent", "enroll", "--claim", &code, "--server", &enrolment, "--device", &principal, "--data", &data,
+        "__edge-agent",
+        "enroll",
+        "--claim",
+        &code,
+        "--server",
+        &enrolment,
+        "--device",
+        &principal,
+        "--data",
+        &data,
     ];
     run(&enroll).await.with_context(|| format!("enrol {name}"))?;
-    let mut arguments = vec!["__edge-agent", "run", "--data", &data, "--profile", profile, "--broker", &broker];
+    let mut arguments =
+        vec!["__edge-agent", "run", "--data", &data, "--profile", profile, "--broker", &broker];
     if profile == "vending-executor" {
         arguments.extend(["--physical-log", &physical]);
     }
-    let variables: Vec<_> = faults.map(|faults| ("FARTHING_FAULTS", faults)).into_iter().collect();
-    let (process, _) = Process::start(name, &arguments, &variables, &log, |line| line.starts_with("ready")).await?;
+    if let Some(faults) = faults {
+        arguments.extend(["--faults", faults]);
+    }
+    let process = Process::spawn(name, &arguments, &log)?;
+    wait_for_device(name, &data, &log).await?;
     Ok(process)
 }
 
+/// Ready is a device that is connected and has learned the time: before, a chip issues nothing.
+async fn wait_for_device(name: &str, data: &str, log: &Path) -> anyhow::Result<()> {
+    let ready = async {
+        loop {
+            let status = run(&["__edge-agent", "status", "--data", data, "--json"]).await;
+            let status =
+                status.ok().and_then(|said| serde_json::from_slice::<serde_json::Value>(&said.stdout).ok());
+            if status.is_some_and(|status| status["connected"] == true && !status["cloud_time"].is_null()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, ready)
+        .await
+        .with_context(|| format!("{name} was not ready: see {}", log.display()))
+}
+
 /// One request to the test bank.
-async fn http(address: SocketAddr, method: &str, path: &str, body: &str) -> anyhow::Result<serde_json::Value> {
+async fn http(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> anyhow::Result<serde_json::Value> {
     let stream = tokio::net::TcpStream::connect(address).await.context("reach the bank")?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);

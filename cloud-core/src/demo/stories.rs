@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use cloud_core_flows::admin::{AdminAnswer, AdminCommand};
 use ed25519_dalek::SigningKey;
-use ed25519_dalek::pkcs8::DecodePrivateKey;
+use edge_agent::enrolment::IdentityDirectory;
 use rust_decimal::Decimal;
 use schemas::ids::{Nonce, PaymentId};
 use schemas::message::{PaymentState, PaymentStatus};
@@ -17,7 +17,8 @@ use schemas::wire::SignedBytes;
 use super::fleet::{DEADLINES, Fleet, PATIENCE};
 use super::narrator::Narrator;
 
-type Play = for<'a> fn(&'a mut Fleet, &'a mut Narrator) -> Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'a>>;
+type Play =
+    for<'a> fn(&'a mut Fleet, &'a mut Narrator) -> Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'a>>;
 
 /// One story.
 pub(super) struct Story {
@@ -131,11 +132,8 @@ async fn late(fleet: &mut Fleet, narrator: &mut Narrator) -> anyhow::Result<()> 
 async fn forged(fleet: &mut Fleet, narrator: &mut Narrator) -> anyhow::Result<()> {
     let before = Purse::of(fleet).await?;
     let genuine = PaymentInformation::read_unverified(&fleet.show("chip-1", "coffee", 1).await?)?;
-    let cheap = PaymentInformation {
-        nonce: Nonce(crate::random::bytes()?),
-        amount: "0.01 EUR".parse()?,
-        ..genuine
-    };
+    let cheap =
+        PaymentInformation { nonce: Nonce(crate::random::bytes()?), amount: "0.01 EUR".parse()?, ..genuine };
     let forged = cheap.sign(&stolen_key(fleet, "chip-1")?);
     narrator.tell("a forged code: coffee for 0.01 EUR, signed with a copy of chip-1's key");
     let payment = hand_in(fleet, narrator, forged).await?;
@@ -161,7 +159,8 @@ async fn meter(fleet: &mut Fleet, narrator: &mut Narrator) -> anyhow::Result<()>
     let end = watch(fleet, narrator, payment).await?;
     expect(&end, PaymentState::Delivered, "2.80")?;
     before.changed_by(fleet, narrator, "-2.80", "2.80").await?;
-    let told = fleet.merchant.status(payment, PATIENCE, |status| status.state == PaymentState::Delivered).await?;
+    let told =
+        fleet.merchant.status(payment, PATIENCE, |status| status.state == PaymentState::Delivered).await?;
     narrator.tell(&format!("the till: {}", told.text));
     fleet.merchant.refund(payment, PATIENCE).await?;
     narrator.tell("the till gives it back");
@@ -178,7 +177,8 @@ async fn killed(fleet: &mut Fleet, narrator: &mut Narrator) -> anyhow::Result<()
     fleet.bank_fault("transfer", "hold_answer").await?;
     let payment = buy(fleet, narrator, "chip-1", "water", 1).await?;
     let paid = before.bank - Decimal::new(150, 2);
-    wait_until("the bank moves the money", || async { Ok(fleet.bank_balance("alice").await? == paid) }).await?;
+    wait_until("the bank moves the money", || async { Ok(fleet.bank_balance("alice").await? == paid) })
+        .await?;
     narrator.tell("the bank has moved 1.50 EUR; its answer is still on the way");
     fleet.kill_core().await?;
     narrator.tell("SIGKILL: the core is dead");
@@ -214,7 +214,11 @@ async fn buy(
     Ok(payment)
 }
 
-async fn hand_in(fleet: &mut Fleet, narrator: &Narrator, information: SignedBytes) -> anyhow::Result<PaymentId> {
+async fn hand_in(
+    fleet: &mut Fleet,
+    narrator: &Narrator,
+    information: SignedBytes,
+) -> anyhow::Result<PaymentId> {
     let payment = fleet.payer.pay(information, PATIENCE).await?;
     narrator.tell(&format!("alice hands it in: payment {payment}"));
     Ok(payment)
@@ -253,9 +257,16 @@ fn expect(end: &PaymentStatus, state: PaymentState, paid: &str) -> anyhow::Resul
     Ok(())
 }
 
-async fn expect_exception(fleet: &Fleet, narrator: &Narrator, payment: PaymentId, case: &str) -> anyhow::Result<()> {
+async fn expect_exception(
+    fleet: &Fleet,
+    narrator: &Narrator,
+    payment: PaymentId,
+    case: &str,
+) -> anyhow::Result<()> {
     wait_until("the exceptions queue names it", || async {
-        let AdminAnswer::Exceptions(rows) = fleet.admin(AdminCommand::ListExceptions)? else { bail!("exceptions") };
+        let AdminAnswer::Exceptions(rows) = fleet.admin(AdminCommand::ListExceptions)? else {
+            bail!("exceptions")
+        };
         Ok(rows.iter().any(|row| row.payment == Some(payment) && row.case == case))
     })
     .await?;
@@ -264,7 +275,10 @@ async fn expect_exception(fleet: &Fleet, narrator: &Narrator, payment: PaymentId
 }
 
 /// Asks again and again; gives up after a while.
-async fn wait_until<F: Future<Output = anyhow::Result<bool>>>(what: &str, ask: impl Fn() -> F) -> anyhow::Result<()> {
+async fn wait_until<F: Future<Output = anyhow::Result<bool>>>(
+    what: &str,
+    ask: impl Fn() -> F,
+) -> anyhow::Result<()> {
     let asked = tokio::time::timeout(PATIENCE, async {
         while !ask().await? {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -276,9 +290,9 @@ async fn wait_until<F: Future<Output = anyhow::Result<bool>>>(what: &str, ask: i
 
 /// Reads a device's key file, as somebody could who has the chip open on a bench.
 fn stolen_key(fleet: &Fleet, chip: &str) -> anyhow::Result<SigningKey> {
-    let path = fleet.device_directory(chip).join(edge_agent::enrolment::KEY_FILE);
-    let pem = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    Ok(SigningKey::from_pkcs8_pem(&pem)?)
+    let identity = IdentityDirectory::open(&fleet.device_directory(chip).join("identity"))?;
+    let key = identity.key()?.with_context(|| format!("{chip} has a key"))?;
+    Ok(key.signing_key().clone())
 }
 
 /// What alice has at the bank and the merchant in our ledger.
@@ -292,7 +306,13 @@ impl Purse {
         Ok(Self { bank: fleet.bank_balance("alice").await?, merchant: fleet.merchant_balance()?.decimal() })
     }
 
-    async fn changed_by(&self, fleet: &Fleet, narrator: &Narrator, payer: &str, merchant: &str) -> anyhow::Result<()> {
+    async fn changed_by(
+        &self,
+        fleet: &Fleet,
+        narrator: &Narrator,
+        payer: &str,
+        merchant: &str,
+    ) -> anyhow::Result<()> {
         let now = Self::of(fleet).await?;
         narrator.balances(&format!(
             "alice at the bank {:.2} -> {:.2} EUR, Snacks & Co {:.2} -> {:.2} EUR",
