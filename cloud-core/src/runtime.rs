@@ -229,6 +229,7 @@ impl Owner {
                     self.synced.store(self.driver.journal().synced().value(), Ordering::Release);
                     self.kill.pass(Step::Synced);
                 }
+                Done::Lost => return Err(CoreFault::Lost),
                 Done::Spare(result) => {
                     if let Err(error) = &result {
                         tracing::error!(%error, "the next journal segment was not made; new payments will be refused when this one is full");

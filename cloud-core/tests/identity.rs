@@ -1,4 +1,5 @@
 //! Enrolment, mutual TLS and revocation against the real binary (correctness.md 20).
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 

@@ -1,6 +1,7 @@
 //! THE order under SIGKILL, with writes held in memory until they are synced: a kill is a power cut (correctness.md 5).
 //! A build with the feature `fault-no-sync` must fail here.
 #![cfg(debug_assertions)]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 

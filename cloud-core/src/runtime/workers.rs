@@ -17,6 +17,8 @@ pub(super) enum Done {
     Synced(Result<Synced, DiskError>),
     Spare(Result<SpareReady, DiskError>),
     Snapshot(Result<SnapshotTaken, SnapshotError>),
+    /// A thread ended by a panic: without its word the owner would wait for ever.
+    Lost,
 }
 
 enum Background {
@@ -37,6 +39,7 @@ impl Workers {
         {
             let (disk, done) = (disk.clone(), done.clone());
             thread::Builder::new().name("journal-sync".into()).spawn(move || {
+                let _last_word = LastWord(done.clone());
                 for point in points {
                     let started = Instant::now();
                     let result = point.run(&disk);
@@ -50,6 +53,7 @@ impl Workers {
         }
         let (disk, done) = (disk.clone(), done.clone());
         thread::Builder::new().name("journal-files".into()).spawn(move || {
+            let _last_word = LastWord(done.clone());
             for job in jobs {
                 let result = match job {
                     Background::Spare(job) => Done::Spare(job.run(&disk)),
@@ -76,5 +80,16 @@ impl Workers {
     /// The journal gives out one at a time.
     pub(super) fn snapshot(&self, job: SnapshotJob) {
         let _ = self.background.send(Background::Snapshot(job));
+    }
+}
+
+/// Speaks only when its thread panics.
+struct LastWord(mpsc::Sender<Done>);
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let _ = self.0.try_send(Done::Lost);
+        }
     }
 }
