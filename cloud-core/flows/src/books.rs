@@ -12,7 +12,7 @@ use schemas::ids::{MerchantId, MessageId, PaymentId, Principal, TenantId};
 use schemas::money::Currency;
 
 use crate::admin::{AdminCommand, BankKind};
-use crate::payment::ChipPayment;
+use crate::payment::{ChipPayment, RefundEnd};
 use crate::registry::Registry;
 
 /// An account by its role.
@@ -171,9 +171,10 @@ impl<'a> Legs<'a> {
         Transfer::void_pending(self.id("void"), self.id("reserve"))
     }
 
-    /// The bank has confirmed that the money went back.
-    pub(crate) fn given_back(&self, amount_minor: u64) -> Transfer {
-        Transfer::post(self.id("given-back"), self.movement(Role::Holding, Role::Bank, amount_minor))
+    /// The bank has confirmed that the money went back: what was not delivered, or later what the merchant returned.
+    pub(crate) fn given_back(&self, amount_minor: u64, end: RefundEnd) -> Transfer {
+        let leg = if end == RefundEnd::Returned { "returned-given-back" } else { "given-back" };
+        Transfer::post(self.id(leg), self.movement(Role::Holding, Role::Bank, amount_minor))
     }
 
     /// A merchant gives back what it had earned: into holding, from where the bank refunds; or to the person.
@@ -183,6 +184,13 @@ impl<'a> Legs<'a> {
         Transfer::post(self.id("returned"), movement)
     }
 
+    /// Whether the merchant's account covers a return. Asked before booking: a transfer that the ledger has refused
+    /// stays refused, and the merchant may pay in and try again.
+    pub(crate) fn merchant_covers(&self, ledger: &Ledger, amount_minor: u64) -> bool {
+        let account = Role::Merchant(&self.payment.merchant).account(&self.payment.payer.tenant);
+        ledger.available(account).is_some_and(|available| available >= amount_minor)
+    }
+
     /// An operator gives up giving it back.
     pub(crate) fn written_off(&self, amount_minor: u64) -> Transfer {
         Transfer::post(self.id("written-off"), self.movement(Role::Holding, Role::Suspense, amount_minor))
@@ -190,7 +198,7 @@ impl<'a> Legs<'a> {
 
     /// Every id that the payment may have used, to be forgotten with it.
     pub(crate) fn all_ids(payment: PaymentId) -> Vec<TransferId> {
-        ["paid", "reserve", "post", "void", "given-back", "returned", "written-off"]
+        ["paid", "reserve", "post", "void", "given-back", "returned", "returned-given-back", "written-off"]
             .iter()
             .map(|leg| leg_id(payment, leg))
             .collect()

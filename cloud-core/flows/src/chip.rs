@@ -88,7 +88,7 @@ impl ChipFlow<'_> {
             reason: None,
             command: None,
             outcome: None,
-            refunds_refused: 0,
+            refunds_ended: 0,
         };
         let question = Down::HealthCheck(HealthCheckRequest {
             payment: id,
@@ -210,6 +210,10 @@ impl ChipFlow<'_> {
             HealthVerdict::NotIssued => self.refuse(payment, Code::known("not_issued")),
             HealthVerdict::NotReady => {
                 self.refuse(payment, answer.code.clone().unwrap_or_else(|| Code::known("not_ready")));
+            }
+            // A claim is remembered while the information is good: later nobody may build on it.
+            HealthVerdict::Ready if self.now > payment.information_expires_at => {
+                self.refuse(payment, Code::known("information_expired"));
             }
             HealthVerdict::Ready => match self.cloud.nonce_claimed_by(&payment.chip, payment.nonce) {
                 Some(_) => self.refuse(payment, Code::known("nonce_used")),

@@ -52,8 +52,8 @@ pub struct ChipPayment {
     pub command: Option<Command>,
     /// The executor's word, once there is one.
     pub outcome: Option<Reported>,
-    /// How many refunds the bank has refused for good: part of the refund's key.
-    pub refunds_refused: u32,
+    /// How many refunds the bank has confirmed or refused for good: part of the next one's key.
+    pub refunds_ended: u32,
 }
 
 /// A command to an executor.
@@ -154,6 +154,8 @@ pub enum RefundEnd {
     Refunded,
     /// The rest went back.
     DeliveredInPart,
+    /// The merchant gave back what it had earned.
+    Returned,
 }
 
 /// Why a transfer is fenced off.
@@ -187,6 +189,14 @@ impl ChipPayment {
         match (&self.phase, &self.outcome) {
             (Phase::Closed(PaymentState::Delivered), _) => self.quantity,
             (_, Some(reported)) => reported.delivered.min(self.quantity),
+            _ => 0,
+        }
+    }
+
+    /// What the bank is to give back, in minor units.
+    pub fn owed_back_minor(&self) -> u64 {
+        match self.phase {
+            Phase::Refunding { amount_minor, .. } | Phase::RefundBlocked { amount_minor, .. } => amount_minor,
             _ => 0,
         }
     }

@@ -100,6 +100,7 @@ fn sentence(payment: &ChipPayment, news: &News) -> String {
     let amount = payment.amount;
     let paid = amount.currency.minor(news.paid_minor);
     let back = amount.currency.minor(amount.minor.saturating_sub(news.paid_minor));
+    let owed = amount.currency.minor(payment.owed_back_minor());
     let item = &payment.item;
     let because = news.reason.as_ref().map_or(String::new(), |code| format!(" ({code})"));
     match news.state {
@@ -115,6 +116,9 @@ fn sentence(payment: &ChipPayment, news: &News) -> String {
             "{} of {} {item} were delivered; {paid} are paid, {back} were given back.",
             news.delivered, payment.quantity
         ),
+        PaymentState::Refunding if news.delivered > 0 => {
+            "A part was delivered; the money for the rest is on its way back.".to_owned()
+        }
         PaymentState::Refunding => format!("The purchase failed{because}; your money is on its way back."),
         PaymentState::Refunded => format!("{amount} were given back{because}."),
         PaymentState::Voided => format!("The purchase failed{because}; no money was taken."),
@@ -127,7 +131,7 @@ fn sentence(payment: &ChipPayment, news: &News) -> String {
             "Nobody knows yet whether it was delivered; an operator looks into it.".to_owned()
         }
         PaymentState::RefundBlocked => {
-            format!("The bank refuses to give {back} back{because}; an operator looks into it.")
+            format!("The bank refuses to give {owed} back{because}; an operator looks into it.")
         }
         PaymentState::WrittenOff => format!("Closed by the operator{because}."),
     }

@@ -159,7 +159,8 @@ impl ChipFlow<'_> {
     ) {
         self.withdraw_questions(payment);
         let attempt = self.call_bank(payment, BankCallKind::Refund, 0, amount_minor);
-        let paid_minor = payment.amount.minor;
+        let returned = then == RefundEnd::Returned;
+        let paid_minor = if returned { payment.paid_minor } else { payment.amount.minor };
         self.move_to(
             payment,
             Phase::Refunding { amount_minor, attempt, then },
@@ -167,7 +168,7 @@ impl ChipFlow<'_> {
             Some(reason.clone()),
         );
         let news = News { state: PaymentState::Refunding, paid_minor, delivered, reason: Some(reason) };
-        self.out.tell(self.cloud, payment, &news, Audience::PayerAndMerchant, self.now);
+        self.out.tell(self.cloud, payment, &news, refund_audience(payment, then), self.now);
     }
 
     fn refund_answer(
@@ -177,14 +178,15 @@ impl ChipFlow<'_> {
         then: RefundEnd,
         answer: &BankAnswer,
     ) {
-        let paid_minor = payment.amount.minor - amount_minor.min(payment.amount.minor);
+        let to = refund_audience(payment, then);
         match answer {
             BankAnswer::Done => {
                 let bank = self.bank_of(payment);
-                self.book_surely(payment, &[Legs::of(payment, &bank).given_back(amount_minor)]);
+                self.book_surely(payment, &[Legs::of(payment, &bank).given_back(amount_minor, then)]);
+                let paid_minor = payment.paid_minor.saturating_sub(amount_minor);
                 let state = refund_state(then);
-                let delivered = if then == RefundEnd::Refunded { 0 } else { payment.delivered() };
-                self.close_because(payment, state, paid_minor, delivered, None, Audience::PayerAndMerchant);
+                let delivered = if then == RefundEnd::DeliveredInPart { payment.delivered() } else { 0 };
+                self.close_because(payment, state, paid_minor, delivered, None, to);
             }
             BankAnswer::Refused(code) => {
                 let code: Code = code.parse().unwrap_or_else(|_| Code::known("refund_refused"));
@@ -199,11 +201,11 @@ impl ChipFlow<'_> {
                 self.move_to(payment, phase, payment.paid_minor, Some(code.clone()));
                 let news = News {
                     state: PaymentState::RefundBlocked,
-                    paid_minor,
+                    paid_minor: payment.paid_minor,
                     delivered: payment.delivered(),
                     reason: Some(code),
                 };
-                self.out.tell(self.cloud, payment, &news, Audience::PayerAndMerchant, self.now);
+                self.out.tell(self.cloud, payment, &news, to, self.now);
             }
             BankAnswer::Unknown | BankAnswer::NotFound | BankAnswer::Cancelled => {}
         }
@@ -275,7 +277,7 @@ impl ChipFlow<'_> {
             transfer_key: MessageId::derived("bank-transfer", &[&payment.id.0]).0,
             refund_key: MessageId::derived(
                 "bank-refund",
-                &[&payment.id.0, &payment.refunds_refused.to_be_bytes()],
+                &[&payment.id.0, &payment.refunds_ended.to_be_bytes()],
             )
             .0,
             from: person.and_then(|person| person.bank_account.clone()).unwrap_or_default(),
@@ -293,7 +295,16 @@ impl ChipFlow<'_> {
 
 fn refund_state(then: RefundEnd) -> PaymentState {
     match then {
-        RefundEnd::Refunded => PaymentState::Refunded,
+        RefundEnd::Refunded | RefundEnd::Returned => PaymentState::Refunded,
         RefundEnd::DeliveredInPart => PaymentState::DeliveredInPart,
+    }
+}
+
+/// A merchant hears of payments that reached its machine; one that was given up before is the payer's alone.
+fn refund_audience(payment: &ChipPayment, then: RefundEnd) -> Audience {
+    if payment.command.is_none() && then != RefundEnd::Returned {
+        Audience::Payer
+    } else {
+        Audience::PayerAndMerchant
     }
 }

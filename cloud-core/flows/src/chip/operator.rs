@@ -40,17 +40,19 @@ impl ChipFlow<'_> {
     fn return_by_merchant(&mut self, payment: &ChipPayment, reason: Code) -> Result<(), Rejection> {
         let bank = self.bank_of(payment);
         let amount_minor = payment.paid_minor;
-        let leg = Legs::of(payment, &bank).returned_by_merchant(amount_minor);
-        if let Err(why) = self.book(&[leg]) {
-            let text =
-                format!("your account does not allow it ({why}): pay in first, or wait for further sales");
-            return Err(Rejection::new("merchant_account", text));
+        let legs = Legs::of(payment, &bank);
+        if !legs.merchant_covers(&self.cloud.ledger, amount_minor) {
+            return Err(Rejection::new(
+                "merchant_account",
+                "the merchant's account does not cover it: pay in first, or wait for further sales",
+            ));
         }
+        self.book_surely(payment, &[legs.returned_by_merchant(amount_minor)]);
         if bank == BankKind::Internal {
             let to = Audience::Everyone;
             self.close_because(payment, PaymentState::Refunded, 0, 0, Some(reason), to);
         } else {
-            self.refund(payment, amount_minor, RefundEnd::Refunded, reason, 0);
+            self.refund(payment, amount_minor, RefundEnd::Returned, reason, 0);
         }
         Ok(())
     }
@@ -91,13 +93,22 @@ impl ChipFlow<'_> {
             (_, Resolution::Refund) => {
                 return self.refund_resolved(payment);
             }
-            (_, Resolution::Accept | Resolution::WriteOff) => {
-                if self.cloud.exceptions.of(id).next().is_some() {
-                    self.resolved(id, None, Some(resolution));
-                }
+            (phase, Resolution::WriteOff) if !matches!(phase, Phase::Closed(_)) => {
+                return Err(Rejection::new(
+                    "still_under_way",
+                    "this payment is still pursued: only money that the bank refuses to give back is written off",
+                ));
             }
+            (_, Resolution::Accept | Resolution::WriteOff) => self.take_note(id, resolution),
         }
         Ok(())
+    }
+
+    /// What already happened stands; its entries leave the queue.
+    fn take_note(&mut self, id: PaymentId, resolution: Resolution) {
+        if self.cloud.exceptions.of(id).next().is_some() {
+            self.resolved(id, None, Some(resolution));
+        }
     }
 
     /// A contradiction about a delivered payment may be resolved in the payer's favour.
@@ -106,10 +117,15 @@ impl ChipFlow<'_> {
             Phase::Closed(PaymentState::Delivered | PaymentState::DeliveredInPart)
                 if self.cloud.exceptions.has(payment.id, Case::Contradiction) =>
             {
+                self.return_by_merchant(payment, Code::known("operator"))?;
                 self.resolved(payment.id, None, Some(Resolution::Refund));
-                self.return_by_merchant(payment, Code::known("operator"))
+                Ok(())
             }
-            Phase::Refunding { .. } | Phase::Closed(PaymentState::Refunded | PaymentState::Voided) => Ok(()),
+            Phase::Refunding { .. } => Ok(()),
+            Phase::Closed(PaymentState::Refunded | PaymentState::Voided) => {
+                self.take_note(payment.id, Resolution::Refund);
+                Ok(())
+            }
             _ => Err(Rejection::new("nothing_to_refund", "no money of this payment waits for an operator")),
         }
     }
@@ -119,7 +135,7 @@ impl ChipFlow<'_> {
         self.book_surely(payment, &[Legs::of(payment, &bank).written_off(amount_minor)]);
         self.resolved(payment.id, None, Some(Resolution::WriteOff));
         let reason = Some(Code::known("operator"));
-        let (paid, delivered) = (payment.amount.minor, payment.delivered());
+        let (paid, delivered) = (payment.paid_minor, payment.delivered());
         self.close_because(
             payment,
             PaymentState::WrittenOff,
