@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use broker::{Broker, BrokerHandle, Listener};
 use cloud_core_flows::driver::Driver;
+use cloud_core_flows::registry::RESERVED_TENANT;
 use data_encoding::BASE64URL_NOPAD;
 use schemas::ids::{Hash, Principal};
 use schemas::signed::PublicKey;
@@ -203,8 +204,7 @@ async fn replay(disk: FileDisk, config: &Config, now: Timestamp) -> Result<Drive
 /// The health principal is of no tenant that an operator can make, and its token lives as long as this process.
 fn health_credentials() -> Result<(Principal, String), ServeError> {
     let random: [u8; 32] = crate::random::bytes().map_err(ServeError::Random)?;
-    let principal =
-        "farthing/health".parse().map_err(|_| ServeError::Random(std::io::ErrorKind::Other.into()))?;
+    let principal = format!("{RESERVED_TENANT}/health").parse()?;
     Ok((principal, BASE64URL_NOPAD.encode(&random)))
 }
 

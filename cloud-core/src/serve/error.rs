@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use broker::StartError;
+use schemas::ids::IdError;
 use schemas_journal::FileDiskError;
 
 use crate::authority::AuthorityError;
@@ -86,6 +87,9 @@ pub enum ServeError {
     /// A certificate could not be made.
     #[error("{0}")]
     Authority(AuthorityError),
+    /// The platform's own principal has a name that is none.
+    #[error("the health principal can't be named: {0}")]
+    Name(#[from] IdError),
     /// No random bytes.
     #[error("the system gave no random bytes ({0}): try again")]
     Random(io::Error),
