@@ -265,6 +265,21 @@ wire! {
     }
 }
 wire! {
+    /// Device to cloud: how it is now. A later report takes the place of an earlier one (CP-17).
+    pub struct DeviceReport {
+        /// Of the program that runs on it.
+        pub version: Text,
+        /// Milliseconds since that program started.
+        pub uptime_ms: u64,
+        /// Messages that wait for the cloud's promise.
+        pub spool: u32,
+        /// Messages that were given up since the device was enrolled.
+        pub dead_letters: u32,
+        /// The first condition that is not met; none if the device is ready.
+        pub not_ready: Option<Code>,
+    }
+}
+wire! {
     /// A message was not accepted.
     pub struct Refused {
         /// Its id, where it could be read.
@@ -331,6 +346,7 @@ bodies! {
         CommandStatus(CommandStatusAnswer),
         CloudTime(CloudTimeRequest),
         StatusRequest(StatusRequest),
+        DeviceReport(DeviceReport),
         Refused(Refused),
     }
 }

@@ -94,6 +94,8 @@ kinds! {
     CloudTime = "cloud-time", up: true, down: true;
     /// A person's terminal asks for everything that waits for its answer.
     StatusRequest = "status-request", up: true, down: false;
+    /// How a device is: periodically, and when it changes (CP-17).
+    DeviceReport = "device-report", up: true, down: false;
     /// This message was not accepted, and why.
     Refused = "refused", up: true, down: true;
 }

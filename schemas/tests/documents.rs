@@ -72,6 +72,13 @@ fn samples() -> (Vec<Envelope<Up>>, Vec<Envelope<Down>>) {
         })),
         message(Up::CloudTime(CloudTimeRequest { nonce: 7 })),
         message(Up::StatusRequest(StatusRequest { payment: None })),
+        message(Up::DeviceReport(DeviceReport {
+            version: Text::new("0.1.0"),
+            uptime_ms: 600_000,
+            spool: 2,
+            dead_letters: 1,
+            not_ready: Some(Code::known("tampered")),
+        })),
         message(Up::Refused(refused())),
     ];
     let message = |body| Envelope::message(id, body);
