@@ -102,8 +102,7 @@ pub fn run() -> ExitCode {
     match cli.run() {
         Ok(code) => code,
         Err(error) => {
-            // `{:#}` prints the causes after the failure, in one line.
-            let _ = writeln!(io::stderr(), "cloud-core: {error:#}");
+            let _ = writeln!(io::stderr(), "cloud-core: {error}");
             let is_fault = matches!(error.downcast_ref::<ServeError>(), Some(ServeError::Fault(_)));
             ExitCode::from(if is_fault { FAULT } else { FAILED })
         }

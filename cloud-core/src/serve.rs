@@ -197,7 +197,20 @@ async fn replay(disk: FileDisk, config: &Config, now: Timestamp) -> Result<Drive
     let driver = opened
         .map_err(|error| ServeError::Journal(error.to_string()))?
         .map_err(|error| ServeError::Journal(error.to_string()))?;
-    tracing::info!(records = driver.journal().position().value(), "journal replayed");
+    let recovery = driver.journal().recovery();
+    tracing::info!(
+        records = driver.journal().position().value(),
+        snapshot = recovery.snapshot.map(|position| position.value()),
+        replayed = recovery.replayed_records,
+        "journal replayed"
+    );
+    for refused in &recovery.refused_snapshots {
+        tracing::warn!(%refused, "a snapshot could not be used; run `cloud-core journal verify`");
+    }
+    if let Some(cut) = &recovery.cut {
+        let (file, offset) = (&cut.file, cut.offset);
+        tracing::warn!(%file, offset, bytes = cut.bytes, "a torn end was removed: writes that were never synced, so nothing of them was promised");
+    }
     Ok(driver)
 }
 
