@@ -12,6 +12,7 @@ use schemas::signed::PublicKey;
 use schemas::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::registry::LastReport;
 use crate::rejection::Rejection;
 
 /// Where the money of a tenant is.
@@ -287,6 +288,8 @@ pub struct DeviceRow {
     pub merchant: Option<MerchantId>,
     /// For a chip: who delivers.
     pub executor: Option<PrincipalId>,
+    /// How it last said it is (CP-17).
+    pub last_report: Option<LastReport>,
 }
 
 /// A person.

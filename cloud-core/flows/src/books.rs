@@ -12,7 +12,8 @@ use schemas::ids::{MerchantId, MessageId, PaymentId, Principal, TenantId};
 use schemas::money::Currency;
 
 use crate::admin::{AdminCommand, BankKind};
-use crate::payment::{ChipPayment, RefundEnd};
+use crate::cloud::Cloud;
+use crate::payment::{ChipPayment, Phase, RefundEnd};
 use crate::registry::Registry;
 
 /// An account by its role.
@@ -212,6 +213,30 @@ impl<'a> Legs<'a> {
         let tenant = &self.payment.payer.tenant;
         let currency = LedgerCode(self.payment.amount.currency.numeric());
         Movement::new(debit.account(tenant), credit.account(tenant), amount_minor, currency)
+    }
+}
+
+/// The holding account owes exactly what the payments say: what is not yet delivered, and what is not yet given back.
+pub(crate) fn check_claims(cloud: &Cloud) -> Result<(), String> {
+    for (tenant, found) in &cloud.registry().tenants {
+        if found.bank == BankKind::Internal {
+            continue;
+        }
+        let payments = cloud.payments().filter(|payment| payment.payer.tenant == *tenant);
+        let owed: u64 = payments.map(owed_minor).sum();
+        let holding = cloud.ledger().account(Role::Holding.account(tenant));
+        let held = holding.map_or(0, |account| account.credits_posted.saturating_sub(account.debits_posted));
+        if held != owed {
+            return Err(format!("tenant {tenant} holds {held} minor units and owes {owed}"));
+        }
+    }
+    Ok(())
+}
+
+fn owed_minor(payment: &ChipPayment) -> u64 {
+    match payment.phase {
+        Phase::Commanded | Phase::Asked { .. } | Phase::Held => payment.amount.minor,
+        _ => payment.owed_back_minor(),
     }
 }
 

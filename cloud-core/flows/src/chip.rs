@@ -61,10 +61,13 @@ impl ChipFlow<'_> {
         &mut self,
         payer: &Principal,
         key: IdempotencyKey,
+        not_after: Timestamp,
         signed: &SignedBytes,
     ) -> Result<PaymentId, Rejection> {
         let order = self.check_request(payer, signed)?;
-        let id = PaymentId::derived("payment", &[payer.to_string().as_bytes(), &key.0]);
+        // A key is remembered until not_after; with both in it, an id is new even if the key comes again later.
+        let parts = [payer.to_string().into_bytes(), key.0.to_vec(), not_after.0.to_be_bytes().to_vec()];
+        let id = PaymentId::derived("payment", &parts.each_ref().map(Vec::as_slice));
         let answer_by = self.now.plus_ms(order.tenant.deadlines.health_check_ms);
         let information = order.information;
         let payment = ChipPayment {
@@ -103,7 +106,7 @@ impl ChipFlow<'_> {
     }
 
     /// The ladder, in this order: what the information says of itself, who may use it, whether it is still good,
-    /// whether the payer may pay, whether the devices have room.
+    /// whether the payer may pay, whether the devices said that they are not ready (CP-17), whether they have room.
     fn check_request(&self, payer: &Principal, signed: &SignedBytes) -> Result<Order<'_>, Rejection> {
         let Some(person) = self.cloud.registry.person(payer) else {
             return Err(Rejection::new("payer_unknown", "only a registered person can pay"));
@@ -136,14 +139,19 @@ impl ChipFlow<'_> {
                 "no verification key is registered for you: ask the operator",
             ));
         }
-        if self.cloud.open_payments_of(payer).count() >= limits::OPEN_PAYMENTS_OF_PAYER {
+        if self.cloud.open_payments_of(payer).len() >= limits::OPEN_PAYMENTS_OF_PAYER {
             return Err(Rejection::new(
                 "too_many_open",
                 "too many of your payments are open: finish or cancel one first",
             ));
         }
         let executor = self.check_executor(&information)?;
-        if !self.cloud.outbox.has_room(&information.chip, 1) {
+        if let Some(code) = device.not_ready(self.now) {
+            let text =
+                format!("the machine says that it is not ready ({code}): try again when that is mended");
+            return Err(Rejection::new("chip_not_ready", text));
+        }
+        if self.is_busy(&information.chip) {
             return Err(Rejection::new("device_busy", "the chip has too much to do: try again in a minute"));
         }
         Ok(Order { information, tenant, executor })
@@ -187,17 +195,28 @@ impl ChipFlow<'_> {
             return Ok(None);
         };
         let executor = Principal { tenant: chip.tenant.clone(), id: id.clone() };
-        match self.cloud.registry.device(&executor) {
-            Some(device) if device.standing != Standing::Revoked => {}
-            _ => return Err(Rejection::new("executor_revoked", "the machine no longer works here")),
+        let device = self.cloud.registry.device(&executor);
+        let Some(device) = device.filter(|device| device.standing != Standing::Revoked) else {
+            return Err(Rejection::new("executor_revoked", "the machine no longer works here"));
+        };
+        if let Some(code) = device.not_ready(self.now) {
+            let text =
+                format!("the machine says that it is not ready ({code}): try again when that is mended");
+            return Err(Rejection::new("executor_not_ready", text));
         }
-        if !self.cloud.outbox.has_room(&executor, 2) {
+        if self.is_busy(&executor) {
             return Err(Rejection::new(
                 "device_busy",
                 "the machine has too much to do: try again in a minute",
             ));
         }
         Ok(Some(executor))
+    }
+
+    /// Every open payment may still need a command, questions and news: room is counted for what is to come.
+    fn is_busy(&self, device: &Principal) -> bool {
+        self.cloud.open_payments_of(device).len() >= limits::OPEN_PAYMENTS_OF_DEVICE
+            || !self.cloud.outbox.has_room(device, 2)
     }
 
     /// CP-3, CP-4: the chip's answer. Only the first one that comes in time counts.

@@ -5,16 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cloud_core_ledger::{Ledger, Limits};
 use schemas::cbor;
-use schemas::ids::{CommandId, Nonce, PaymentId, Principal, TenantId};
+use schemas::ids::{CommandId, MessageId, Nonce, PaymentId, Principal, TenantId};
 use schemas::time::Timestamp;
 use schemas_journal::{Fold, Position};
 use serde::{Deserialize, Serialize};
 
 use crate::admin::Deadlines;
+use crate::books;
 use crate::event::{Event, Record};
 use crate::exceptions::{Case, Exceptions};
 use crate::outbox::Outbox;
-use crate::payment::{ChipPayment, Phase, Reported};
+use crate::payment::{ChipPayment, Command, Phase, Reported};
 use crate::registry::Registry;
 use crate::window::Window;
 
@@ -32,8 +33,12 @@ pub struct Cloud {
     /// When the claimed payment informations expire.
     nonce_ends: BTreeSet<(Timestamp, Principal, Nonce)>,
     commands: BTreeMap<CommandId, PaymentId>,
-    /// Payments not at rest, by payer.
-    open: BTreeMap<Principal, BTreeSet<PaymentId>>,
+    /// By the id of the message that carried the command.
+    command_messages: BTreeMap<MessageId, PaymentId>,
+    /// Payments not at rest.
+    open: BTreeSet<PaymentId>,
+    /// The same by payer, chip and executor.
+    open_of: BTreeMap<Principal, BTreeSet<PaymentId>>,
     /// Derived from the payments: when waiting ends.
     timers: BTreeSet<(Timestamp, PaymentId)>,
     /// Time of the last event.
@@ -54,7 +59,9 @@ impl Default for Cloud {
             nonces: BTreeMap::new(),
             nonce_ends: BTreeSet::new(),
             commands: BTreeMap::new(),
-            open: BTreeMap::new(),
+            command_messages: BTreeMap::new(),
+            open: BTreeSet::new(),
+            open_of: BTreeMap::new(),
             timers: BTreeSet::new(),
             at: Timestamp(0),
             opened_at: Timestamp(0),
@@ -72,6 +79,7 @@ impl Cloud {
             Event::DeviceEnrolled { principal, instance, public_key, claim_hash, certificate } => {
                 self.registry.enrol(principal, *instance, *public_key, *claim_hash, certificate);
             }
+            Event::DeviceReported { device, report } => self.registry.report(device, report, record.at),
             Event::DeviceRevoked { device } => self.registry.revoke(device),
             Event::Ledger(event) => self.ledger.evolve(event),
             Event::RequestAnswered { principal, content, not_after, answer } => {
@@ -94,8 +102,8 @@ impl Cloud {
     fn evolve_payment(&mut self, record: &Record) {
         match &record.event {
             Event::PaymentOpened(payment) => {
-                self.open.entry(payment.payer.clone()).or_default().insert(payment.id);
                 self.payments.insert(payment.id, payment.clone());
+                self.list_open(payment.id);
                 self.set_timer(payment.id, None);
             }
             Event::NonceClaimed { payment } => self.claim_nonce(*payment, record.at),
@@ -111,6 +119,7 @@ impl Cloud {
             Event::CommandIssued { payment, command } => {
                 let before = self.due_at(*payment);
                 self.commands.insert(command.id, *payment);
+                self.command_messages.insert(Command::message(command.id), *payment);
                 if let Some(found) = self.payments.get_mut(payment) {
                     found.command = Some(command.clone());
                 }
@@ -145,17 +154,27 @@ impl Cloud {
         if let Some(reason) = reason {
             payment.reason = Some(reason.clone());
         }
-        let (payer, is_open) = (payment.payer.clone(), !payment.at_rest());
-        let open = self.open.entry(payer.clone()).or_default();
-        if is_open {
-            open.insert(id);
-        } else {
-            open.remove(&id);
-        }
-        if open.is_empty() {
-            self.open.remove(&payer);
-        }
+        self.list_open(id);
         self.set_timer(id, before);
+    }
+
+    fn list_open(&mut self, id: PaymentId) {
+        let Some(payment) = self.payments.get(&id) else { return };
+        let changed = if payment.at_rest() { self.open.remove(&id) } else { self.open.insert(id) };
+        if !changed {
+            return;
+        }
+        for party in payment.parties() {
+            let open = self.open_of.entry(party.clone()).or_default();
+            if payment.at_rest() {
+                open.remove(&id);
+            } else {
+                open.insert(id);
+            }
+            if open.is_empty() {
+                self.open_of.remove(party);
+            }
+        }
     }
 
     fn claim_nonce(&mut self, id: PaymentId, now: Timestamp) {
@@ -177,6 +196,7 @@ impl Cloud {
             && let Some(command) = payment.command
         {
             self.commands.remove(&command.id);
+            self.command_messages.remove(&Command::message(command.id));
         }
         if let Some(at) = before {
             self.timers.remove(&(at, id));
@@ -232,11 +252,7 @@ impl Cloud {
 
     /// Payments that are not at rest.
     pub fn open_payments(&self) -> usize {
-        self.open.values().map(BTreeSet::len).sum()
-    }
-
-    pub(crate) fn open(&self) -> impl Iterator<Item = &ChipPayment> {
-        self.open.values().flatten().filter_map(|id| self.payments.get(id))
+        self.open.len()
     }
 
     /// Time of the last event.
@@ -271,8 +287,13 @@ impl Cloud {
         self.nonces.get(&(chip.clone(), nonce)).copied()
     }
 
-    pub(crate) fn open_payments_of(&self, payer: &Principal) -> impl Iterator<Item = &ChipPayment> {
-        self.open.get(payer).into_iter().flatten().filter_map(|id| self.payments.get(id))
+    pub(crate) fn payment_of_command_message(&self, message: MessageId) -> Option<&ChipPayment> {
+        self.command_messages.get(&message).and_then(|id| self.payments.get(id))
+    }
+
+    /// Open payments in which `party` is payer, chip or executor.
+    pub(crate) fn open_payments_of(&self, party: &Principal) -> Vec<&ChipPayment> {
+        self.open_of.get(party).into_iter().flatten().filter_map(|id| self.payments.get(id)).collect()
     }
 
     /// The invariants that hold after every event: the books are sound; every payment that reserves has its
@@ -282,10 +303,8 @@ impl Cloud {
     /// A sentence that names the first violation.
     pub fn check(&self) -> Result<(), String> {
         self.ledger.check().map_err(|violation| violation.to_string())?;
-        let open = self.payments.values().filter(|payment| !payment.at_rest()).count();
-        if open != self.open_payments() || self.open().any(ChipPayment::at_rest) {
-            return Err(format!("{open} payments are open and {} are listed", self.open_payments()));
-        }
+        self.check_open_payments()?;
+        books::check_claims(self)?;
         for payment in self.payments.values() {
             let named = match payment.phase {
                 Phase::Held => self.exceptions.has(payment.id, Case::UnknownOutcome),
@@ -299,6 +318,21 @@ impl Cloud {
             if due.is_some_and(|at| !self.timers.contains(&(at, payment.id))) {
                 return Err(format!("payment {} waits without a timer", payment.id));
             }
+        }
+        Ok(())
+    }
+
+    fn check_open_payments(&self) -> Result<(), String> {
+        let mut open = BTreeSet::new();
+        let mut open_of = BTreeMap::<_, BTreeSet<_>>::new();
+        for payment in self.payments.values().filter(|payment| !payment.at_rest()) {
+            open.insert(payment.id);
+            for party in payment.parties() {
+                open_of.entry(party.clone()).or_default().insert(payment.id);
+            }
+        }
+        if open != self.open || open_of != self.open_of {
+            return Err(format!("{} payments are open and {} are listed", open.len(), self.open.len()));
         }
         Ok(())
     }

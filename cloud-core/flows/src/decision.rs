@@ -48,4 +48,9 @@ impl Decision {
     pub(crate) fn withdraw(&mut self, from: &Principal, message: MessageId, why: &'static str) {
         self.event(Event::Withdrawn { principal: from.clone(), message, why: Code::known(why) });
     }
+
+    pub(crate) fn disconnect(&mut self, connections: Vec<ConnectionId>, reason: DisconnectReason) {
+        let ends = connections.into_iter().map(|connection| Output::Disconnect { connection, reason });
+        self.outputs.extend(ends);
+    }
 }

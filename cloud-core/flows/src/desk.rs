@@ -124,8 +124,7 @@ fn revoke(cloud: &Cloud, device: &Principal, now: Timestamp, out: &mut Decision)
 /// What a device that is gone or replaced was doing: nobody knows. Its chips' open questions end as refused.
 fn settle_as_unknown(cloud: &Cloud, device: &Principal, now: Timestamp, out: &mut Decision) {
     let code = || Some(Code::known("device_revoked"));
-    let concerned: Vec<&ChipPayment> = cloud.open().collect();
-    for payment in concerned {
+    for payment in cloud.open_payments_of(device) {
         let mut flow = ChipFlow { cloud, now, out };
         match payment.phase {
             Phase::Commanded | Phase::Asked { .. } if payment.executor.as_ref() == Some(device) => {
@@ -223,7 +222,7 @@ fn look(cloud: &Cloud, command: &AdminCommand, connected: &dyn Fn(&Principal) ->
         AdminCommand::ListMerchants => AdminAnswer::Merchants(merchants(cloud)),
         AdminCommand::ListAccounts => AdminAnswer::Accounts(accounts(cloud)),
         AdminCommand::ListPayments { open_only } => AdminAnswer::Payments(payments(cloud, *open_only)),
-        AdminCommand::ListExceptions => AdminAnswer::Exceptions(cloud.exceptions.rows()),
+        AdminCommand::ListExceptions => AdminAnswer::Exceptions(cloud.exceptions.rows(limits::ADMIN_ROWS)),
         _ => AdminAnswer::Books(report(cloud)),
     }
 }
@@ -256,6 +255,7 @@ fn devices(cloud: &Cloud, connected: &dyn Fn(&Principal) -> bool) -> Vec<DeviceR
         owed: cloud.outbox.depth(device),
         merchant: found.binding.as_ref().map(|binding| binding.merchant.clone()),
         executor: found.binding.as_ref().and_then(|binding| binding.executor.clone()),
+        last_report: found.last_report.clone(),
     })
     .collect()
 }

@@ -22,7 +22,7 @@ use crate::cloud::Cloud;
 use crate::decision::Decision;
 use crate::desk;
 use crate::event::{Event, Record};
-use crate::incoming::{Incoming, offer_open_questions};
+use crate::incoming::{Incoming, offer_open_questions, say_lane_refused};
 use crate::limits;
 use crate::lobby::Lobby;
 use crate::opening;
@@ -227,7 +227,10 @@ impl<D: Disk> Driver<D> {
     }
 
     fn frame_length(&self) -> usize {
-        let limit = self.journal.limits().frame_max_bytes as usize - schemas_journal::FRAME_HEADER_BYTES;
+        const PADDING_BYTES: usize = 7;
+        let limit = self.journal.limits().frame_max_bytes as usize
+            - schemas_journal::FRAME_HEADER_BYTES
+            - PADDING_BYTES;
         let mut bytes = 0;
         let fits = self.pending.iter().take_while(|record| {
             bytes += record.len() + RECORD_HEADER_BYTES;
@@ -261,13 +264,7 @@ impl<D: Disk> Driver<D> {
             Input::Publish { connection, token, kind, payload } => {
                 self.publish(connection, token, kind, &payload, now, &mut out);
             }
-            Input::Subscribed { connection } => {
-                self.lobby.subscribed(connection);
-                if let Some(principal) = self.lobby.principal(connection) {
-                    offer_open_questions(&self.cloud, principal, now, &mut out);
-                    out.woken.push(principal.clone());
-                }
-            }
+            Input::Subscribed { connection } => self.subscribed(connection, now, &mut out),
             Input::Pull { connection, after, max } => {
                 if let Some(principal) = self.lobby.principal(connection) {
                     let messages = self.cloud.outbox().owed(principal, after, max);
@@ -277,7 +274,10 @@ impl<D: Disk> Driver<D> {
             Input::Acknowledged { connection, message, code } => {
                 self.acknowledged(connection, message, code, now, &mut out);
             }
-            Input::LaneRefused { principal, what, why, .. } => {
+            Input::LaneRefused { connection, principal, what, why, told } => {
+                if !told {
+                    out.outputs.push(say_lane_refused(connection, &what, &why, now));
+                }
                 self.audit(principal.as_ref(), &what, &why, now, &mut out);
             }
             Input::Closed { connection } => self.lobby.leave(connection),
@@ -300,7 +300,9 @@ impl<D: Disk> Driver<D> {
                         Output::Enrolled { ticket, result: Ok(certificate) }
                     }
                     Err(why) => {
-                        self.audit(Some(&principal), "enrolment", &why.text, now, &mut out);
+                        // Nobody has proved to be that device: only names that exist are counted by themselves.
+                        let known = self.cloud.registry().device(&principal).map(|_| &principal);
+                        self.audit(known, "enrolment", &why.text, now, &mut out);
                         Output::Enrolled { ticket, result: Err(why) }
                     }
                 };
@@ -325,11 +327,8 @@ impl<D: Disk> Driver<D> {
         let result = self.standing(credentials, now);
         match &result {
             Ok(principal) => {
-                let is_device = self.cloud.registry().device(principal).is_some();
-                for leaving in self.lobby.admit(connection, principal, client, is_device) {
-                    let reason = DisconnectReason::TakenOver;
-                    out.outputs.push(Output::Disconnect { connection: leaving, reason });
-                }
+                let leaving = self.lobby.admit(connection, principal, client);
+                out.disconnect(leaving, DisconnectReason::TakenOver);
             }
             Err(why) => {
                 let what = format!("connect as {credentials:?}");
@@ -337,6 +336,14 @@ impl<D: Disk> Driver<D> {
             }
         }
         out.outputs.push(Output::Standing { connection, result });
+    }
+
+    fn subscribed(&mut self, connection: ConnectionId, now: Timestamp, out: &mut Decision) {
+        let Some(principal) = self.lobby.principal(connection).cloned() else { return };
+        let is_device = self.cloud.registry().device(&principal).is_some();
+        out.disconnect(self.lobby.subscribe(connection, is_device), DisconnectReason::TakenOver);
+        offer_open_questions(&self.cloud, &principal, now, out);
+        out.woken.push(principal);
     }
 
     /// Checked at each CONNECT from the state, never from what a certificate says alone (correctness.md 20).
@@ -352,6 +359,10 @@ impl<D: Disk> Driver<D> {
                 }
             }
             Credentials::Token { principal, token_hash } => {
+                let device = self.cloud.registry().device(principal);
+                if device.is_some_and(|device| device.standing == Standing::Revoked) {
+                    return Err(StandingRefusal::Revoked);
+                }
                 let probe = self.lobby.probe.as_ref();
                 let is_probe = probe.is_some_and(|(name, hash)| name == principal && hash == token_hash);
                 if is_probe || self.cloud.registry.token_is_good(principal, *token_hash, now) {
@@ -384,7 +395,10 @@ impl<D: Disk> Driver<D> {
         let mut incoming =
             Incoming { cloud, now, connection, principal: &principal, is_probe, has_room, out };
         let result = incoming.decide(kind, payload);
-        if let Err((_, why)) = &result {
+        // "Later" is no refusal, and audit records must not fill the room that open payments need.
+        if let Err((promise, why)) = &result
+            && *promise != PromiseRefusal::Quota
+        {
             self.audit(Some(&principal), kind.as_str(), &why.to_string(), now, out);
         }
         let result = result.map_err(|(promise, _)| promise);
@@ -414,10 +428,7 @@ impl<D: Disk> Driver<D> {
 
     fn disconnect_revoked(&mut self, command: &crate::admin::AdminCommand, out: &mut Decision) {
         let crate::admin::AdminCommand::RevokeDevice { device } = command else { return };
-        for connection in self.lobby.connections(device).to_vec() {
-            self.lobby.leave(connection);
-            out.outputs.push(Output::Disconnect { connection, reason: DisconnectReason::Revoked });
-        }
+        out.disconnect(self.lobby.dismiss(device), DisconnectReason::Revoked);
     }
 
     fn signed(
@@ -431,10 +442,7 @@ impl<D: Disk> Driver<D> {
         let result = desk::enrolled(&self.cloud, order, certificate, now, out);
         if result.is_ok() {
             // The former enrolment's session ends: its certificate counts no more.
-            for connection in self.lobby.connections(&order.principal).to_vec() {
-                self.lobby.leave(connection);
-                out.outputs.push(Output::Disconnect { connection, reason: DisconnectReason::Revoked });
-            }
+            out.disconnect(self.lobby.dismiss(&order.principal), DisconnectReason::Revoked);
         }
         out.outputs.push(Output::Enrolled { ticket, result });
     }

@@ -2,7 +2,7 @@
 
 use schemas::cbor;
 use schemas::ids::{Code, CommandId, Hash, Instance, MessageId, PaymentId, Principal};
-use schemas::message::{Outcome, RequestAnswer};
+use schemas::message::{DeviceReport, Outcome, RequestAnswer};
 use schemas::signed::PublicKey;
 use schemas::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -174,6 +174,13 @@ pub enum Event {
     },
     /// The core has started and taken up its work.
     Opened,
+    /// A device said how it is (CP-17).
+    DeviceReported {
+        /// Which.
+        device: Principal,
+        /// What it said.
+        report: DeviceReport,
+    },
     /// A device was revoked.
     DeviceRevoked {
         /// Which.

@@ -27,6 +27,15 @@ pub enum Case {
 }
 
 impl Case {
+    const ALL: [Case; 6] = [
+        Case::UnknownOutcome,
+        Case::DeliveredAfterRefund,
+        Case::Contradiction,
+        Case::RefundBlocked,
+        Case::BankUnreachable,
+        Case::OutcomeWithoutPayment,
+    ];
+
     /// As operators see it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -40,7 +49,7 @@ impl Case {
     }
 }
 
-/// The queue. Each case is raised once for what it is about.
+/// The queue. Each case is raised once for what it is about: the hash of a payment's or a command's id.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exceptions {
     open: BTreeMap<(Hash, Case), Entry>,
@@ -59,12 +68,16 @@ impl Exceptions {
     }
 
     pub(crate) fn has(&self, payment: PaymentId, case: Case) -> bool {
-        self.of(payment).any(|found| found == case)
+        self.contains(Hash::of(&payment.0), case)
     }
 
     /// The open cases of one payment.
     pub fn of(&self, payment: PaymentId) -> impl Iterator<Item = Case> {
-        self.open.iter().filter(move |(_, entry)| entry.payment == Some(payment)).map(|((_, case), _)| *case)
+        self.about(Hash::of(&payment.0)).into_iter()
+    }
+
+    fn about(&self, about: Hash) -> Vec<Case> {
+        Case::ALL.iter().copied().filter(|case| self.contains(about, *case)).collect()
     }
 
     pub(crate) fn raise(
@@ -81,10 +94,9 @@ impl Exceptions {
 
     pub(crate) fn resolve(&mut self, payment: PaymentId, case: Option<Case>) {
         let about = Hash::of(&payment.0);
-        self.open.retain(|(on, found), entry| {
-            let concerned = entry.payment == Some(payment) || *on == about;
-            !(concerned && case.is_none_or(|case| case == *found))
-        });
+        for found in self.about(about).into_iter().filter(|found| case.is_none_or(|case| case == *found)) {
+            self.open.remove(&(about, found));
+        }
     }
 
     /// How many are open.
@@ -92,8 +104,8 @@ impl Exceptions {
         self.open.len()
     }
 
-    /// All, oldest first.
-    pub fn rows(&self) -> Vec<ExceptionRow> {
+    /// The oldest, at most `max`, oldest first.
+    pub fn rows(&self, max: usize) -> Vec<ExceptionRow> {
         let mut rows: Vec<_> = self
             .open
             .iter()
@@ -105,6 +117,7 @@ impl Exceptions {
             })
             .collect();
         rows.sort_by_key(|row| row.raised_at);
+        rows.truncate(max);
         rows
     }
 }

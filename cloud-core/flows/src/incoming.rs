@@ -72,10 +72,13 @@ impl Incoming<'_> {
             return self.request(&envelope);
         }
         let id = envelope.id;
-        self.say(envelope).map_err(|why| NotAccepted {
-            promise: PromiseRefusal::Implementation,
-            message: Some(id),
-            why,
+        self.say(envelope).map_err(|why| {
+            let promise = match why.code.as_str() {
+                "queue_full" | "no_room" => PromiseRefusal::Quota,
+                "not_your_command" => PromiseRefusal::NotAuthorized,
+                _ => PromiseRefusal::Implementation,
+            };
+            NotAccepted { promise, message: Some(id), why }
         })
     }
 
@@ -91,6 +94,7 @@ impl Incoming<'_> {
             | Up::PaymentVerification(_)
             | Up::StatusRequest(_) => person,
             Up::HealthCheck(_) | Up::ExecutorCommand(_) | Up::CommandStatus(_) | Up::Refused(_) => !person,
+            Up::DeviceReport(_) => self.cloud.registry.device(self.principal).is_some(),
             Up::CloudTime(_) => true,
         }
     }
@@ -110,14 +114,21 @@ impl Incoming<'_> {
                 self.flow().health_answer(payment, &answer);
             }
             Up::PaymentVerification(answer) => self.flow().verification(principal, &answer.verification)?,
-            Up::ExecutorCommand(outcome) => self.flow().outcome(principal, &outcome),
-            Up::CommandStatus(answer) => self.flow().command_status(principal, &answer),
+            Up::ExecutorCommand(outcome) => self.flow().outcome(principal, &outcome)?,
+            Up::CommandStatus(answer) => self.flow().command_status(principal, &answer)?,
             Up::Refused(refused) => {
                 if let Some(message) = refused.message {
                     self.flow().command_not_accepted(principal, message);
                 }
             }
             Up::StatusRequest(wanted) => self.status(wanted.payment),
+            // Reports must not fill the room that open payments need; a device has a newer one later.
+            Up::DeviceReport(_) if !self.has_room => {
+                return Err(Rejection::new("no_room", "the cloud's disk is nearly full: report again later"));
+            }
+            Up::DeviceReport(report) => {
+                self.out.event(Event::DeviceReported { device: principal.clone(), report });
+            }
             Up::PaymentRequest(_) | Up::PaymentCancel(_) | Up::PaymentRefund(_) => {}
         }
         Ok(())
@@ -156,14 +167,17 @@ impl Incoming<'_> {
             self.answer_once(&answer(&Err(Rejection::new("too_many_requests", text))));
             return Ok(());
         }
-        if !self.has_room {
+        let is_new_work = !matches!(envelope.body, Up::PaymentCancel(_));
+        if is_new_work && !self.has_room {
             let text = "the cloud's disk is nearly full: no new payments for now; try again later";
             let why = Rejection::new("no_room", text);
             return Err(NotAccepted { promise: PromiseRefusal::Quota, message: Some(envelope.id), why });
         }
         let principal = self.principal;
         let result = match &envelope.body {
-            Up::PaymentRequest(request) => self.flow().request(principal, key, &request.information),
+            Up::PaymentRequest(request) => {
+                self.flow().request(principal, key, not_after, &request.information)
+            }
             Up::PaymentCancel(cancel) => self.flow().cancel(principal, cancel.payment),
             Up::PaymentRefund(refund) => self.flow().merchant_refund(principal, refund.payment),
             _ => return Ok(()),
@@ -211,7 +225,7 @@ impl Incoming<'_> {
             Some(id) => {
                 self.cloud.payment(id).filter(|payment| payment.payer == *principal).into_iter().collect()
             }
-            None => self.cloud.open_payments_of(principal).collect(),
+            None => self.cloud.open_payments_of(principal),
         };
         for payment in payments {
             self.out.tell(self.cloud, payment, &as_it_stands(payment), Audience::Payer, self.now);
@@ -237,10 +251,24 @@ impl Incoming<'_> {
     }
 }
 
+/// What the lane refused and its protocol had no word for (correctness.md 9). `what` ends with the topic.
+pub(crate) fn say_lane_refused(connection: ConnectionId, what: &str, why: &str, now: Timestamp) -> Output {
+    let kind = what.rsplit('/').next().unwrap_or_default();
+    let refused = Refused {
+        message: None,
+        about: kind.replace('-', "_").parse().ok(),
+        code: Code::known("topic_refused"),
+        text: Text::new(format!("{why}: publish below your own up/, with a kind that is yours to say")),
+    };
+    let id = MessageId::derived("lane-refused", &[&connection.0.to_be_bytes(), &now.0.to_be_bytes()]);
+    let payload = Envelope::message(id, Down::Refused(refused)).encode();
+    Output::Reply { connection, kind: Kind::Refused, payload }
+}
+
 /// correctness.md 11: what a person must answer is offered again; and an executor that comes back is asked about
 /// commands that it has fetched and not reported on (correctness.md 15).
 pub(crate) fn offer_open_questions(cloud: &Cloud, principal: &Principal, now: Timestamp, out: &mut Decision) {
-    for payment in cloud.open() {
+    for payment in cloud.open_payments_of(principal) {
         let mut flow = ChipFlow { cloud, now, out };
         match (&payment.phase, &payment.command) {
             (Phase::Verifying { answer_by }, _) if payment.payer == *principal && *answer_by > now => {
@@ -253,7 +281,7 @@ pub(crate) fn offer_open_questions(cloud: &Cloud, principal: &Principal, now: Ti
             {
                 let fetched = !cloud.outbox.contains(principal, crate::payment::Command::message(command.id));
                 if fetched {
-                    flow.ask_status(payment, principal, command.id, command.settle_at.max(now.plus_ms(1)));
+                    flow.ask_status(principal, command.id, command.settle_at.max(now.plus_ms(1)));
                 }
             }
             _ => {}

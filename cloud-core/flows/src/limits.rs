@@ -5,12 +5,23 @@
 pub const OUTBOX_MESSAGES: usize = 256;
 /// Open payments of one payer. Refusal: `too_many_open`.
 pub const OPEN_PAYMENTS_OF_PAYER: usize = 16;
+/// Open payments that one device takes part in: all that they may owe it fits its outbox. Refusal: `device_busy`.
+pub const OPEN_PAYMENTS_OF_DEVICE: usize = 64;
+/// Entries of the exceptions queue above which outcomes without a payment are put off (0x97), so that a device that
+/// invents commands can't fill the memory. What has a payment is always named.
+pub const EXCEPTIONS: usize = 100_000;
+/// Longest free text of an operator (profile, bank address, account), in bytes.
+pub const REGISTERED_TEXT_BYTES: usize = 200;
+/// Items that one chip may tie to executors of their own.
+pub const ITEMS_OF_CHIP: usize = 256;
 /// Remembered requests of one principal. Refusal: `too_many_requests`.
 pub const REQUESTS_OF_PRINCIPAL: usize = 1_000;
 /// Connections of one person's terminals. The oldest gives way.
 pub const CONNECTIONS_OF_PRINCIPAL: usize = 8;
 /// How long a status is owed to a person's terminal, in milliseconds: 24 h.
 pub const STATUS_LIFE_MS: u64 = 24 * 3_600_000;
+/// How long a device's word that it is not ready is taken, in milliseconds: longer than it is silent (10 min).
+pub const REPORT_LIFE_MS: u64 = 15 * 60_000;
 /// How far ahead of ours a chip's time of issue may be, in milliseconds.
 pub const CLOCK_SKEW_MS: u64 = 60_000;
 /// Audit records of refusals for one principal in one minute; further ones are only counted.

@@ -26,20 +26,19 @@ pub(crate) struct Lobby {
 }
 
 impl Lobby {
-    /// Admits a connection and returns those that have to go: of a device every older one, of a person those with
-    /// the same client id, and the oldest beyond the limit.
+    /// Admits a connection and returns those that have to go: those with the same client id, and the oldest beyond
+    /// the limit.
     pub(crate) fn admit(
         &mut self,
         connection: ConnectionId,
         principal: &Principal,
         client: &str,
-        is_device: bool,
     ) -> Vec<ConnectionId> {
         let present = self.connections(principal).to_vec();
         let mut leaving: Vec<_> = present
             .iter()
             .copied()
-            .filter(|id| is_device || self.guests.get(id).is_some_and(|guest| guest.client == client))
+            .filter(|id| self.guests.get(id).is_some_and(|guest| guest.client == client))
             .collect();
         if present.len() - leaving.len() >= limits::CONNECTIONS_OF_PRINCIPAL {
             leaving.extend(present.iter().copied().find(|id| !leaving.contains(id)));
@@ -48,6 +47,13 @@ impl Lobby {
         let guest = Guest { principal: principal.clone(), client: client.to_owned(), subscribed: false };
         self.guests.insert(connection, guest);
         self.by_principal.entry(principal.clone()).or_default().push(connection);
+        leaving
+    }
+
+    /// Everyone of `principal` has to go.
+    pub(crate) fn dismiss(&mut self, principal: &Principal) -> Vec<ConnectionId> {
+        let leaving = self.connections(principal).to_vec();
+        leaving.iter().for_each(|id| self.leave(*id));
         leaving
     }
 
@@ -65,10 +71,16 @@ impl Lobby {
         self.guests.get(&connection).map(|guest| &guest.principal)
     }
 
-    pub(crate) fn subscribed(&mut self, connection: ConnectionId) {
-        if let Some(guest) = self.guests.get_mut(&connection) {
-            guest.subscribed = true;
-        }
+    /// The connection takes what its principal is owed. Of a device only one does: those that did before have to go
+    /// (correctness.md 11). One that never subscribes, such as a check of the connection, disturbs nobody.
+    pub(crate) fn subscribe(&mut self, connection: ConnectionId, is_device: bool) -> Vec<ConnectionId> {
+        let Some(guest) = self.guests.get_mut(&connection) else { return Vec::new() };
+        guest.subscribed = true;
+        let principal = guest.principal.clone();
+        let others = self.listening(&principal).filter(|other| is_device && *other != connection);
+        let leaving: Vec<_> = others.collect();
+        leaving.iter().for_each(|id| self.leave(*id));
+        leaving
     }
 
     pub(crate) fn connections(&self, principal: &Principal) -> &[ConnectionId] {
@@ -95,6 +107,8 @@ impl Lobby {
         if self.refusals.len() >= limits::AUDITED_PRINCIPALS {
             self.refusals.retain(|_, (when, _)| *when == minute);
         }
+        let is_full = self.refusals.len() >= limits::AUDITED_PRINCIPALS;
+        let principal = principal.filter(|p| !is_full || self.refusals.contains_key(&Some((*p).clone())));
         let count = self.refusals.entry(principal.cloned()).or_insert((minute, 0));
         if count.0 != minute {
             *count = (minute, 0);

@@ -17,6 +17,7 @@ pub struct Outbox {
     /// Given to the next message; grows for ever, so that a reader can say what it has seen.
     next_sequence: u64,
     queues: BTreeMap<Principal, BTreeMap<u64, OwedMessage>>,
+    sequences: BTreeMap<(Principal, MessageId), u64>,
     expiries: BTreeSet<(Timestamp, Principal, MessageId)>,
 }
 
@@ -48,7 +49,7 @@ impl Outbox {
     }
 
     pub(crate) fn contains(&self, principal: &Principal, message: MessageId) -> bool {
-        self.messages(principal).any(|owed| owed.message == message)
+        self.sequences.contains_key(&(principal.clone(), message))
     }
 
     pub(crate) fn messages(&self, principal: &Principal) -> impl Iterator<Item = &OwedMessage> {
@@ -69,19 +70,20 @@ impl Outbox {
         self.expiries.first().filter(|(at, _, _)| *at <= now).map(|(_, who, what)| (who.clone(), *what))
     }
 
+    /// Of two messages with one id the newer is owed.
     pub(crate) fn queue(&mut self, principal: &Principal, message: &OwedMessage) {
+        self.remove(principal, message.message);
         self.next_sequence += 1;
         let sequence = self.next_sequence;
+        self.sequences.insert((principal.clone(), message.message), sequence);
         self.expiries.insert((message.expires_at, principal.clone(), message.message));
         let queue = self.queues.entry(principal.clone()).or_default();
         queue.insert(sequence, OwedMessage { sequence, ..message.clone() });
     }
 
     pub(crate) fn remove(&mut self, principal: &Principal, message: MessageId) {
+        let Some(sequence) = self.sequences.remove(&(principal.clone(), message)) else { return };
         let Some(queue) = self.queues.get_mut(principal) else { return };
-        let Some(sequence) = queue.iter().find(|(_, owed)| owed.message == message).map(|(at, _)| *at) else {
-            return;
-        };
         if let Some(owed) = queue.remove(&sequence) {
             self.expiries.remove(&(owed.expires_at, principal.clone(), message));
         }

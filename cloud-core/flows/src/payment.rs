@@ -193,6 +193,11 @@ impl ChipPayment {
         }
     }
 
+    /// Who has to be asked or told before it can end.
+    pub(crate) fn parties(&self) -> impl Iterator<Item = &Principal> {
+        [&self.payer, &self.chip].into_iter().chain(&self.executor)
+    }
+
     /// What the bank is to give back, in minor units.
     pub fn owed_back_minor(&self) -> u64 {
         match self.phase {

@@ -101,6 +101,9 @@ pub enum Input {
         what: String,
         /// Why it was refused.
         why: String,
+        /// Whether the client learned it from the protocol. MQTT 3.1.1 has no codes: if not, the refusal is said on
+        /// `down/refused` (correctness.md 9).
+        told: bool,
     },
     /// The connection has ended.
     Closed {

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use schemas::ids::{Hash, Instance, ItemId, MerchantId, Principal, PrincipalId, TenantId};
+use schemas::ids::{Code, Hash, Instance, ItemId, MerchantId, Principal, PrincipalId, TenantId};
+use schemas::message::DeviceReport;
 use schemas::money::Currency;
 use schemas::signed::PublicKey;
 use schemas::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::{AdminCommand, BankKind, Deadlines, OnUnknown};
+use crate::limits;
 use crate::rejection::Rejection;
 
 /// The tenant of the platform's own health probe; nobody may create it.
@@ -64,6 +66,25 @@ pub struct Device {
     pub enrolment: Option<(Hash, serde_bytes::ByteBuf)>,
     /// For a chip: for whom it sells and who delivers.
     pub binding: Option<Binding>,
+    /// How it last said it is.
+    pub last_report: Option<LastReport>,
+}
+
+impl Device {
+    /// Why it is not ready, if it said so lately (CP-17). Older words count for nothing: then it is asked.
+    pub(crate) fn not_ready(&self, now: Timestamp) -> Option<&Code> {
+        let last = self.last_report.as_ref().filter(|last| now <= last.at.plus_ms(limits::REPORT_LIFE_MS))?;
+        last.report.not_ready.as_ref()
+    }
+}
+
+/// What a device said of itself, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastReport {
+    /// When the cloud heard it.
+    pub at: Timestamp,
+    /// What it said.
+    pub report: DeviceReport,
 }
 
 /// What a chip is tied to.
@@ -157,6 +178,7 @@ impl Registry {
     /// # Errors
     /// A rejection that names what is missing or what stands against it.
     pub(crate) fn check(&self, command: &AdminCommand, now: Timestamp) -> Result<bool, Rejection> {
+        check_lengths(command)?;
         match command {
             AdminCommand::CreateTenant { tenant, currency, bank, on_unknown, deadlines } => {
                 if tenant.as_str() == RESERVED_TENANT {
@@ -262,6 +284,7 @@ impl Registry {
                     public_key: None,
                     enrolment: None,
                     binding: None,
+                    last_report: None,
                 };
                 self.devices.insert(device, new);
             }
@@ -296,7 +319,14 @@ impl Registry {
             device.standing = Standing::Enrolled;
             device.instance = instance;
             device.public_key = Some(public_key);
+            device.last_report = None;
             device.enrolment = Some((claim, serde_bytes::ByteBuf::from(certificate)));
+        }
+    }
+
+    pub(crate) fn report(&mut self, device: &Principal, report: &DeviceReport, at: Timestamp) {
+        if let Some(device) = self.devices.get_mut(device) {
+            device.last_report = Some(LastReport { at, report: report.clone() });
         }
     }
 
@@ -354,6 +384,27 @@ fn exists(what: &str, name: &dyn std::fmt::Display) -> Rejection {
     )
 }
 
+/// A command becomes one record of the journal, which has a limit.
+fn check_lengths(command: &AdminCommand) -> Result<(), Rejection> {
+    let (texts, items): (Vec<&String>, usize) = match command {
+        AdminCommand::CreateTenant { bank: BankKind::Http { url, holding }, .. } => (vec![url, holding], 0),
+        AdminCommand::CreateDevice { profile, .. } => (vec![profile], 0),
+        AdminCommand::CreatePerson { bank_account, .. } => (bank_account.iter().collect(), 0),
+        AdminCommand::BindChip { items, .. } => (vec![], items.len()),
+        _ => (vec![], 0),
+    };
+    if texts.iter().any(|text| text.len() > limits::REGISTERED_TEXT_BYTES) {
+        return Err(Rejection::new("text_too_long", "profile, address and account have at most 200 bytes"));
+    }
+    if items > limits::ITEMS_OF_CHIP {
+        return Err(Rejection::new(
+            "too_many_items",
+            "a chip ties at most 256 items to executors of their own",
+        ));
+    }
+    Ok(())
+}
+
 /// Zero would end everything at once, and a week is longer than anybody waits at a machine.
 fn check_deadlines(d: &Deadlines) -> Result<(), Rejection> {
     let all = [
@@ -367,6 +418,10 @@ fn check_deadlines(d: &Deadlines) -> Result<(), Rejection> {
         d.reconnect_ms,
         d.bank_retry_ms,
     ];
+    // Shorter, and an exception's payment would be looked at without end.
+    if d.retention_ms < 60_000 {
+        return Err(Rejection::new("deadline_invalid", "closed payments stay for at least a minute"));
+    }
     if all.iter().any(|ms| !(1..=7 * 24 * 3_600_000).contains(ms)) {
         return Err(Rejection::new("deadline_invalid", "every deadline lies between 1 ms and 7 days"));
     }

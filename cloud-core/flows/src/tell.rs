@@ -50,6 +50,8 @@ impl Decision {
         if matches!(to, Audience::PayerAndChip | Audience::Everyone) {
             parties.push(payment.chip.clone());
         }
+        // A payer may be at the merchant's terminal.
+        parties.dedup();
         for party in parties {
             self.supersede(cloud, &party, payment);
             let id = status_id(payment, &party, news.state);
@@ -58,7 +60,11 @@ impl Decision {
         }
     }
 
+    /// At most one status per payment is owed to a party; its id has one of the states in it.
     fn supersede(&mut self, cloud: &Cloud, party: &Principal, payment: &ChipPayment) {
+        if cloud.outbox.depth(party) == 0 {
+            return;
+        }
         let older = PaymentState::ALL.iter().map(|state| status_id(payment, party, *state));
         for id in older.filter(|id| cloud.outbox.contains(party, *id)) {
             self.withdraw(party, id, "superseded");

@@ -47,12 +47,10 @@ impl Window {
 
     /// Forgets what ended before `now`. Called with the time of each event, so replay forgets the same.
     pub(crate) fn forget(&mut self, now: Timestamp) {
-        while let Some((until, principal, key)) = self.ends.first().cloned() {
-            if until >= now {
-                break;
+        while self.ends.first().is_some_and(|(until, _, _)| *until < now) {
+            if let Some((_, principal, key)) = self.ends.pop_first() {
+                self.answers.remove(&(principal, key));
             }
-            self.ends.pop_first();
-            self.answers.remove(&(principal, key));
         }
     }
 }

@@ -56,7 +56,11 @@ fn paid(w: &mut World, minor: u64) {
     if internal(w) {
         assert_eq!(w.balance("person/ann"), i128::from(FUNDS - minor));
     } else {
-        assert_eq!(w.balance("bank"), -i128::from(minor), "the holding account there keeps what is delivered");
+        assert_eq!(
+            w.balance("bank"),
+            -i128::from(minor),
+            "the holding account there keeps what is delivered"
+        );
     }
     assert!(w.nothing_pending());
 }
@@ -73,7 +77,10 @@ fn checking_to_refused_by_the_chip() {
             let payment = w.begin("ann", nonce);
             w.health(payment, verdict, code);
             let told = w.told("ann", payment).unwrap();
-            assert_eq!((told.state, told.reason.unwrap().to_string()), (PaymentState::Refused, reason.into()));
+            assert_eq!(
+                (told.state, told.reason.unwrap().to_string()),
+                (PaymentState::Refused, reason.into())
+            );
             assert_eq!(w.told_state("till", payment), None);
             w.ready(payment);
             assert_eq!(w.state(payment), PaymentState::Refused, "the first answer counts");

@@ -269,7 +269,10 @@ impl ChipFlow<'_> {
             Attempt { number, again_at: self.now.plus_ms(deadlines.bank_retry_ms << number.min(6)) };
         let BankKind::Http { url, holding } = self.bank_of(payment) else { return attempt };
         let person = self.cloud.registry.person(&payment.payer);
-        let own = payment.alive_until.unwrap_or_else(|| self.now.plus_ms(deadlines.bank_ms));
+        // Part of the transfer's content, so it is the same in every attempt: the latest that an outage of ours can
+        // extend `alive_until` to. Ending earlier is the fence's work.
+        let verified_at = payment.verified_at.unwrap_or(self.now);
+        let not_after = verified_at.plus_ms(deadlines.bank_ms.max(deadlines.presence_ms));
         self.out.outputs.push(Output::Bank(BankOrder {
             bank: url,
             payment: payment.id,
@@ -283,7 +286,7 @@ impl ChipFlow<'_> {
             from: person.and_then(|person| person.bank_account.clone()).unwrap_or_default(),
             to: holding,
             amount: payment.amount.currency.minor(amount_minor),
-            not_after: own,
+            not_after,
         }));
         attempt
     }

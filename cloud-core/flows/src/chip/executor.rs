@@ -5,14 +5,17 @@ use schemas::message::{
     CommandProgress, CommandStatusAnswer, CommandStatusRequest, Down, ExecutorCommand, ExecutorOutcome,
     Outcome, PaymentState,
 };
+use schemas::topic::Kind;
 
 use super::ChipFlow;
 use crate::admin::{BankKind, OnUnknown};
 use crate::books::Legs;
 use crate::event::Event;
 use crate::exceptions::Case;
+use crate::limits;
 use crate::payment::{ChipPayment, Command, Phase, RefundEnd};
 use crate::registry::{Device, Standing};
+use crate::rejection::Rejection;
 use crate::tell::{Audience, News};
 
 impl ChipFlow<'_> {
@@ -58,31 +61,45 @@ impl ChipFlow<'_> {
     }
 
     /// CP-10, CP-11: an executor's outcome, however late or often it comes.
-    pub(crate) fn outcome(&mut self, from: &Principal, said: &ExecutorOutcome) {
+    pub(crate) fn outcome(&mut self, from: &Principal, said: &ExecutorOutcome) -> Result<(), Rejection> {
         let Some(payment) = self.cloud.payment_of_command(said.command) else {
-            self.raise_without_payment(from, said.command);
-            return;
+            return self.raise_without_payment(from, said.command);
         };
-        if payment.executor.as_ref() == Some(from) {
-            self.outcome_known(payment, said.outcome, said.delivered, said.code.clone());
+        if payment.executor.as_ref() != Some(from) {
+            return Err(not_your_command());
         }
+        self.outcome_known(payment, said.outcome, said.delivered, said.code.clone());
+        Ok(())
     }
 
-    fn raise_without_payment(&mut self, from: &Principal, command: CommandId) {
+    fn raise_without_payment(&mut self, from: &Principal, command: CommandId) -> Result<(), Rejection> {
         let about = Hash::of(&command.0);
         if !self.cloud.exceptions.contains(about, Case::OutcomeWithoutPayment) {
+            if self.cloud.exceptions.count() >= limits::EXCEPTIONS {
+                return Err(Rejection::new(
+                    "queue_full",
+                    "the operators' queue is full: send it again later",
+                ));
+            }
             let text = format!(
                 "{from} reports an outcome of command {command}, whose payment is not in memory; resolve it by the command's id"
             );
             let case = Case::OutcomeWithoutPayment;
             self.out.event(Event::ExceptionRaised { payment: None, about, case, text });
         }
+        Ok(())
     }
 
     /// The answer to `command-status`.
-    pub(crate) fn command_status(&mut self, from: &Principal, said: &CommandStatusAnswer) {
-        let payment = self.cloud.payment_of_command(said.command);
-        let Some(payment) = payment.filter(|payment| payment.executor.as_ref() == Some(from)) else { return };
+    pub(crate) fn command_status(
+        &mut self,
+        from: &Principal,
+        said: &CommandStatusAnswer,
+    ) -> Result<(), Rejection> {
+        let Some(payment) = self.cloud.payment_of_command(said.command) else { return Ok(()) };
+        if payment.executor.as_ref() != Some(from) {
+            return Err(not_your_command());
+        }
         match (said.progress, said.outcome) {
             (CommandProgress::Ended, Some(outcome)) => {
                 self.outcome_known(payment, outcome, said.delivered, said.code.clone());
@@ -94,15 +111,13 @@ impl ChipFlow<'_> {
             // Still at it; the deadline decides.
             (CommandProgress::IntentOpen | CommandProgress::Ended, _) => {}
         }
+        Ok(())
     }
 
     /// A device could not accept the message that carried a command: it did not act (correctness.md 10).
     pub(crate) fn command_not_accepted(&mut self, from: &Principal, message: MessageId) {
-        let refused = self.cloud.open().find(|payment| {
-            payment.executor.as_ref() == Some(from)
-                && payment.command.as_ref().is_some_and(|command| Command::message(command.id) == message)
-        });
-        if let Some(payment) = refused {
+        let payment = self.cloud.payment_of_command_message(message);
+        if let Some(payment) = payment.filter(|payment| payment.executor.as_ref() == Some(from)) {
             self.outcome_known(payment, Outcome::Refused, 0, Some(Code::known("not_accepted")));
         }
     }
@@ -116,19 +131,20 @@ impl ChipFlow<'_> {
         }
         let answer_by = self.now.plus_ms(self.deadlines(payment).command_status_ms);
         self.move_to(payment, Phase::Asked { answer_by }, payment.paid_minor, None);
-        self.ask_status(payment, executor, command.id, answer_by);
+        self.ask_status(executor, command.id, answer_by);
     }
 
     /// Owes the executor the question what became of the command.
     pub(crate) fn ask_status(
         &mut self,
-        payment: &ChipPayment,
         executor: &Principal,
         command: CommandId,
         until: schemas::time::Timestamp,
     ) {
-        debug_assert!(payment.command.is_some());
         let id = MessageId::derived("command-status", &[&command.0, &self.now.0.to_be_bytes()]);
+        for older in self.open_status_questions(executor, command) {
+            self.out.withdraw(executor, older, "superseded");
+        }
         if self.cloud.outbox.has_room(executor, 1) {
             self.out.owe(
                 self.cloud,
@@ -138,6 +154,16 @@ impl ChipFlow<'_> {
                 until,
             );
         }
+    }
+
+    fn open_status_questions(&self, executor: &Principal, command: CommandId) -> Vec<MessageId> {
+        let owed = self.cloud.outbox.messages(executor).filter(|owed| owed.kind == Kind::CommandStatus);
+        owed.filter(|owed| match Down::decode(owed.kind, &owed.payload).map(|envelope| envelope.body) {
+            Ok(Down::CommandStatus(question)) => question.command == command,
+            _ => false,
+        })
+        .map(|owed| owed.message)
+        .collect()
     }
 
     /// The verdict. The first definite outcome stands; a later one that contradicts it is named, never acted on.
@@ -281,6 +307,10 @@ impl ChipFlow<'_> {
             self.out.withdraw(executor, message, "superseded");
         }
     }
+}
+
+fn not_your_command() -> Rejection {
+    Rejection::new("not_your_command", "this command was given to another device")
 }
 
 /// Nothing of something is a failure, all of it is done, and more than was ordered is all of it.
