@@ -6,7 +6,7 @@ mod failure;
 mod run;
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -58,7 +58,7 @@ struct RunArguments {
     /// Gets one JSON line for each physical act, synced.
     #[arg(long, value_name = "FILE")]
     physical_log: Option<String>,
-    /// Outcomes of a simulated driver, in turn: done, failed:CODE, part:UNITS, unknown, hang, late:MS.
+    /// Outcomes of a simulated driver, in turn, or @FILE: done, failed:CODE, part:UNITS, unknown, hang, late:MS.
     #[arg(long, value_name = "LIST")]
     faults: Option<String>,
     /// Without enrolment, on loopback only: who this is. The token is read from FARTHING_TOKEN or agent.toml.
@@ -226,8 +226,12 @@ where
 
 fn start_log(level: tracing::Level) {
     // The demo enters here after it has set up a log of its own: then that one stays.
-    let _ =
-        tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(level).with_target(false).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_max_level(level)
+        .with_target(false)
+        .try_init();
 }
 
 fn execute(command: Command, json: bool) -> Result<(), Failure> {

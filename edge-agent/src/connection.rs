@@ -299,7 +299,17 @@ fn explain(error: &rumqttc::ConnectionError) -> String {
                 .to_owned()
         }
         E::ConnectionRefused(code) => format!("the cloud refused the connection ({code:?})"),
-        E::Io(error) => format!("{error}: check the address, the network and that the cloud runs"),
+        E::Io(error) => match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(rustls::Error::InvalidCertificate(reason)) => format!(
+                "what answers there is not the platform that enrolled this device ({reason}): check the address; if \
+                 it is right, check this device's clock, then ask the operator"
+            ),
+            Some(rustls::Error::AlertReceived(alert)) => format!(
+                "the cloud does not accept this device's certificate ({alert:?}): it may have ended or been revoked, \
+                 ask the operator, or enrol anew"
+            ),
+            _ => format!("{error}: check the address, the network and that the cloud runs"),
+        },
         other => other.to_string(),
     }
 }

@@ -42,12 +42,14 @@ pub(crate) enum Driver {
 pub(crate) enum DriverError {
     #[error("`{0}` is no simulated outcome: write done, failed:CODE, part:UNITS, unknown, hang or late:MS")]
     Fault(String),
+    #[error("the list of simulated outcomes {path} can't be read ({source}): check the path")]
+    Faults { path: PathBuf, source: io::Error },
     #[error("the physical log {path} can't be opened ({source}): check the path and its permissions")]
     Log { path: PathBuf, source: io::Error },
 }
 
 impl Driver {
-    /// From the profile; `faults` (separated by commas) replace the profile's.
+    /// From the profile; `faults` (separated by commas, or `@FILE` with one a line) replace the profile's.
     pub(crate) fn open(
         settings: &DriverSettings,
         faults: Option<&str>,
@@ -60,11 +62,14 @@ impl Driver {
                 Ok(Driver::Process { argv: argv.clone(), timeout: Duration::from_millis(*timeout_ms), log })
             }
             DriverSettings::Simulated { act_ms, faults: own, .. } => {
-                let texts: Vec<&str> = match faults {
-                    Some(list) => list.split(',').map(str::trim).filter(|text| !text.is_empty()).collect(),
-                    None => own.iter().map(String::as_str).collect(),
+                let list = match faults.map(|list| (list, list.strip_prefix('@'))) {
+                    None => own.join(","),
+                    Some((list, None)) => list.to_owned(),
+                    Some((_, Some(path))) => std::fs::read_to_string(path)
+                        .map_err(|source| DriverError::Faults { path: path.into(), source })?,
                 };
-                let faults = texts.into_iter().map(Fault::parse).collect::<Result<VecDeque<_>, _>>()?;
+                let texts = list.split([',', '\n']).map(str::trim).filter(|text| !text.is_empty());
+                let faults = texts.map(Fault::parse).collect::<Result<VecDeque<_>, _>>()?;
                 let faults = Arc::new(Mutex::new(faults));
                 Ok(Driver::Simulated { act: Duration::from_millis(*act_ms), faults, log })
             }
@@ -317,5 +322,9 @@ mod tests {
             .collect();
         assert_eq!(delivered, [0, 2, 3, 3, 3]);
         assert!(Driver::open(&settings, Some("explode"), None).is_err());
+        let file = directory.path().join("faults");
+        std::fs::write(&file, "part:1\ndone\n").unwrap();
+        let driver = Driver::open(&settings, Some(&format!("@{}", file.display())), None).unwrap();
+        assert_eq!(driver.act(act()).await, HardwareResult::DoneInPart { delivered: 1 });
     }
 }

@@ -1,6 +1,7 @@
 //! The device: inputs in, events and outputs out. Every output carries the position that it was computed from.
 
 mod link;
+mod self_report;
 
 use std::collections::VecDeque;
 
@@ -21,6 +22,7 @@ use crate::report::Reporter;
 use crate::state::{CommandRecord, State};
 use crate::status::{OpenCommand, Status};
 use link::Link;
+use self_report::SelfReport;
 
 /// PUBACK reason code "quota exceeded": send it again later.
 const QUOTA_EXCEEDED: u8 = 0x97;
@@ -107,6 +109,7 @@ pub struct Device {
     outputs: VecDeque<(Position, Output)>,
     clock: Clock,
     link: Option<Link>,
+    self_report: SelfReport,
     conditions: Conditions,
     acting: Option<Acting>,
     /// Accepted, and perhaps not on disk yet: these do not begin.
@@ -138,6 +141,7 @@ impl Device {
             outputs: VecDeque::new(),
             clock,
             link: None,
+            self_report: SelfReport::new(seed, now_boot_ms),
             conditions: Conditions::default(),
             acting: None,
             accepting: VecDeque::new(),
@@ -182,6 +186,7 @@ impl Device {
         self.clear_link_outputs(Some(connection));
         self.link = Some(Link::new(connection, window, now_boot_ms));
         self.clock.ask_anew();
+        self.self_report.tell_anew();
         self.advance(now_boot_ms);
     }
 
@@ -198,7 +203,10 @@ impl Device {
         let retry_boot_ms = now_boot_ms.saturating_add(self.settings.quota_retry_ms);
         let Some(link) = self.link.as_mut().filter(|link| link.connection == connection) else { return };
         if link.settle(&message) {
+            let quota = (reason == QUOTA_EXCEEDED).then_some(retry_boot_ms);
             match reason {
+                // A cloud that wants no reports gets the next one all the same: it costs little and blocks nothing.
+                _ if self.self_report.settle(message, quota) => {}
                 0..0x80 => self.record([Event::SpoolCleared { message }]),
                 QUOTA_EXCEEDED => link.postpone(message, retry_boot_ms),
                 _ => self.bury(message, reason),
@@ -298,6 +306,7 @@ impl Device {
         [
             link.map(|_| self.clock.next_question_boot_ms()),
             link.and_then(|link| link.next_deadline_boot_ms(self.settings.acknowledge_ms)),
+            link.filter(|link| link.has_room()).and_then(|_| self.next_report_boot_ms()),
             link.filter(|_| waits_for_clock)
                 .map(|link| link.connected_boot_ms.saturating_add(self.settings.clock_wait_ms)),
             self.acting.as_ref().filter(|acting| !acting.given_up).map(|acting| acting.give_up_boot_ms),

@@ -22,6 +22,10 @@ pub const PAYMENT_STATES: usize = 32;
 pub const FORGOTTEN_AT_ONCE: usize = 64;
 /// Publishes in flight on one connection, whatever Receive Maximum allows.
 pub const IN_FLIGHT: usize = 16;
+/// The device says how it is at least this often on a connection, in milliseconds.
+pub const REPORT_INTERVAL_MS: u64 = 10 * 60 * 1000;
+/// However often its conditions change, reports are at least this far apart, in milliseconds.
+pub const REPORT_PAUSE_MS: u64 = 1_000;
 /// Largest state snapshot in bytes.
 pub const SNAPSHOT_BYTES: usize = 16 << 20;
 /// Largest journal record in bytes.

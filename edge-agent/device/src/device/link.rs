@@ -36,6 +36,14 @@ impl Link {
         self.postponed.insert(message, until_boot_ms);
     }
 
+    pub(super) fn has_room(&self) -> bool {
+        self.in_flight.len() < self.window
+    }
+
+    pub(super) fn sent(&mut self, message: MessageId, now_boot_ms: u64) {
+        self.in_flight.insert(message, now_boot_ms);
+    }
+
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight.len()
     }
@@ -50,7 +58,7 @@ impl Link {
 }
 
 impl Device {
-    /// Sends what is due on this connection: the question for cloud time, then the spool in order.
+    /// Sends what is due on this connection: the question for cloud time, the spool in order, how the device is.
     pub(super) fn send(&mut self, now_boot_ms: u64) {
         let Some(mut link) = self.link.take() else { return };
         let connection = link.connection;
@@ -66,6 +74,7 @@ impl Device {
         link.postponed.retain(|_, until| *until > now_boot_ms);
         if !link.closing {
             self.send_spool(&mut link, now_boot_ms);
+            self.send_report(&mut link, now_boot_ms);
         }
         self.link = Some(link);
     }
@@ -76,7 +85,7 @@ impl Device {
         let due: Vec<_> =
             self.state.spooled().filter(|entry| unsent(&entry.message)).take(room).cloned().collect();
         for entry in due {
-            link.in_flight.insert(entry.message, now_boot_ms);
+            link.sent(entry.message, now_boot_ms);
             self.output(Output::Publish {
                 connection: link.connection,
                 message: entry.message,
