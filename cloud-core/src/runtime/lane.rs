@@ -47,6 +47,7 @@ pub(super) fn from_lane(message: ToCore) -> FromLane {
         ToCore::Refused { connection: id, principal, refusal, .. } => Input::LaneRefused {
             connection: connection(id),
             principal: principal.map(|principal| (*principal).clone()),
+            told: refusal.client_was_told,
             what: format!("{:?} {}", refusal.action, refusal.topic),
             why: match refusal.suppressed {
                 0 => refusal.reason.to_owned(),
