@@ -8,7 +8,7 @@ use schemas::topic::Kind;
 
 use crate::cloud::Cloud;
 use crate::event::Event;
-use crate::port::{Output, OwedMessage};
+use crate::port::{ConnectionId, DisconnectReason, Output, OwedMessage};
 
 /// Events and outputs, in order.
 #[derive(Debug, Default)]
