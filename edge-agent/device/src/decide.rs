@@ -6,6 +6,7 @@ mod issue;
 
 use std::collections::BTreeMap;
 
+use schemas::cbor;
 use schemas::envelope::EnvelopeError;
 use schemas::ids::{Code, ItemId, MessageId};
 use schemas::message::{PaymentStatus, Refused};
@@ -85,14 +86,24 @@ impl State {
             return Decision::Full;
         }
         let (about, code) = (code_of_kind(kind), why.code());
-        let report = context.reporter.refused(payload, about.clone(), code.clone(), why.text());
+        let message = message_id(payload);
+        let report = context.reporter.refused(payload, message, about.clone(), code.clone(), why.text());
         // Its repeat says nothing new.
-        if self.spooled().any(|entry| entry.message == report.message) {
+        if self.spooled().any(|entry| entry.message == report.message)
+            || message.is_some_and(|message| self.has_refused(message))
+        {
             return Decision::Record(vec![]);
         }
-        let letter = DeadLetter { direction: Direction::Down, message: None, about, code };
+        let letter = DeadLetter { direction: Direction::Down, message, about, code };
         let report = self.spool_has_reserve().then_some(report);
         Decision::Record(vec![Event::DeadLettered { letter, report }])
+    }
+
+    /// The cloud was told that this message is not understood, and may have drawn its conclusions: it stays refused,
+    /// even if a newer agent understands its repeat.
+    pub(crate) fn has_refused(&self, message: MessageId) -> bool {
+        let refused = |letter: &DeadLetter| letter.direction == Direction::Down && letter.message == Some(message);
+        self.dead_letters.iter().any(refused)
     }
 
     /// The cloud says that it did not accept a message of ours.
@@ -202,6 +213,15 @@ impl Poison {
             }
         })
     }
+}
+
+/// The id of a message whose rest is not understood, where it can be read.
+fn message_id(payload: &[u8]) -> Option<MessageId> {
+    #[derive(Deserialize)]
+    struct IdOnly {
+        id: MessageId,
+    }
+    cbor::decode::<IdOnly>(payload).ok().map(|only| only.id)
 }
 
 pub(crate) fn dead_letter_up(message: Option<MessageId>, about: Option<Code>, code: Code) -> Event {

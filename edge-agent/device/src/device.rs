@@ -410,6 +410,9 @@ impl Device {
             Ok(envelope) => envelope,
             Err(why) => return self.state.decide_poison(&self.context(now_boot_ms), kind, payload, &why),
         };
+        if self.state.has_refused(envelope.id) {
+            return Decision::Record(vec![]);
+        }
         let context = self.context(now_boot_ms);
         match envelope.body {
             Down::ExecutorCommand(command) => self.state.decide_command(&context, &command),

@@ -52,9 +52,16 @@ impl Reporter {
     }
 
     /// The same poisonous payload is refused under the same id.
-    pub(crate) fn refused(&self, payload: &[u8], about: Option<Code>, code: Code, text: Text) -> SpoolEntry {
+    pub(crate) fn refused(
+        &self,
+        payload: &[u8],
+        message: Option<MessageId>,
+        about: Option<Code>,
+        code: Code,
+        text: Text,
+    ) -> SpoolEntry {
         let id = self.id("refused", &[&Hash::of(payload).0, code.as_str().as_bytes()]);
-        entry(id, Up::Refused(Refused { message: None, about, code, text }))
+        entry(id, Up::Refused(Refused { message, about, code, text }))
     }
 
     fn id(&self, label: &str, parts: &[&[u8]]) -> MessageId {

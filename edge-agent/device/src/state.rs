@@ -9,7 +9,7 @@ use schemas::message::{ExecutorCommand, HealthCheckRequest, HealthVerdict, Outco
 use schemas::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::event::{DeadLetter, Event, SpoolEntry};
+use crate::event::{DeadLetter, Direction, Event, SpoolEntry};
 use crate::limits;
 
 /// Where one command stands.
@@ -184,7 +184,7 @@ impl State {
     }
 
     fn bury(&mut self, letter: &DeadLetter, report: Option<&SpoolEntry>) {
-        if let Some(message) = &letter.message {
+        if let (Direction::Up, Some(message)) = (letter.direction, &letter.message) {
             self.unspool(message);
         }
         self.dead_letters.push_back(letter.clone());

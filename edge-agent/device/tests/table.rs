@@ -327,7 +327,7 @@ fn poison_is_acknowledged_and_refused_by_name() {
         newer.encode()
     };
     let stray = Envelope::message(
-        MessageId([1; 16]),
+        MessageId([2; 16]),
         schemas::message::RequestAnswer {
             key: schemas::ids::IdempotencyKey([1; 16]),
             payment: None,
@@ -353,7 +353,9 @@ fn poison_is_acknowledged_and_refused_by_name() {
         bench.deliver(kind, &payload);
         assert_eq!(published(&bench.settle()).len(), 0, "the repeat says nothing new");
     }
-    assert_eq!(bench.device.status(0).dead_letters.len(), 5);
+    let letters = bench.device.status(0).dead_letters;
+    assert_eq!(letters.len(), 5);
+    assert_eq!(letters[2].message, Some(MessageId([1; 16])), "the id is read even where the rest is not");
     bench.deliver_command(&command(1, 0));
     assert_eq!(acts(&bench.settle()), 1);
 }
@@ -632,4 +634,56 @@ fn every_event_and_the_state_survive_encoding() {
     assert!(matches!(state.command(&CommandId([1; 16])), Some(CommandRecord::Intent(_))));
     assert_eq!(&State::restore(&state.snapshot()).unwrap(), state);
     assert!(Event::decode(b"\x00").is_err() && State::restore(b"\x00").is_err());
+}
+
+/// CP-17: told on connect, on change and every ten minutes; the spool and the journal never hold it.
+#[test]
+fn a_device_says_how_it_is_on_connect_on_change_and_now_and_then() {
+    let mut bench = Bench::new(CHIP);
+    let codes = |bench: &mut Bench| {
+        bench.settle();
+        let reports = std::mem::take(&mut bench.reports);
+        reports.into_iter().map(|report| report.not_ready.map(|code| code.to_string())).collect::<Vec<_>>()
+    };
+    let tampered = |tampered| Conditions { tampered, ..Conditions::default() };
+    assert_eq!(codes(&mut bench), [], "nobody to tell");
+    bench.connect_with_time();
+    assert_eq!(codes(&mut bench), [None]);
+    bench.now += 5_000;
+    bench.device.handle_conditions(tampered(true), bench.now);
+    assert_eq!(codes(&mut bench), [Some("tampered".to_owned())]);
+    bench.device.handle_conditions(tampered(false), bench.now);
+    assert_eq!(codes(&mut bench), [], "not more than one in a second");
+    assert_eq!(bench.device.poll_timeout(), Some(bench.now + limits::REPORT_PAUSE_MS));
+    bench.now += limits::REPORT_PAUSE_MS;
+    bench.device.handle_tick(bench.now);
+    assert_eq!(codes(&mut bench), [None]);
+    bench.now += limits::REPORT_INTERVAL_MS - 1;
+    bench.device.handle_tick(bench.now);
+    assert_eq!(codes(&mut bench), []);
+    bench.now += 1;
+    bench.device.handle_tick(bench.now);
+    assert_eq!(codes(&mut bench), [None]);
+    bench.device.handle_disconnected(bench.connection);
+    bench.connect();
+    assert_eq!(codes(&mut bench), [None], "told anew on each connection");
+    assert!(bench.log.is_empty(), "nothing of it is journaled: {:?}", bench.log);
+    assert_eq!(bench.device.status(bench.now).spool_depth, 0);
+}
+
+/// CP-17, correctness.md 9: 0x97 puts a report off, another refusal ends it; neither makes a dead letter.
+#[test]
+fn a_refused_report_blocks_nothing() {
+    let mut bench = Bench::new(EXECUTOR);
+    bench.report_answer = 0x97;
+    bench.connect_with_time();
+    assert_eq!(bench.reports.len(), 1);
+    assert_eq!(bench.device.poll_timeout(), Some(bench.now + bench.settings.quota_retry_ms));
+    bench.report_answer = 0x99;
+    bench.now += bench.settings.quota_retry_ms;
+    bench.device.handle_tick(bench.now);
+    bench.settle();
+    assert_eq!(bench.reports.len(), 2);
+    assert_eq!(bench.device.status(bench.now).in_flight, 0);
+    assert_eq!(bench.device.status(bench.now).dead_letters_total, 0);
 }

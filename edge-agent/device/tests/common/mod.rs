@@ -9,7 +9,7 @@ use ed25519_dalek::SigningKey;
 use edge_agent_device::{Delivery, Device, Event, Output, Profile, Recovered, Settings};
 use schemas::envelope::Envelope;
 use schemas::ids::{CommandId, Instance, MessageId, Nonce, PaymentId};
-use schemas::message::{CloudTimeAnswer, ExecutorCommand, Up};
+use schemas::message::{CloudTimeAnswer, DeviceReport, ExecutorCommand, Up};
 use schemas::time::Timestamp;
 use schemas::topic::Kind;
 use schemas_journal::{ChainId, Journal, JournalLimits, MemoryDisk};
@@ -36,6 +36,10 @@ pub(crate) struct Bench {
     token: u64,
     /// Every event appended since the first start.
     pub(crate) log: Vec<Event>,
+    /// Every report so far (CP-17).
+    pub(crate) reports: Vec<DeviceReport>,
+    /// Reason code of their PUBACKs.
+    pub(crate) report_answer: u8,
 }
 
 impl Bench {
@@ -58,6 +62,8 @@ impl Bench {
             starts: 0,
             token: 0,
             log: vec![],
+            reports: vec![],
+            report_answer: 0,
         }
     }
 
@@ -89,9 +95,22 @@ impl Bench {
         self.device.handle_synced(synced, self.now);
     }
 
-    /// Only what may leave by now.
+    /// Only what may leave by now. Reports are promised at once and kept apart.
     pub(crate) fn released(&mut self) -> Vec<Output> {
-        std::iter::from_fn(|| self.device.poll_output()).collect()
+        let mut outputs = vec![];
+        while let Some(output) = self.device.poll_output() {
+            match &output {
+                Output::Publish { kind: Kind::DeviceReport, payload, message, connection } => {
+                    let Up::DeviceReport(report) = Up::decode(Kind::DeviceReport, payload).unwrap().body else {
+                        panic!()
+                    };
+                    self.reports.push(report);
+                    self.device.handle_published(*connection, *message, self.report_answer, self.now);
+                }
+                _ => outputs.push(output),
+            }
+        }
+        outputs
     }
 
     /// Syncs until nothing is left to sync, and everything that may leave then.
