@@ -1,5 +1,7 @@
 //! The command line of `device-sim`.
 
+mod world;
+
 use std::ffi::OsString;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -25,6 +27,9 @@ struct Arguments {
 enum Command {
     /// Serve the test bank over HTTP until killed.
     Bank(BankArguments),
+    /// Deterministic worlds: the real core and devices with faults, audited to the cent.
+    #[command(subcommand)]
+    World(world::Command),
 }
 
 #[derive(Debug, clap::Args)]
@@ -59,9 +64,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn execute(arguments: Arguments) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match arguments.command {
-        Command::Bank(bank) => runtime.block_on(serve_bank(bank)),
+        Command::Bank(bank) => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            runtime.block_on(serve_bank(bank))
+        }
+        Command::World(command) => world::execute(command),
     }
 }
 

@@ -3,3 +3,4 @@
 pub mod bank;
 pub mod cli;
 pub mod live;
+pub mod world;

@@ -1,0 +1,74 @@
+//! Which fault met a payment in which state.
+
+use std::collections::BTreeMap;
+
+use schemas::message::PaymentState;
+
+use super::fault::Fault;
+
+/// Counts of (fault, state of an open payment when it struck).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Coverage {
+    cells: BTreeMap<(Fault, PaymentState), u64>,
+    alone: BTreeMap<Fault, u64>,
+}
+
+impl Coverage {
+    pub(super) fn count(&mut self, fault: Fault, states: &[PaymentState]) {
+        *self.alone.entry(fault).or_default() += 1;
+        for state in states {
+            *self.cells.entry((fault, *state)).or_default() += 1;
+        }
+    }
+
+    /// Adds another world's counts.
+    pub fn add(&mut self, other: &Coverage) {
+        for (cell, count) in &other.cells {
+            *self.cells.entry(*cell).or_default() += count;
+        }
+        for (fault, count) in &other.alone {
+            *self.alone.entry(*fault).or_default() += count;
+        }
+    }
+
+    /// How often `fault` struck, whatever was under way.
+    pub fn of(&self, fault: Fault) -> u64 {
+        self.alone.get(&fault).copied().unwrap_or(0)
+    }
+
+    /// How often `fault` met a payment in `state`.
+    pub fn cell(&self, fault: Fault, state: PaymentState) -> u64 {
+        self.cells.get(&(fault, state)).copied().unwrap_or(0)
+    }
+
+    /// The states that a payment is open in: the columns of the table.
+    pub const COLUMNS: &'static [PaymentState] = &[
+        PaymentState::Checking,
+        PaymentState::PendingVerification,
+        PaymentState::Paying,
+        PaymentState::BankUnknown,
+        PaymentState::Delivering,
+        PaymentState::Refunding,
+        PaymentState::Held,
+        PaymentState::RefundBlocked,
+    ];
+}
+
+impl std::fmt::Display for Coverage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:<20} {:>9}", "fault \\ state", "struck")?;
+        for state in Self::COLUMNS {
+            let name: String = state.as_str().chars().take(11).collect();
+            write!(f, " {name:>11}")?;
+        }
+        writeln!(f)?;
+        for fault in Fault::ALL {
+            write!(f, "{:<20} {:>9}", fault.as_str(), self.of(*fault))?;
+            for state in Self::COLUMNS {
+                write!(f, " {:>11}", self.cell(*fault, *state))?;
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}

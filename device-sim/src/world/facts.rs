@@ -1,0 +1,106 @@
+//! What an onlooker can see: the wire, the hardware, the bank's counter. The auditor judges by nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use schemas::ids::{CommandId, Hash, IdempotencyKey, PaymentId, Principal};
+use schemas::message::{Outcome, PaymentState, PaymentStatus, RequestAnswer};
+use schemas::signed::PaymentInformation;
+use schemas::wire::SignedBytes;
+
+/// A payment information that is in people's hands.
+#[derive(Debug, Clone)]
+pub(super) struct Offer {
+    pub(super) signed: SignedBytes,
+    pub(super) information: PaymentInformation,
+    pub(super) chip: usize,
+    /// False: made by somebody who has the chip's key.
+    pub(super) issued: bool,
+    /// The payment whose payer was asked to verify.
+    pub(super) asked_for: Option<PaymentId>,
+}
+
+/// What a request wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wish {
+    Pay { offer: usize },
+    Cancel { payment: PaymentId },
+    Refund { payment: PaymentId },
+}
+
+/// A request on its way and afterwards.
+#[derive(Debug, Clone)]
+pub(super) struct Request {
+    pub(super) wish: Wish,
+    pub(super) promised: bool,
+    /// Answers that accept or refuse for good (not: key reused, expired).
+    pub(super) answer: Option<RequestAnswer>,
+}
+
+/// One payment as seen from outside.
+#[derive(Debug, Clone, Default)]
+pub(super) struct PaymentFacts {
+    pub(super) request: Option<(Principal, IdempotencyKey)>,
+    pub(super) command: Option<CommandId>,
+    /// What arrived at the payer's terminal, newest by its own time.
+    pub(super) told: Option<PaymentStatus>,
+    pub(super) verified_well: bool,
+    pub(super) verified_wrong: bool,
+    pub(super) transfer_key: Option<[u8; 16]>,
+    pub(super) refund_keys: BTreeSet<[u8; 16]>,
+    /// The bank was asked to fence the transfer off.
+    pub(super) fenced: bool,
+    pub(super) first_ordered_at: Option<u64>,
+    pub(super) done_heard_at: Option<u64>,
+    pub(super) merchant_refunded: bool,
+}
+
+/// A word of an executor on a command, in the order in which the core promised it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Word {
+    pub(super) outcome: Outcome,
+    pub(super) delivered: u32,
+    pub(super) arrived_at: u64,
+    /// What the operator saw just before it arrived: state and units delivered.
+    pub(super) view: Option<(PaymentState, u32)>,
+}
+
+/// One command as seen from outside.
+#[derive(Debug, Clone)]
+pub(super) struct CommandFacts {
+    pub(super) machine: usize,
+    pub(super) quantity: u32,
+    /// Silence before this is no verdict, on the world's clock.
+    pub(super) settle_at: u64,
+    pub(super) acts: u32,
+    pub(super) items_out: u32,
+    /// The hardware said what was not so.
+    pub(super) lied: bool,
+    /// What the device has put on the wire as definite.
+    pub(super) on_wire: BTreeSet<(Outcome, u32)>,
+    /// Its device was revoked or replaced while the command was open.
+    pub(super) orphaned: bool,
+}
+
+/// Everything seen.
+#[derive(Debug, Default)]
+pub(super) struct Facts {
+    pub(super) offers: Vec<Offer>,
+    pub(super) offer_by_hash: BTreeMap<Hash, usize>,
+    pub(super) requests: BTreeMap<(Principal, IdempotencyKey), Request>,
+    pub(super) payments: BTreeMap<PaymentId, PaymentFacts>,
+    pub(super) commands: BTreeMap<CommandId, CommandFacts>,
+    pub(super) words: BTreeMap<CommandId, Vec<Word>>,
+    pub(super) honest: BTreeMap<usize, bool>,
+}
+
+impl Facts {
+    pub(super) fn payment(&mut self, id: PaymentId) -> &mut PaymentFacts {
+        self.payments.entry(id).or_default()
+    }
+
+    pub(super) fn add_offer(&mut self, offer: Offer) -> usize {
+        self.offer_by_hash.insert(Hash::of(&offer.signed.0), self.offers.len());
+        self.offers.push(offer);
+        self.offers.len() - 1
+    }
+}

@@ -1,0 +1,144 @@
+//! Everything that may go wrong in a world, and how often it does under one seed.
+
+use std::collections::BTreeMap;
+
+use super::random::Random;
+
+macro_rules! faults {
+    ($($(#[doc = $doc:literal])* $name:ident = $text:literal, $most:literal;)*) => {
+        /// One thing that may go wrong.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Fault { $($(#[doc = $doc])* $name,)* }
+
+        impl Fault {
+            /// All of them.
+            pub const ALL: &'static [Fault] = &[$(Fault::$name,)*];
+
+            /// For tables and traces.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Fault::$name => $text,)* }
+            }
+
+            /// Its greatest rate in a thousand occasions.
+            fn most_permille(self) -> u64 {
+                match self { $(Fault::$name => $most,)* }
+            }
+        }
+    };
+}
+
+faults! {
+    /// The core dies at a step of THE order.
+    CoreCrash = "core-crash", 40;
+    /// It stays away for longer than every deadline.
+    CoreLongOutage = "core-long-outage", 300;
+    /// A device dies at a step.
+    DeviceCrash = "device-crash", 40;
+    /// It stays away for longer than every deadline.
+    DeviceLongOutage = "device-long-outage", 300;
+    /// A connection breaks: a suffix of what is under way is lost, in each direction.
+    Break = "break", 60;
+    /// One side notices much later.
+    HalfOpen = "half-open", 400;
+    /// A sync takes long.
+    SlowDisk = "slow-disk", 100;
+    /// A terminal acknowledges and loses what it got.
+    TerminalLoses = "terminal-loses", 300;
+    /// The same request again, under the same key.
+    SendsTwice = "sends-twice", 400;
+    /// The same key with other content.
+    KeyReused = "key-reused", 200;
+    /// The same payment information under a new key.
+    NewKey = "new-key", 300;
+    /// Two payers, one payment information.
+    SharedInformation = "shared-information", 300;
+    /// A payment information that was used before.
+    Replayed = "replayed", 300;
+    /// Signed with the chip's key, and never issued.
+    Forged = "forged", 200;
+    /// The payer withdraws.
+    Cancel = "cancel", 300;
+    /// A verification with another key, payee or amount.
+    VerifiesWrong = "verifies-wrong", 250;
+    /// A verification around its deadline.
+    VerifiesLate = "verifies-late", 250;
+    /// No verification.
+    NeverVerifies = "never-verifies", 250;
+    /// The merchant gives back.
+    MerchantRefund = "merchant-refund", 400;
+    /// Not enough money on the payer's account.
+    Poor = "poor", 200;
+    /// The chip's machine has a condition that refuses.
+    NotReady = "not-ready", 200;
+    /// The hardware delivers nothing and says so.
+    ActFails = "act-fails", 400;
+    /// The hardware delivers a part and says so.
+    ActInPart = "act-in-part", 400;
+    /// The hardware does not know what it did.
+    ActUnknown = "act-unknown", 300;
+    /// The hardware never comes back.
+    ActHangs = "act-hangs", 200;
+    /// The hardware comes back after it was given up.
+    ActLate = "act-late", 300;
+    /// The hardware says what is not so.
+    ActLies = "act-lies", 150;
+    /// The bank refuses the transfer.
+    BankRefuses = "bank-refuses", 250;
+    /// The bank refuses the refund.
+    BankRefusesRefund = "bank-refuses-refund", 300;
+    /// A request reaches the bank late.
+    BankRequestLate = "bank-request-late", 300;
+    /// A request is lost.
+    BankRequestLost = "bank-request-lost", 400;
+    /// An answer comes late.
+    BankAnswerLate = "bank-answer-late", 300;
+    /// An answer is lost.
+    BankAnswerLost = "bank-answer-lost", 400;
+    /// A request reaches the bank twice.
+    BankRepeats = "bank-repeats", 300;
+    /// The bank is away for long.
+    BankOutage = "bank-outage", 500;
+    /// A device's clock is as wrong as its profile allows.
+    ClockDrift = "clock-drift", 1000;
+    /// An operator revokes a device.
+    Revoked = "revoked", 150;
+    /// A device is enrolled anew, with an empty disk.
+    Replaced = "replaced", 150;
+}
+
+/// How often each fault strikes, in a thousand occasions.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Mix(BTreeMap<Fault, u64>);
+
+impl Mix {
+    /// Each seed draws its own: some worlds are calm, some have one trouble, some have all of them.
+    pub(super) fn draw(random: &mut Random) -> Self {
+        let share = [0, 60, 150, 300, 600, 1000][random.index(6)];
+        let mut mix = BTreeMap::new();
+        for fault in Fault::ALL {
+            if random.chance(share) {
+                let most = fault.most_permille();
+                mix.insert(*fault, random.range(most / 8 + 1, most));
+            }
+        }
+        Self(mix)
+    }
+
+    pub(super) fn permille(&self, fault: Fault) -> u64 {
+        self.0.get(&fault).copied().unwrap_or(0)
+    }
+
+    /// No fault at all: then everything must succeed.
+    pub(super) fn is_calm(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn describe(&self) -> String {
+        if self.is_calm() {
+            return "calm".to_owned();
+        }
+        let parts: Vec<_> =
+            self.0.iter().map(|(fault, permille)| format!("{}={permille}", fault.as_str())).collect();
+        parts.join(" ")
+    }
+}

@@ -1,0 +1,220 @@
+//! What is checked while the world runs: nothing reaches a principal that is not its own, no command without the
+//! bank's success, the same answer to the same request. And when it has come to rest: that it has.
+
+use cloud_core_flows::port::Input;
+use schemas::ids::{PaymentId, Principal};
+use schemas::message::{Down, ExecutorCommand, RequestAnswer};
+use schemas::topic::Kind;
+
+use super::facts::{CommandFacts, Wish};
+use super::lane::Party;
+use super::plan::LONGEST_ACT_MS;
+use super::{EPOCH_MS, Violation, World, say};
+
+impl World {
+    /// A message leaves the core for this principal.
+    pub(super) fn witness_down(&mut self, to: Party, kind: Kind, payload: &[u8]) -> Result<(), Violation> {
+        let envelope = Down::decode(kind, payload);
+        let envelope = envelope.map_err(|error| self.broken("wire", format!("the core sends: {error}")))?;
+        let who = self.principal(to);
+        say!(self, format!("core>{}", who.id), "{}", shortened(&envelope.body));
+        let own = match &envelope.body {
+            Down::RequestAnswer(answer) => return self.witness_answer(&who, answer),
+            Down::PaymentVerification(request) => {
+                let own = self.payer(request.payment).as_ref() == Some(&who);
+                if own {
+                    self.witness_claim(request.payment)?;
+                }
+                own
+            }
+            Down::PaymentStatus(status) => self.may_hear(&who, status.payment),
+            Down::HealthCheck(check) => {
+                let offer = self.facts.offer_by_hash.get(&check.information_hash);
+                let chip = offer.map(|offer| Party::Machine(self.facts.offers[*offer].chip));
+                chip == Some(to)
+            }
+            Down::ExecutorCommand(command) => {
+                self.witness_command(to, command)?;
+                true
+            }
+            Down::CommandStatus(question) => {
+                let machine = self.facts.commands.get(&question.command).map(|facts| facts.machine);
+                machine.is_none_or(|machine| to == Party::Machine(machine))
+            }
+            Down::CloudTime(_) | Down::Refused(_) => true,
+        };
+        if own {
+            Ok(())
+        } else {
+            Err(self.broken("delivery", format!("{who} gets what is not its own: {:?}", envelope.body)))
+        }
+    }
+
+    pub(super) fn principal(&self, party: Party) -> Principal {
+        match party {
+            Party::Person(index) => self.plan.people[index].principal.clone(),
+            Party::Machine(index) => self.plan.machines[index].principal.clone(),
+        }
+    }
+
+    pub(super) fn payer(&self, payment: PaymentId) -> Option<Principal> {
+        self.facts.payments.get(&payment)?.request.as_ref().map(|(payer, _)| payer.clone())
+    }
+
+    /// The offer that a payment was asked for with.
+    pub(super) fn offer_of(&self, payment: PaymentId) -> Option<usize> {
+        let request = self.facts.payments.get(&payment)?.request.as_ref()?;
+        match self.facts.requests.get(request)?.wish {
+            Wish::Pay { offer } => Some(offer),
+            Wish::Cancel { .. } | Wish::Refund { .. } => None,
+        }
+    }
+
+    fn may_hear(&self, who: &Principal, payment: PaymentId) -> bool {
+        let Some(payer) = self.payer(payment) else { return false };
+        let chip = self.offer_of(payment).map(|offer| self.facts.offers[offer].information.chip.clone());
+        let is_till = who.tenant == payer.tenant && who.id.as_str() == "till";
+        *who == payer || chip.as_ref() == Some(who) || is_till
+    }
+
+    /// MO-3: the same request has the same answer, whatever was restarted in between.
+    fn witness_answer(&mut self, who: &Principal, answer: &RequestAnswer) -> Result<(), Violation> {
+        let passing = ["key_reused", "request_expired", "not_after_too_far", "too_many_requests", "no_room"];
+        if answer.refused.as_ref().is_some_and(|code| passing.contains(&code.as_str())) {
+            return Ok(());
+        }
+        let Some(request) = self.facts.requests.get_mut(&(who.clone(), answer.key)) else {
+            return Err(self.broken("delivery", format!("{who} gets an answer to what it never asked")));
+        };
+        let same = request.answer.as_ref().is_none_or(|known| known == answer);
+        request.answer = Some(answer.clone());
+        let wish = request.wish;
+        if !same {
+            return Err(self.broken("MO-3", format!("{who} gets two answers to {wish:?}")));
+        }
+        match (wish, answer.payment) {
+            (Wish::Refund { payment }, Some(_)) => self.facts.payment(payment).merchant_refunded = true,
+            (Wish::Pay { .. }, Some(id)) if self.payer(id).as_ref() != Some(who) => {
+                return Err(self.broken("delivery", format!("{who} is told of the payment {id} of another")));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Only one payment of an offer passes the health check, and only of one that the chip has issued.
+    fn witness_claim(&mut self, payment: PaymentId) -> Result<(), Violation> {
+        let Some(offer) = self.offer_of(payment) else { return Ok(()) };
+        let offer = &mut self.facts.offers[offer];
+        let first = *offer.asked_for.get_or_insert(payment);
+        if !offer.issued {
+            return Err(self.broken("CP-3", "a payer is asked to pay for what the chip never issued"));
+        }
+        if first != payment {
+            return Err(self.broken("nonce_used", "two payments claim one payment information"));
+        }
+        Ok(())
+    }
+
+    /// CP-8: after, and only after, the bank's success, to the executor of that chip, at most one per payment.
+    fn witness_command(&mut self, to: Party, command: &ExecutorCommand) -> Result<(), Violation> {
+        let payment = command.payment;
+        let offer = self.offer_of(payment);
+        let executor = offer.and_then(|offer| self.plan.machines[self.facts.offers[offer].chip].executor);
+        let Some(machine) = executor.filter(|machine| to == Party::Machine(*machine)) else {
+            return Err(self.broken("CP-8", format!("command of payment {payment} goes to a stranger")));
+        };
+        let tenant = self.plan.machines[machine].tenant;
+        if self.plan.is_http(tenant) {
+            let key = self.facts.payment(payment).transfer_key.unwrap_or_default();
+            let moved = self.bank.moved(key, &self.plan);
+            if !matches!(moved, Some((true, amount, 0)) if amount > 0) {
+                return Err(self.broken("CP-8", format!("command of payment {payment} without money: {moved:?}")));
+            }
+        }
+        let known = *self.facts.payment(payment).command.get_or_insert(command.command);
+        if known != command.command {
+            return Err(self.broken("CP-9", format!("payment {payment} has two commands")));
+        }
+        let report_ms = self.plan.tenants[tenant].deadlines.report_ms;
+        let settle_at = command.start_by.0.saturating_sub(EPOCH_MS) + LONGEST_ACT_MS + report_ms;
+        self.facts.commands.entry(command.command).or_insert_with(|| CommandFacts {
+            machine,
+            quantity: command.quantity,
+            settle_at,
+            acts: 0,
+            items_out: 0,
+            lied: false,
+            on_wire: std::collections::BTreeSet::new(),
+            orphaned: false,
+        });
+        Ok(())
+    }
+
+    /// Why the world is not at rest yet.
+    pub(super) fn unrest(&self) -> Option<String> {
+        let Some(cloud) = self.core.cloud() else { return Some("the core is away".to_owned()) };
+        if cloud.open_payments() > 0 {
+            let open: Vec<String> = cloud
+                .payments()
+                .filter(|payment| !payment.at_rest())
+                .map(|payment| format!("{} {:?}", payment.id, payment.phase))
+                .collect();
+            return Some(format!("open payments: {}", open.join("; ")));
+        }
+        if cloud.outbox().total() > 0 {
+            return Some(format!("{} messages are owed", cloud.outbox().total()));
+        }
+        for machine in self.machines.iter().filter(|machine| !machine.revoked) {
+            let who = &machine.settings.principal;
+            let Some(device) = machine.device() else { return Some(format!("{who} is away")) };
+            let spooled = device.state().spooled().count();
+            if spooled > 0 {
+                return Some(format!("{who} has {spooled} messages to tell"));
+            }
+            if device.is_acting() {
+                return Some(format!("{who} acts"));
+            }
+        }
+        let waiting = self.people.iter().map(super::people::Person::waits).sum::<usize>();
+        if waiting > 0 {
+            return Some(format!("{waiting} messages of people wait for a promise"));
+        }
+        (self.now < self.plan.faults_end_ms + 200_000).then(|| "late words may still come".to_owned())
+    }
+
+    /// The world is at rest.
+    pub(super) fn judge(&mut self) -> Result<(), Violation> {
+        self.core_settle()?;
+        self.check_replay()?;
+        // Everybody hangs up: what is found now is not under way any more.
+        let connections: Vec<u64> = self.connections.keys().copied().collect();
+        for connection in connections {
+            let id = cloud_core_flows::port::ConnectionId(connection);
+            self.core_handle(Input::Closed { connection: id })?;
+        }
+        self.core_settle()?;
+        self.audit()
+    }
+}
+
+fn shortened(body: &Down) -> String {
+    match body {
+        Down::PaymentStatus(status) => {
+            format!("{} of {}: {} paid {}", status.state, status.payment, status.text, status.paid)
+        }
+        Down::RequestAnswer(answer) => match (&answer.refused, answer.payment) {
+            (Some(code), _) => format!("refused: {code}"),
+            (None, Some(payment)) => format!("accepted: {payment}"),
+            (None, None) => "accepted".to_owned(),
+        },
+        Down::HealthCheck(check) => format!("health check of {}", check.payment),
+        Down::PaymentVerification(request) => format!("verify {} for {}", request.amount, request.payment),
+        Down::ExecutorCommand(command) => {
+            format!("deliver {} {} for {}", command.quantity, command.item, command.payment)
+        }
+        Down::CommandStatus(question) => format!("what became of command {}", question.command),
+        Down::CloudTime(answer) => format!("it is {}", answer.now),
+        Down::Refused(refused) => format!("refused: {}", refused.code),
+    }
+}

@@ -1,0 +1,573 @@
+//! Devices in the world: the real device state machine over a disk that loses what was not synced, and hardware that
+//! does what hardware does.
+
+use std::collections::BTreeMap;
+
+use edge_agent_device::{
+    Conditions, Delivery, Device, HardwareResult, IssueRequest, Output, Profile, Recovered, Settings,
+};
+use schemas::ids::{Code, CommandId, Instance, ItemId, MessageId, Nonce};
+use schemas::message;
+use schemas::topic::Kind;
+use schemas_journal::{ChainId, Journal, JournalLimits, MemoryDisk};
+
+use super::facts::Offer;
+use super::fault::Fault;
+use super::lane::{Down, Party, Up};
+use super::plan::{LONGEST_ACT_MS, MachinePlan};
+use super::{Happening, Violation, World, say};
+
+const CHIP: &str = include_str!("../../../edge-agent/profiles/payment-chip.toml");
+const EXECUTOR: &str = include_str!("../../../edge-agent/profiles/vending-executor.toml");
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Idle,
+    Append,
+    Sync,
+}
+
+/// A process that is running.
+struct Running {
+    device: Device,
+    journal: Journal<MemoryDisk>,
+}
+
+/// One device: its disk outlives its process.
+pub(super) struct Machine {
+    pub(super) settings: Settings,
+    pub(super) connection: Option<u64>,
+    /// Counts starts.
+    pub(super) run: u64,
+    pub(super) subscribed: bool,
+    pub(super) revoked: bool,
+    profile: Profile,
+    disk: MemoryDisk,
+    running: Option<Running>,
+    stage: Stage,
+    dirty: bool,
+    wake_at: Option<u64>,
+    booted_at: u64,
+    drift_ppm: i64,
+    conditions: Conditions,
+    /// Deliveries of the lane and the messages that they carried.
+    deliveries: BTreeMap<u64, MessageId>,
+    packets: BTreeMap<u64, MessageId>,
+    next: u64,
+    /// Commands that the cloud was promised.
+    promised: Vec<CommandId>,
+}
+
+impl Machine {
+    pub(super) fn new(plan: &MachinePlan) -> Result<Self, Violation> {
+        let text = if plan.is_chip { CHIP } else { EXECUTOR };
+        let profile = Profile::parse(text).map_err(|error| Violation::harness(error.to_string()))?;
+        Ok(Self {
+            settings: Settings::of(plan.principal.clone(), Instance(0)),
+            connection: None,
+            run: 0,
+            subscribed: false,
+            revoked: false,
+            profile,
+            disk: MemoryDisk::new(),
+            running: None,
+            stage: Stage::Idle,
+            dirty: false,
+            wake_at: None,
+            booted_at: 0,
+            drift_ppm: plan.drift_ppm,
+            conditions: Conditions::default(),
+            deliveries: BTreeMap::new(),
+            packets: BTreeMap::new(),
+            next: 0,
+            promised: Vec::new(),
+        })
+    }
+
+    pub(super) fn may_connect(&self) -> bool {
+        self.running.is_some() && self.connection.is_none() && !self.revoked
+    }
+
+    pub(super) fn device(&self) -> Option<&Device> {
+        self.running.as_ref().map(|running| &running.device)
+    }
+
+    /// A clock that runs a little wrong; it began at the machine's own start.
+    fn boot_ms(&self, now: u64) -> u64 {
+        let elapsed = i128::from(now.saturating_sub(self.booted_at));
+        let drifted = elapsed + elapsed * i128::from(self.drift_ppm) / 1_000_000;
+        u64::try_from(drifted).unwrap_or(0) + 1_000
+    }
+}
+
+impl World {
+    pub(super) fn machine_open(&mut self, index: usize) -> Result<(), Violation> {
+        let now = self.now;
+        let seed = self.random.bytes();
+        let machine = &mut self.machines[index];
+        let mut recovered = Recovered::default();
+        let chain = ChainId([2; 32]);
+        let opened =
+            Journal::open(machine.disk.clone(), JournalLimits::agent(), chain, &mut recovered);
+        machine.booted_at = now;
+        let boot_ms = machine.boot_ms(now);
+        let opened = opened.map(|journal| {
+            let (settings, profile) = (machine.settings.clone(), machine.profile.clone());
+            let mut device = Device::open(settings, profile, recovered, seed, boot_ms);
+            device.handle_conditions(machine.conditions.clone(), boot_ms);
+            let lost = machine.promised.iter().find(|id| device.state().command(id).is_none()).copied();
+            machine.running = Some(Running { device, journal });
+            lost
+        });
+        machine.stage = Stage::Idle;
+        machine.dirty = false;
+        machine.wake_at = None;
+        let who = machine.settings.principal.clone();
+        let lost = opened.map_err(|error| self.broken("recovery", format!("{who}: {error}")))?;
+        if let Some(command) = lost {
+            return Err(self.broken("MO-5 at the device", format!("{who} promised command {command} and lost it")));
+        }
+        say!(self, who, "starts");
+        self.machine_kick(index);
+        Ok(())
+    }
+
+    /// Hands something to the device, if it runs.
+    pub(super) fn with_device<T>(&mut self, index: usize, handle: impl FnOnce(&mut Device, u64) -> T) -> Option<T> {
+        let now = self.now;
+        let machine = &mut self.machines[index];
+        let boot_ms = machine.boot_ms(now);
+        let result = machine.running.as_mut().map(|running| handle(&mut running.device, boot_ms));
+        if result.is_some() {
+            self.machine_kick(index);
+        }
+        result
+    }
+
+    fn machine_kick(&mut self, index: usize) {
+        let wait = self.random.below(4);
+        let machine = &mut self.machines[index];
+        if machine.stage == Stage::Idle {
+            machine.stage = Stage::Append;
+            let run = machine.run;
+            self.after(wait, Happening::MachineStep(index, run));
+        } else {
+            machine.dirty = true;
+        }
+    }
+
+    pub(super) fn machine_step(&mut self, index: usize, run: u64) -> Result<(), Violation> {
+        if self.machines[index].run != run || self.machines[index].running.is_none() {
+            return Ok(());
+        }
+        if self.strikes(Fault::DeviceCrash) {
+            self.machine_crash(index);
+            return Ok(());
+        }
+        match self.machines[index].stage {
+            Stage::Idle => Ok(()),
+            Stage::Append => self.machine_append(index),
+            Stage::Sync => self.machine_sync(index),
+        }
+    }
+
+    fn machine_append(&mut self, index: usize) -> Result<(), Violation> {
+        let slow = self.strikes(Fault::SlowDisk);
+        let wait = if slow { self.random.range(50, 2_000) } else { self.random.range(1, 6) };
+        let machine = &mut self.machines[index];
+        let disk = machine.disk.clone();
+        let Some(running) = machine.running.as_mut() else { return Ok(()) };
+        let records: Vec<Vec<u8>> =
+            std::iter::from_fn(|| running.device.poll_event()).map(|event| event.encode()).collect();
+        let mut done = Ok(());
+        if !records.is_empty() {
+            done = running.journal.append(&records).map(|_| ()).map_err(|error| error.to_string());
+            if let Some(job) = running.journal.spare_job()
+                && done.is_ok()
+            {
+                done = running.journal.handle_spare(job.run(&disk)).map(|_| ()).map_err(|error| error.to_string());
+            }
+        }
+        machine.stage = Stage::Sync;
+        let run = machine.run;
+        done.map_err(|text| self.broken("device", text))?;
+        self.after(if records.is_empty() { 0 } else { wait }, Happening::MachineStep(index, run));
+        Ok(())
+    }
+
+    fn machine_sync(&mut self, index: usize) -> Result<(), Violation> {
+        let now = self.now;
+        let machine = &mut self.machines[index];
+        let boot_ms = machine.boot_ms(now);
+        let Some(running) = machine.running.as_mut() else { return Ok(()) };
+        let synced = running.journal.sync();
+        if let Ok(position) = &synced {
+            running.device.handle_synced(*position, boot_ms);
+        }
+        let outputs: Vec<Output> = std::iter::from_fn(|| running.device.poll_output()).collect();
+        let more = running.device.position() != running.journal.position();
+        machine.stage = Stage::Idle;
+        let again = std::mem::take(&mut machine.dirty) || more;
+        let run = machine.run;
+        synced.map_err(|error| self.broken("device", error.to_string()))?;
+        let dies = !outputs.is_empty() && self.strikes(Fault::DeviceCrash);
+        let dies_after = dies.then(|| self.random.index(outputs.len()));
+        for (number, output) in outputs.into_iter().enumerate() {
+            if dies_after == Some(number) {
+                self.machine_crash(index);
+                return Ok(());
+            }
+            self.machine_output(index, output)?;
+        }
+        if again && self.machines[index].run == run {
+            self.machine_kick(index);
+        }
+        self.machine_schedule(index);
+        Ok(())
+    }
+
+    fn machine_schedule(&mut self, index: usize) {
+        let now = self.now;
+        let machine = &mut self.machines[index];
+        let Some(due) = machine.device().and_then(Device::poll_timeout) else { return };
+        let boot_ms = machine.boot_ms(now);
+        // A little more than the clock's error, so that it is due when the wake comes.
+        let left = due.saturating_sub(boot_ms);
+        let at = now + left + left / 4_000 + 1;
+        if machine.wake_at.is_none_or(|wake| wake > at || wake <= now) {
+            machine.wake_at = Some(at);
+            let run = machine.run;
+            self.after(at - now, Happening::MachineWake(index, run));
+        }
+    }
+
+    pub(super) fn machine_wake(&mut self, index: usize, run: u64) {
+        if self.machines[index].run == run {
+            self.machines[index].wake_at = None;
+            self.with_device(index, |device, boot_ms| device.handle_tick(boot_ms));
+        }
+    }
+
+    pub(super) fn machine_crash(&mut self, index: usize) {
+        let seed = self.random.next();
+        let machine = &mut self.machines[index];
+        machine.disk.crash(seed);
+        machine.running = None;
+        machine.run += 1;
+        machine.deliveries.clear();
+        machine.packets.clear();
+        machine.subscribed = false;
+        let (connection, who) = (machine.connection.take(), machine.settings.principal.clone());
+        say!(self, who, "dies");
+        if let Some(connection) = connection {
+            self.break_connection(connection);
+        }
+        let long = self.strikes(Fault::DeviceLongOutage);
+        let away = if long { self.random.range(100_000, 900_000) } else { self.random.range(100, 20_000) };
+        self.after(away, Happening::MachineStart(index));
+    }
+
+    fn machine_output(&mut self, index: usize, output: Output) -> Result<(), Violation> {
+        match output {
+            Output::Acknowledge { delivery } => self.machine_acknowledges(index, delivery, 0),
+            Output::RefuseDelivery { delivery, reason } => self.machine_acknowledges(index, delivery, reason),
+            Output::Publish { connection, message, kind, payload } => {
+                self.witness_word(index, kind, &payload)?;
+                let machine = &mut self.machines[index];
+                machine.next += 1;
+                let packet = machine.next;
+                machine.packets.insert(packet, message);
+                self.send_up(connection, Up::Publish { packet, promised: true, kind, payload });
+            }
+            Output::Ask { connection, kind, payload } => {
+                self.send_up(connection, Up::Publish { packet: 0, promised: false, kind, payload });
+            }
+            Output::Reconnect { connection } => {
+                if self.machines[index].connection == Some(connection) {
+                    self.break_connection(connection);
+                    self.machine_offline(index, connection);
+                }
+            }
+            Output::Act { command, item, quantity } => self.hardware_acts(index, command, &item, quantity)?,
+            Output::Issued { ticket, result } => self.information_issued(index, ticket, result),
+            Output::Show { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn machine_acknowledges(&mut self, index: usize, delivery: Delivery, code: u8) {
+        let machine = &mut self.machines[index];
+        if machine.connection == Some(delivery.connection)
+            && let Some(message) = machine.deliveries.remove(&delivery.token)
+        {
+            if code == 0 {
+                let commands = self.facts.commands.iter().filter(|(_, facts)| facts.machine == index);
+                let promised = commands.map(|(id, _)| *id).find(|id| carries(*id) == message);
+                self.machines[index].promised.extend(promised);
+            }
+            self.send_up(delivery.connection, Up::Acknowledge { message, code });
+        }
+    }
+
+    /// A packet reaches a machine.
+    pub(super) fn machine_hears(&mut self, index: usize, connection: u64, packet: Down) {
+        if self.machines[index].connection != Some(connection) {
+            return;
+        }
+        match packet {
+            Down::Accepted(true) => self.send_up(connection, Up::Subscribe),
+            Down::Accepted(false) | Down::Closed => self.machine_offline(index, connection),
+            Down::Subscribed => {
+                self.machines[index].subscribed = true;
+                self.with_device(index, |device, boot_ms| device.handle_connected(connection, 10, boot_ms));
+            }
+            Down::Publish { message, kind, payload } => {
+                let machine = &mut self.machines[index];
+                machine.next += 1;
+                let token = machine.next;
+                machine.deliveries.insert(token, message);
+                let delivery = Some(Delivery { connection, token });
+                self.with_device(index, |device, boot_ms| {
+                    device.handle_message(delivery, kind.as_str(), &payload, boot_ms);
+                });
+            }
+            Down::Reply { kind, payload } => {
+                self.with_device(index, |device, boot_ms| {
+                    device.handle_message(None, kind.as_str(), &payload, boot_ms);
+                });
+            }
+            Down::Promise { packet, code } => {
+                if let Some(message) = self.machines[index].packets.remove(&packet) {
+                    self.with_device(index, |device, boot_ms| {
+                        device.handle_published(connection, message, code, boot_ms);
+                    });
+                }
+            }
+        }
+    }
+
+    pub(super) fn machine_offline(&mut self, index: usize, connection: u64) {
+        let machine = &mut self.machines[index];
+        machine.connection = None;
+        machine.subscribed = false;
+        machine.deliveries.clear();
+        machine.packets.clear();
+        self.with_device(index, |device, _| device.handle_disconnected(connection));
+        let wait = self.random.range(100, 3_000);
+        self.after(wait, Happening::Connect(Party::Machine(index)));
+    }
+
+    pub(super) fn trouble_machine(&mut self, index: usize) -> Result<(), Violation> {
+        if self.random.chance(20) && !self.machines[index].conditions.tampered && self.strikes(Fault::NotReady) {
+            self.machines[index].conditions.tampered = true;
+            self.tell_conditions(index);
+            let wait = self.random.range(1_000, 60_000);
+            self.after(wait, Happening::MachineReady(index));
+        }
+        Ok(())
+    }
+
+    pub(super) fn machine_ready(&mut self, index: usize) {
+        self.machines[index].conditions.tampered = false;
+        self.tell_conditions(index);
+    }
+
+    fn tell_conditions(&mut self, index: usize) {
+        let conditions = self.machines[index].conditions.clone();
+        self.with_device(index, |device, boot_ms| device.handle_conditions(conditions, boot_ms));
+    }
+
+    pub(super) fn heal_machines(&mut self) {
+        for index in 0..self.machines.len() {
+            self.machine_ready(index);
+        }
+    }
+}
+
+/// The message that carries a command (architecture.md: every message has an id that its content gives).
+fn carries(command: CommandId) -> MessageId {
+    MessageId::derived("command", &[&command.0])
+}
+
+/// Hardware.
+impl World {
+    fn hardware_acts(
+        &mut self,
+        index: usize,
+        command: CommandId,
+        item: &ItemId,
+        quantity: u32,
+    ) -> Result<(), Violation> {
+        let who = self.machines[index].settings.principal.clone();
+        say!(self, who, "acts: {quantity} {item} for command {command}");
+        let Some(facts) = self.facts.commands.get_mut(&command) else {
+            return Err(self.broken("CP-8", format!("{who} acts on a command that nobody sent")));
+        };
+        facts.acts += 1;
+        if facts.acts > 1 || facts.machine != index || facts.quantity != quantity {
+            return Err(self.broken("CP-9", format!("{who} acts again, or otherwise, on {command}")));
+        }
+        let took_ms = self.random.range(200, 8_000);
+        let (result, out, says_after) = self.draw_act(quantity, took_ms);
+        let run = self.machines[index].run;
+        let stops = self.random.chance(500);
+        self.after(
+            took_ms.saturating_sub(100),
+            Happening::HardwareMoves { machine: index, run, command, units: out, stops },
+        );
+        if let Some(result) = result {
+            if let Some(facts) = self.facts.commands.get_mut(&command) {
+                facts.lied = says_other(&result, out, quantity);
+            }
+            self.after(says_after, Happening::HardwareSays(index, run, command, result));
+        }
+        Ok(())
+    }
+
+    /// What it says (or nothing), what falls out, and when it speaks.
+    fn draw_act(&mut self, quantity: u32, took_ms: u64) -> (Option<HardwareResult>, u32, u64) {
+        let code = || Code::known("jam");
+        let some = self.random.units(0, quantity);
+        if self.strikes(Fault::ActHangs) {
+            return (None, some, 0);
+        }
+        if self.strikes(Fault::ActUnknown) {
+            return (Some(HardwareResult::Unknown { code: code() }), some, took_ms);
+        }
+        let late = self.strikes(Fault::ActLate);
+        let after = if late { LONGEST_ACT_MS + self.random.range(3_000, 90_000) } else { took_ms };
+        let (result, out) = if self.strikes(Fault::ActFails) {
+            (HardwareResult::Failed { code: code() }, 0)
+        } else if quantity > 1 && self.strikes(Fault::ActInPart) {
+            let delivered = self.random.units(1, quantity - 1);
+            (HardwareResult::DoneInPart { delivered }, delivered)
+        } else {
+            (HardwareResult::Done, quantity)
+        };
+        let out = if self.strikes(Fault::ActLies) { quantity - out } else { out };
+        (Some(result), out, after)
+    }
+
+    pub(super) fn hardware_moves(&mut self, index: usize, run: u64, command: CommandId, units: u32, stops: bool) {
+        // Some machines stop with their computer, some go on.
+        if stops && self.machines[index].run != run {
+            return;
+        }
+        if let Some(facts) = self.facts.commands.get_mut(&command) {
+            facts.items_out += units;
+        }
+    }
+
+    pub(super) fn hardware_says(&mut self, index: usize, run: u64, command: CommandId, result: HardwareResult) {
+        if self.machines[index].run == run {
+            self.with_device(index, |device, boot_ms| device.handle_hardware(command, result, boot_ms));
+        }
+    }
+}
+
+fn says_other(result: &HardwareResult, out: u32, quantity: u32) -> bool {
+    match result {
+        HardwareResult::Done => out != quantity,
+        HardwareResult::DoneInPart { delivered } => out != *delivered,
+        HardwareResult::Failed { .. } => out != 0,
+        HardwareResult::Unknown { .. } => false,
+    }
+}
+
+/// The chip's counter: somebody wants to buy.
+impl World {
+    pub(super) fn ask_for_information(&mut self, chip: usize, ticket: u64, item: &ItemId, quantity: u32) -> bool {
+        let nonce = Nonce(self.random.bytes());
+        let key = self.plan.machines[chip].key.clone();
+        let request = IssueRequest { ticket, item: item.clone(), quantity, valid_ms: None };
+        self.with_device(chip, |device, boot_ms| device.handle_issue_request(&request, nonce, &key, boot_ms)).is_some()
+    }
+
+    fn information_issued(
+        &mut self,
+        chip: usize,
+        ticket: u64,
+        result: Result<edge_agent_device::Issued, edge_agent_device::IssueRefusal>,
+    ) {
+        let purchase = usize::try_from(ticket).unwrap_or(0);
+        match result {
+            Ok(issued) => {
+                let offer = self.facts.add_offer(Offer {
+                    signed: issued.signed,
+                    information: issued.information,
+                    chip,
+                    issued: true,
+                    asked_for: None,
+                });
+                self.offered(purchase, offer);
+            }
+            Err(why) => {
+                say!(self, "chip", "issues nothing: {why}");
+                self.try_purchase_again(purchase);
+            }
+        }
+    }
+
+    /// What a device says of a command, held against what its hardware did.
+    fn witness_word(&mut self, index: usize, kind: Kind, payload: &[u8]) -> Result<(), Violation> {
+        let Ok(envelope) = message::Up::decode(kind, payload) else {
+            return Err(self.broken("wire", "a device sends what cannot be read"));
+        };
+        let message::Up::ExecutorCommand(said) = envelope.body else { return Ok(()) };
+        let Some(facts) = self.facts.commands.get_mut(&said.command) else { return Ok(()) };
+        use message::Outcome;
+        let honest = match said.outcome {
+            Outcome::Done => facts.items_out == facts.quantity,
+            Outcome::DoneInPart => facts.items_out == said.delivered,
+            Outcome::Failed => facts.items_out == 0,
+            Outcome::Refused => facts.acts == 0,
+            Outcome::Unknown => true,
+        };
+        facts.on_wire.insert((said.outcome, said.delivered));
+        let lied = facts.lied;
+        if honest || lied {
+            return Ok(());
+        }
+        let who = self.machines[index].settings.principal.clone();
+        Err(self.broken("CP-10, CP-11", format!("{who} reports {said:?}, which its hardware did not do")))
+    }
+
+}
+
+/// Enrolment.
+impl World {
+    pub(super) fn enrol_now(&mut self, index: usize) -> Result<(), Violation> {
+        self.enrol(index)?;
+        self.core_settle()
+    }
+
+    /// The operator makes a claim; the device uses it with its key.
+    pub(super) fn enrol(&mut self, index: usize) -> Result<(), Violation> {
+        let device = self.plan.machines[index].principal.clone();
+        let public_key = schemas::signed::PublicKey::of(&self.plan.machines[index].key);
+        let claim_hash = schemas::ids::Hash(self.random.bytes());
+        let expires_at = self.stamp().plus_ms(3_600_000);
+        let claim = cloud_core_flows::admin::AdminCommand::CreateClaim { device: device.clone(), claim_hash, expires_at };
+        self.operate(claim)?;
+        let ticket = index as u64;
+        self.core_handle(cloud_core_flows::port::Input::Enrol { ticket, principal: device, claim_hash, public_key })
+    }
+
+    pub(super) fn enrolled(
+        &mut self,
+        ticket: u64,
+        result: &Result<Vec<u8>, cloud_core_flows::rejection::Rejection>,
+    ) -> Result<(), Violation> {
+        let index = usize::try_from(ticket).unwrap_or(0);
+        if let Err(why) = result {
+            return Err(self.broken("enrolment", why.to_string()));
+        }
+        let cloud = self.core.cloud();
+        let principal = &self.plan.machines[index].principal;
+        let instance = cloud.and_then(|cloud| cloud.registry().device(principal)).map(|device| device.instance);
+        if let Some(instance) = instance {
+            self.machines[index].settings.instance = instance;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,299 @@
+//! People and their terminals: ordinary MQTT clients, which acknowledge by themselves, lose what they got, send
+//! twice, answer late, sign wrong (correctness.md 11).
+
+use std::collections::BTreeMap;
+
+use schemas::envelope::Envelope;
+use schemas::ids::{IdempotencyKey, MessageId, PaymentId};
+use schemas::message::{
+    self, PaymentCancel, PaymentRefund, PaymentRequest, PaymentState, PaymentStatus, StatusRequest,
+    VerificationAnswer, VerificationRequest,
+};
+use schemas::signed::Verification;
+use schemas::time::Timestamp;
+use schemas::topic::Kind;
+use schemas::wire::Text;
+
+use super::facts::{Request, Wish};
+use super::fault::Fault;
+use super::lane::{Down, Party, Up};
+use super::plan::PersonPlan;
+use super::{EPOCH_MS, Happening, World, say};
+
+/// Something on a person's mind.
+#[derive(Debug, Clone)]
+pub(super) enum Deed {
+    /// Ask for something, with a new key.
+    Ask(Wish),
+    /// The same bytes again.
+    Repeat(Kind, Vec<u8>),
+    /// Answer what was asked.
+    Verify(VerificationRequest, bool),
+    /// Look at what is open, or at one payment.
+    Look(Option<PaymentId>),
+}
+
+/// A message that waits for its PUBACK.
+struct Waiting {
+    kind: Kind,
+    payload: Vec<u8>,
+    /// The connection that it was sent on, and its packet there.
+    sent: Option<(u64, u64)>,
+}
+
+/// One person.
+pub(super) struct Person {
+    pub(super) connection: Option<u64>,
+    online: bool,
+    waiting: Vec<Waiting>,
+    next: u64,
+    /// How this person answers for each payment, once they were asked.
+    answers: BTreeMap<PaymentId, Answer>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Never,
+    Wrong,
+    Late,
+    Good,
+}
+
+impl Person {
+    pub(super) fn new(_: &PersonPlan) -> Self {
+        Self { connection: None, online: false, waiting: Vec::new(), next: 0, answers: BTreeMap::new() }
+    }
+
+    pub(super) fn waits(&self) -> usize {
+        self.waiting.len()
+    }
+}
+
+impl World {
+    pub(super) fn arrive_down(&mut self, id: u64) -> Result<(), super::Violation> {
+        let now = self.now;
+        let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
+        let Some(packet) = connection.down.receive(now) else { return Ok(()) };
+        match connection.party {
+            Party::Machine(machine) => self.machine_hears(machine, id, packet),
+            Party::Person(person) => self.person_hears(person, id, packet),
+        }
+        Ok(())
+    }
+
+    fn person_hears(&mut self, index: usize, connection: u64, packet: Down) {
+        if self.people[index].connection != Some(connection) {
+            return;
+        }
+        match packet {
+            Down::Accepted(true) => self.send_up(connection, Up::Subscribe),
+            Down::Accepted(false) | Down::Closed => {
+                let person = &mut self.people[index];
+                person.connection = None;
+                person.online = false;
+                let wait = self.random.range(100, 5_000);
+                self.after(wait, Happening::Connect(Party::Person(index)));
+            }
+            Down::Subscribed => {
+                self.people[index].online = true;
+                self.send_waiting(index);
+            }
+            Down::Publish { message, kind, payload } => {
+                self.send_up(connection, Up::Acknowledge { message, code: 0 });
+                self.read(index, kind, &payload);
+            }
+            Down::Reply { kind, payload } => self.read(index, kind, &payload),
+            Down::Promise { packet, code } => {
+                // 0x97 is kept for the next connection.
+                if code != 0x97 {
+                    let waiting = &mut self.people[index].waiting;
+                    waiting.retain(|waiting| waiting.sent != Some((connection, packet)));
+                }
+            }
+        }
+    }
+
+    fn read(&mut self, index: usize, kind: Kind, payload: &[u8]) {
+        let Ok(envelope) = message::Down::decode(kind, payload) else { return };
+        if let message::Down::PaymentStatus(status) = &envelope.body {
+            self.note_status(index, status);
+        }
+        if self.strikes(Fault::TerminalLoses) {
+            let wait = self.random.range(1_000, 8_000);
+            self.after(wait, Happening::Act(index, Deed::Look(None)));
+            return;
+        }
+        match envelope.body {
+            message::Down::PaymentVerification(request) => self.asked(index, request),
+            message::Down::PaymentStatus(status) => self.heard_status(index, &status),
+            message::Down::RequestAnswer(answer) => {
+                if let Some(payment) = answer.payment
+                    && matches!(self.wish_of(index, answer.key), Some(Wish::Pay { .. }))
+                    && self.strikes(Fault::Cancel)
+                {
+                    let wait = self.random.range(0, 20_000);
+                    self.after(wait, Happening::Act(index, Deed::Ask(Wish::Cancel { payment })));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn wish_of(&self, index: usize, key: IdempotencyKey) -> Option<Wish> {
+        let who = self.plan.people[index].principal.clone();
+        self.facts.requests.get(&(who, key)).map(|request| request.wish)
+    }
+
+    fn note_status(&mut self, index: usize, status: &PaymentStatus) {
+        if self.plan.people[index].is_till {
+            return;
+        }
+        let told = &mut self.facts.payment(status.payment).told;
+        if told.as_ref().is_none_or(|known| known.at <= status.at) {
+            *told = Some(status.clone());
+        }
+    }
+
+    fn heard_status(&mut self, index: usize, status: &PaymentStatus) {
+        let delivered = matches!(status.state, PaymentState::Delivered | PaymentState::DeliveredInPart);
+        if self.plan.people[index].is_till && delivered && self.strikes(Fault::MerchantRefund) {
+            let wait = self.random.range(500, 30_000);
+            let payment = status.payment;
+            self.after(wait, Happening::Act(index, Deed::Ask(Wish::Refund { payment })));
+        }
+    }
+
+    fn asked(&mut self, index: usize, request: VerificationRequest) {
+        let known = self.people[index].answers.get(&request.payment).copied();
+        let answer = known.unwrap_or_else(|| {
+            if self.strikes(Fault::NeverVerifies) {
+                Answer::Never
+            } else if self.strikes(Fault::VerifiesWrong) {
+                Answer::Wrong
+            } else if self.strikes(Fault::VerifiesLate) {
+                Answer::Late
+            } else {
+                Answer::Good
+            }
+        });
+        self.people[index].answers.insert(request.payment, answer);
+        let left = request.answer_by.0.saturating_sub(EPOCH_MS + self.now);
+        let wait = match answer {
+            Answer::Never => return,
+            Answer::Late => (left + 3_000).saturating_sub(self.random.range(0, 6_000)),
+            Answer::Wrong | Answer::Good => self.random.range(500, 4_000),
+        };
+        self.after(wait, Happening::Act(index, Deed::Verify(request, answer != Answer::Wrong)));
+    }
+
+    pub(super) fn act(&mut self, index: usize, deed: Deed) {
+        match deed {
+            Deed::Ask(wish) => self.ask(index, wish),
+            Deed::Repeat(kind, payload) => self.say(index, kind, payload),
+            Deed::Verify(request, good) => self.verify(index, &request, good),
+            Deed::Look(payment) => {
+                let body = message::Up::StatusRequest(StatusRequest { payment });
+                let payload = Envelope::message(MessageId(self.random.bytes()), body).encode();
+                self.say(index, Kind::StatusRequest, payload);
+            }
+        }
+    }
+
+    fn ask(&mut self, index: usize, wish: Wish) {
+        let who = self.plan.people[index].principal.clone();
+        let key = IdempotencyKey(self.random.bytes());
+        say!(self, who, "wants {wish:?}");
+        let body = match wish {
+            Wish::Pay { offer } => {
+                let information = self.facts.offers[offer].signed.clone();
+                message::Up::PaymentRequest(PaymentRequest { information })
+            }
+            Wish::Cancel { payment } => message::Up::PaymentCancel(PaymentCancel { payment }),
+            Wish::Refund { payment } => message::Up::PaymentRefund(PaymentRefund { payment }),
+        };
+        self.facts.requests.insert((who, key), Request { wish, promised: false, answer: None });
+        let kind = body.kind();
+        let not_after = Timestamp(EPOCH_MS + self.now + self.random.range(60_000, 600_000));
+        self.expect_payment(index, key, not_after);
+        let payload =
+            Envelope::request(MessageId(self.random.bytes()), key, not_after, body.clone()).encode();
+        if self.strikes(Fault::SendsTwice) {
+            let wait = self.random.range(0, 30_000);
+            self.after(wait, Happening::Act(index, Deed::Repeat(kind, payload.clone())));
+        }
+        if self.strikes(Fault::KeyReused) {
+            let other = not_after.plus_ms(1_000);
+            self.expect_payment(index, key, other);
+            let payload = Envelope::request(MessageId(self.random.bytes()), key, other, body).encode();
+            let wait = self.random.range(0, 5_000);
+            self.after(wait, Happening::Act(index, Deed::Repeat(kind, payload)));
+        }
+        if self.strikes(Fault::NewKey) {
+            let wait = self.random.range(100, 20_000);
+            self.after(wait, Happening::Act(index, Deed::Ask(wish)));
+        }
+        self.say(index, kind, payload);
+    }
+
+    /// A payment is named after who asked, with which key, until when.
+    fn expect_payment(&mut self, index: usize, key: IdempotencyKey, not_after: Timestamp) {
+        let who = self.plan.people[index].principal.clone();
+        let parts = [who.to_string().into_bytes(), key.0.to_vec(), not_after.0.to_be_bytes().to_vec()];
+        let id = PaymentId::derived("payment", &parts.each_ref().map(Vec::as_slice));
+        self.facts.payment(id).request = Some((who, key));
+    }
+
+    fn verify(&mut self, index: usize, request: &VerificationRequest, good: bool) {
+        let person = &self.plan.people[index];
+        let mut said = Verification {
+            payer: person.principal.clone(),
+            payment: request.payment,
+            payee: request.payee.clone(),
+            amount: request.amount,
+            expires_at: Timestamp((EPOCH_MS + self.now) / 1000 * 1000 + 120_000),
+        };
+        let mut key = person.key.clone();
+        if !good {
+            match self.random.index(3) {
+                0 => key = ed25519_dalek::SigningKey::from_bytes(&self.random.bytes()),
+                1 => said.amount = self.plan.currency.minor(request.amount.minor + 1),
+                _ => said.payee = Text::new("somebody else"),
+            }
+        }
+        let facts = self.facts.payment(request.payment);
+        facts.verified_well |= good;
+        facts.verified_wrong |= !good;
+        let body = message::Up::PaymentVerification(VerificationAnswer { verification: said.sign(&key) });
+        let payload = Envelope::message(MessageId(self.random.bytes()), body).encode();
+        self.say(index, Kind::PaymentVerification, payload);
+    }
+
+    /// Kept until it is promised, sent once per connection.
+    fn say(&mut self, index: usize, kind: Kind, payload: Vec<u8>) {
+        self.people[index].waiting.push(Waiting { kind, payload, sent: None });
+        if self.people[index].online {
+            self.send_waiting(index);
+        }
+    }
+
+    fn send_waiting(&mut self, index: usize) {
+        let person = &mut self.people[index];
+        let Some(connection) = person.connection else { return };
+        let mut packets = Vec::new();
+        for waiting in &mut person.waiting {
+            if waiting.sent.is_none_or(|(on, _)| on != connection) {
+                person.next += 1;
+                waiting.sent = Some((connection, person.next));
+                packets.push(Up::Publish {
+                    packet: person.next,
+                    promised: true,
+                    kind: waiting.kind,
+                    payload: waiting.payload.clone(),
+                });
+            }
+        }
+        for packet in packets {
+            self.send_up(connection, packet);
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Who lives in a world: tenants with their banks and policies, people, chips and executors, drawn from the seed.
+
+use std::collections::BTreeMap;
+
+use cloud_core_flows::admin::{AdminCommand, BankKind, Deadlines, OnUnknown};
+use ed25519_dalek::SigningKey;
+use schemas::ids::{Hash, MerchantId, Principal, TenantId};
+use schemas::money::{Currency, Money};
+use schemas::signed::PublicKey;
+use schemas::time::Timestamp;
+
+use super::Violation;
+use super::fault::Fault;
+use super::random::Random;
+
+/// The longest act of the shipped executor profile, in milliseconds.
+pub(super) const LONGEST_ACT_MS: u64 = 30_000;
+
+pub(super) struct TenantPlan {
+    pub(super) id: TenantId,
+    pub(super) bank: BankKind,
+    pub(super) on_unknown: OnUnknown,
+    pub(super) deadlines: Deadlines,
+}
+
+pub(super) struct PersonPlan {
+    pub(super) principal: Principal,
+    pub(super) tenant: usize,
+    pub(super) key: SigningKey,
+    pub(super) is_till: bool,
+    pub(super) wealth: Money,
+}
+
+pub(super) struct MachinePlan {
+    pub(super) principal: Principal,
+    pub(super) tenant: usize,
+    pub(super) key: SigningKey,
+    pub(super) is_chip: bool,
+    /// For a chip: the index of its executor.
+    pub(super) executor: Option<usize>,
+    pub(super) drift_ppm: i64,
+}
+
+pub(super) struct Plan {
+    pub(super) currency: Currency,
+    pub(super) merchant: MerchantId,
+    pub(super) tenants: Vec<TenantPlan>,
+    pub(super) people: Vec<PersonPlan>,
+    pub(super) machines: Vec<MachinePlan>,
+    pub(super) purchases: u64,
+    pub(super) faults_end_ms: u64,
+}
+
+fn name<T: std::str::FromStr>(text: &str) -> Result<T, Violation>
+where
+    T::Err: std::fmt::Display,
+{
+    text.parse().map_err(|error| Violation::harness(format!("{text}: {error}")))
+}
+
+impl Plan {
+    pub(super) fn draw(random: &mut Random, mix: &super::fault::Mix) -> Result<Self, Violation> {
+        let currency: Currency = name("EUR")?;
+        let mut plan = Self {
+            currency,
+            merchant: name("snacks")?,
+            tenants: Vec::new(),
+            people: Vec::new(),
+            machines: Vec::new(),
+            purchases: random.range(2, 10),
+            faults_end_ms: random.range(60_000, 600_000),
+        };
+        let first = random.index(3);
+        let count = if random.chance(300) { 2 } else { 1 };
+        for number in 0..count {
+            let (id, on_unknown, http) = [
+                ("north", OnUnknown::Refund, true),
+                ("south", OnUnknown::Hold, true),
+                ("house", if random.chance(500) { OnUnknown::Refund } else { OnUnknown::Hold }, false),
+            ][(first + number) % 3];
+            plan.add_tenant(random, mix, id, on_unknown, http)?;
+        }
+        Ok(plan)
+    }
+
+    fn add_tenant(
+        &mut self,
+        random: &mut Random,
+        mix: &super::fault::Mix,
+        id: &str,
+        on_unknown: OnUnknown,
+        http: bool,
+    ) -> Result<(), Violation> {
+        let tenant = self.tenants.len();
+        let bank = if http {
+            BankKind::Http { url: format!("http://bank/{id}"), holding: format!("{id}/holding") }
+        } else {
+            BankKind::Internal
+        };
+        let deadlines = draw_deadlines(random, mix.is_calm());
+        self.tenants.push(TenantPlan { id: name(id)?, bank, on_unknown, deadlines });
+        for (person, is_till) in [("ann", false), ("bob", false), ("till", true)] {
+            let poor = random.chance(mix.permille(Fault::Poor));
+            let minor = if poor { random.range(0, 500) } else { random.range(50_000, 200_000) };
+            self.people.push(PersonPlan {
+                principal: name(&format!("{id}/{person}"))?,
+                tenant,
+                key: SigningKey::from_bytes(&random.bytes()),
+                is_till,
+                wealth: self.currency.minor(minor),
+            });
+        }
+        for number in 0..random.range(1, 2) {
+            let executor = random.chance(750).then_some(self.machines.len());
+            if executor.is_some() {
+                self.add_machine(random, mix, &format!("{id}/vend-{number}"), tenant, None)?;
+            }
+            self.add_machine(random, mix, &format!("{id}/chip-{number}"), tenant, Some(executor))?;
+        }
+        Ok(())
+    }
+
+    fn add_machine(
+        &mut self,
+        random: &mut Random,
+        mix: &super::fault::Mix,
+        principal: &str,
+        tenant: usize,
+        chip: Option<Option<usize>>,
+    ) -> Result<(), Violation> {
+        let drifts = random.chance(mix.permille(Fault::ClockDrift));
+        let drift_ppm = if drifts { if random.chance(500) { 190 } else { -190 } } else { 0 };
+        self.machines.push(MachinePlan {
+            principal: name(principal)?,
+            tenant,
+            key: SigningKey::from_bytes(&random.bytes()),
+            is_chip: chip.is_some(),
+            executor: chip.flatten(),
+            drift_ppm,
+        });
+        Ok(())
+    }
+
+    pub(super) fn title(&self, tenant: usize) -> String {
+        format!("Snacks of {}", self.tenants[tenant].id)
+    }
+
+    pub(super) fn is_http(&self, tenant: usize) -> bool {
+        matches!(self.tenants[tenant].bank, BankKind::Http { .. })
+    }
+
+    /// What the operator says before the world begins; devices are enrolled besides.
+    pub(super) fn commands(&self) -> Result<Vec<AdminCommand>, Violation> {
+        let mut commands = Vec::new();
+        for (index, tenant) in self.tenants.iter().enumerate() {
+            commands.push(AdminCommand::CreateTenant {
+                tenant: tenant.id.clone(),
+                currency: self.currency,
+                bank: tenant.bank.clone(),
+                on_unknown: tenant.on_unknown,
+                deadlines: tenant.deadlines,
+            });
+            commands.push(AdminCommand::CreateMerchant {
+                tenant: tenant.id.clone(),
+                merchant: self.merchant.clone(),
+                title: self.title(index),
+                terminal: Some(name("till")?),
+            });
+        }
+        for person in &self.people {
+            let http = self.is_http(person.tenant);
+            commands.push(AdminCommand::CreatePerson {
+                person: person.principal.clone(),
+                public_key: (!person.is_till).then(|| PublicKey::of(&person.key)),
+                bank_account: http.then(|| person.principal.to_string()),
+            });
+            commands.push(AdminCommand::CreateToken {
+                principal: person.principal.clone(),
+                token_hash: Hash::of(person.principal.to_string().as_bytes()),
+                expires_at: Timestamp::NEVER,
+            });
+            if !http && !person.is_till && person.wealth.minor > 0 {
+                commands.push(AdminCommand::Deposit {
+                    person: person.principal.clone(),
+                    amount: person.wealth,
+                    reference: "first".to_owned(),
+                });
+            }
+        }
+        for machine in &self.machines {
+            let profile = if machine.is_chip { "payment-chip" } else { "vending-executor" };
+            commands.push(AdminCommand::CreateDevice {
+                device: machine.principal.clone(),
+                profile: profile.to_owned(),
+                longest_act_ms: if machine.is_chip { 0 } else { LONGEST_ACT_MS },
+            });
+        }
+        for machine in self.machines.iter().filter(|machine| machine.is_chip) {
+            commands.push(AdminCommand::BindChip {
+                chip: machine.principal.clone(),
+                merchant: self.merchant.clone(),
+                executor: machine.executor.map(|index| self.machines[index].principal.id.clone()),
+                items: BTreeMap::new(),
+            });
+        }
+        Ok(commands)
+    }
+}
+
+/// In a calm world deadlines are those that a tenant has by default; else also tight ones.
+fn draw_deadlines(random: &mut Random, calm: bool) -> Deadlines {
+    if calm || random.chance(200) {
+        return Deadlines::default();
+    }
+    Deadlines {
+        health_check_ms: random.range(2_000, 12_000),
+        verification_ms: random.range(5_000, 90_000),
+        bank_ms: random.range(4_000, 60_000),
+        presence_ms: random.range(30_000, 300_000),
+        start_ms: random.range(3_000, 20_000),
+        report_ms: random.range(2_000, 15_000),
+        command_status_ms: random.range(2_000, 10_000),
+        reconnect_ms: random.range(5_000, 30_000),
+        bank_retry_ms: random.range(200, 1_500),
+        ..Deadlines::default()
+    }
+}
