@@ -151,7 +151,7 @@ impl<'a> Legs<'a> {
     /// The bank has moved the money into holding.
     pub(crate) fn paid(&self) -> Transfer {
         let amount = self.payment.amount.minor;
-        Transfer::post(self.id("paid"), self.movement(Role::Bank, Role::Holding, amount))
+        self.named(Transfer::post(self.id("paid"), self.movement(Role::Bank, Role::Holding, amount)))
     }
 
     /// The merchant's claim, or with an internal bank the payer's money, is reserved. It has no timeout of its own:
@@ -159,30 +159,30 @@ impl<'a> Legs<'a> {
     pub(crate) fn reserve(&self) -> Transfer {
         let from = if self.internal { Role::Person(&self.payment.payer) } else { Role::Holding };
         let movement = self.movement(from, Role::Merchant(&self.payment.merchant), self.payment.amount.minor);
-        Transfer::reserve(self.id("reserve"), movement, None)
+        self.named(Transfer::reserve(self.id("reserve"), movement, None))
     }
 
     /// Delivered: all of the reservation, or a part with the rest released.
     pub(crate) fn post(&self, amount_minor: u64) -> Transfer {
-        Transfer::post_pending(self.id("post"), self.id("reserve"), Some(amount_minor))
+        self.named(Transfer::post_pending(self.id("post"), self.id("reserve"), Some(amount_minor)))
     }
 
     /// Not delivered: the reservation is released.
     pub(crate) fn void(&self) -> Transfer {
-        Transfer::void_pending(self.id("void"), self.id("reserve"))
+        self.named(Transfer::void_pending(self.id("void"), self.id("reserve")))
     }
 
     /// The bank has confirmed that the money went back: what was not delivered, or later what the merchant returned.
     pub(crate) fn given_back(&self, amount_minor: u64, end: RefundEnd) -> Transfer {
         let leg = if end == RefundEnd::Returned { "returned-given-back" } else { "given-back" };
-        Transfer::post(self.id(leg), self.movement(Role::Holding, Role::Bank, amount_minor))
+        self.named(Transfer::post(self.id(leg), self.movement(Role::Holding, Role::Bank, amount_minor)))
     }
 
     /// A merchant gives back what it had earned: into holding, from where the bank refunds; or to the person.
     pub(crate) fn returned_by_merchant(&self, amount_minor: u64) -> Transfer {
         let to = if self.internal { Role::Person(&self.payment.payer) } else { Role::Holding };
         let movement = self.movement(Role::Merchant(&self.payment.merchant), to, amount_minor);
-        Transfer::post(self.id("returned"), movement)
+        self.named(Transfer::post(self.id("returned"), movement))
     }
 
     /// Whether the merchant's account covers a return. Asked before booking: a transfer that the ledger has refused
@@ -194,7 +194,10 @@ impl<'a> Legs<'a> {
 
     /// An operator gives up giving it back.
     pub(crate) fn written_off(&self, amount_minor: u64) -> Transfer {
-        Transfer::post(self.id("written-off"), self.movement(Role::Holding, Role::Suspense, amount_minor))
+        self.named(Transfer::post(
+            self.id("written-off"),
+            self.movement(Role::Holding, Role::Suspense, amount_minor),
+        ))
     }
 
     /// Every id that the payment may have used, to be forgotten with it.
@@ -203,6 +206,11 @@ impl<'a> Legs<'a> {
             .iter()
             .map(|leg| leg_id(payment, leg))
             .collect()
+    }
+
+    /// Every transfer names its payment, so that the payment's story finds it in the journal.
+    fn named(&self, transfer: Transfer) -> Transfer {
+        transfer.with_user_data(u128::from_be_bytes(self.payment.id.0))
     }
 
     fn id(&self, leg: &str) -> TransferId {
