@@ -102,7 +102,8 @@ impl State {
     /// The cloud was told that this message is not understood, and may have drawn its conclusions: it stays refused,
     /// even if a newer agent understands its repeat.
     pub(crate) fn has_refused(&self, message: MessageId) -> bool {
-        let refused = |letter: &DeadLetter| letter.direction == Direction::Down && letter.message == Some(message);
+        let refused =
+            |letter: &DeadLetter| letter.direction == Direction::Down && letter.message == Some(message);
         self.dead_letters.iter().any(refused)
     }
 

@@ -106,7 +106,8 @@ impl Device {
     fn not_ready(&self) -> Option<Code> {
         let asks = |condition| {
             let rules = self.profile.information.as_ref();
-            self.profile.executor.is_some() || rules.is_some_and(|rules| rules.conditions.contains(&condition))
+            self.profile.executor.is_some()
+                || rules.is_some_and(|rules| rules.conditions.contains(&condition))
         };
         let fault = self.conditions.executor_fault || self.hardware_silent();
         let code = if self.set_up_mode {

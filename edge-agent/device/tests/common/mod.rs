@@ -101,7 +101,8 @@ impl Bench {
         while let Some(output) = self.device.poll_output() {
             match &output {
                 Output::Publish { kind: Kind::DeviceReport, payload, message, connection } => {
-                    let Up::DeviceReport(report) = Up::decode(Kind::DeviceReport, payload).unwrap().body else {
+                    let Up::DeviceReport(report) = Up::decode(Kind::DeviceReport, payload).unwrap().body
+                    else {
                         panic!()
                     };
                     self.reports.push(report);
