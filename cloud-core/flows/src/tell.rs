@@ -9,6 +9,7 @@ use crate::cloud::Cloud;
 use crate::decision::Decision;
 use crate::limits;
 use crate::payment::ChipPayment;
+use crate::registry::Standing;
 
 /// Which parties hear of a change, beside the payer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +48,10 @@ impl Decision {
         if matches!(to, Audience::PayerAndMerchant | Audience::Everyone) {
             parties.extend(merchant);
         }
-        if matches!(to, Audience::PayerAndChip | Audience::Everyone) {
+        // A revoked chip will never fetch it (correctness.md 20).
+        let revoked =
+            cloud.registry.device(&payment.chip).is_none_or(|chip| chip.standing == Standing::Revoked);
+        if matches!(to, Audience::PayerAndChip | Audience::Everyone) && !revoked {
             parties.push(payment.chip.clone());
         }
         // A payer may be at the merchant's terminal.

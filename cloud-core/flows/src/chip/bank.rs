@@ -197,6 +197,9 @@ impl ChipFlow<'_> {
                     payment.id, payment.id
                 );
                 self.raise(payment, Case::RefundBlocked, text);
+                if self.cloud.exceptions.has(payment.id, Case::BankUnreachable) {
+                    self.resolved(payment.id, Some(Case::BankUnreachable), None);
+                }
                 let phase = Phase::RefundBlocked { amount_minor, then };
                 self.move_to(payment, phase, payment.paid_minor, Some(code.clone()));
                 let news = News {
