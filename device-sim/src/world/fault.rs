@@ -29,15 +29,15 @@ macro_rules! faults {
 
 faults! {
     /// The core dies at a step of THE order.
-    CoreCrash = "core-crash", 40;
+    CoreCrash = "core-crash", 12;
     /// It stays away for longer than every deadline.
-    CoreLongOutage = "core-long-outage", 300;
+    CoreLongOutage = "core-long-outage", 250;
     /// A device dies at a step.
-    DeviceCrash = "device-crash", 40;
+    DeviceCrash = "device-crash", 12;
     /// It stays away for longer than every deadline.
     DeviceLongOutage = "device-long-outage", 300;
     /// A connection breaks: a suffix of what is under way is lost, in each direction.
-    Break = "break", 60;
+    Break = "break", 20;
     /// One side notices much later.
     HalfOpen = "half-open", 400;
     /// A sync takes long.
@@ -57,7 +57,7 @@ faults! {
     /// Signed with the chip's key, and never issued.
     Forged = "forged", 200;
     /// The payer withdraws.
-    Cancel = "cancel", 300;
+    Cancel = "cancel", 400;
     /// A verification with another key, payee or amount.
     VerifiesWrong = "verifies-wrong", 250;
     /// A verification around its deadline.
@@ -65,45 +65,45 @@ faults! {
     /// No verification.
     NeverVerifies = "never-verifies", 250;
     /// The merchant gives back.
-    MerchantRefund = "merchant-refund", 400;
+    MerchantRefund = "merchant-refund", 700;
     /// Not enough money on the payer's account.
-    Poor = "poor", 200;
+    Poor = "poor", 400;
     /// The chip's machine has a condition that refuses.
-    NotReady = "not-ready", 200;
+    NotReady = "not-ready", 300;
     /// The hardware delivers nothing and says so.
-    ActFails = "act-fails", 400;
+    ActFails = "act-fails", 500;
     /// The hardware delivers a part and says so.
-    ActInPart = "act-in-part", 400;
+    ActInPart = "act-in-part", 600;
     /// The hardware does not know what it did.
-    ActUnknown = "act-unknown", 300;
+    ActUnknown = "act-unknown", 400;
     /// The hardware never comes back.
-    ActHangs = "act-hangs", 200;
+    ActHangs = "act-hangs", 300;
     /// The hardware comes back after it was given up.
-    ActLate = "act-late", 300;
+    ActLate = "act-late", 500;
     /// The hardware says what is not so.
-    ActLies = "act-lies", 150;
+    ActLies = "act-lies", 300;
     /// The bank refuses the transfer.
-    BankRefuses = "bank-refuses", 250;
+    BankRefuses = "bank-refuses", 300;
     /// The bank refuses the refund.
-    BankRefusesRefund = "bank-refuses-refund", 300;
+    BankRefusesRefund = "bank-refuses-refund", 500;
     /// A request reaches the bank late.
-    BankRequestLate = "bank-request-late", 300;
+    BankRequestLate = "bank-request-late", 500;
     /// A request is lost.
-    BankRequestLost = "bank-request-lost", 400;
+    BankRequestLost = "bank-request-lost", 500;
     /// An answer comes late.
-    BankAnswerLate = "bank-answer-late", 300;
+    BankAnswerLate = "bank-answer-late", 500;
     /// An answer is lost.
-    BankAnswerLost = "bank-answer-lost", 400;
+    BankAnswerLost = "bank-answer-lost", 500;
     /// A request reaches the bank twice.
-    BankRepeats = "bank-repeats", 300;
+    BankRepeats = "bank-repeats", 500;
     /// The bank is away for long.
-    BankOutage = "bank-outage", 500;
+    BankOutage = "bank-outage", 1000;
     /// A device's clock is as wrong as its profile allows.
     ClockDrift = "clock-drift", 1000;
     /// An operator revokes a device.
-    Revoked = "revoked", 150;
+    Revoked = "revoked", 1000;
     /// A device is enrolled anew, with an empty disk.
-    Replaced = "replaced", 150;
+    Replaced = "replaced", 1000;
 }
 
 /// How often each fault strikes, in a thousand occasions.
@@ -113,7 +113,7 @@ pub(super) struct Mix(BTreeMap<Fault, u64>);
 impl Mix {
     /// Each seed draws its own: some worlds are calm, some have one trouble, some have all of them.
     pub(super) fn draw(random: &mut Random) -> Self {
-        let share = [0, 60, 150, 300, 600, 1000][random.index(6)];
+        let share = [0, 80, 150, 250, 400, 600, 1000][random.index(7)];
         let mut mix = BTreeMap::new();
         for fault in Fault::ALL {
             if random.chance(share) {

@@ -9,6 +9,7 @@ use cloud_core_flows::driver::{Driver, run_snapshot};
 use cloud_core_flows::port::{ConnectionId, Credentials, Input, Output};
 use schemas::ids::{CommandId, Hash, IdempotencyKey, Principal};
 use schemas::message::{self, CommandProgress, Outcome, PaymentState};
+use schemas::signed::Verification;
 use schemas::time::Timestamp;
 use schemas::topic::Kind;
 use schemas_journal::{ChainId, DiskError, Journal, JournalLimits, MemoryDisk, SyncPoint, Synced};
@@ -83,6 +84,10 @@ impl Core {
     pub(super) fn open_states(&self) -> Vec<PaymentState> {
         let payments = self.driver.iter().flat_map(|driver| driver.cloud().payments());
         payments.map(|payment| payment.state()).filter(|state| super::Coverage::COLUMNS.contains(state)).collect()
+    }
+
+    pub(super) fn has_reply(&self, ticket: u64) -> bool {
+        self.replies.contains_key(&ticket)
     }
 
     pub(super) fn cloud(&self) -> Option<&Cloud> {
@@ -315,15 +320,11 @@ impl World {
 
     /// A suffix of each direction is lost; both sides notice, one perhaps much later.
     pub(super) fn break_connection(&mut self, id: u64) {
-        let Some(connection) = self.connections.get(&id) else { return };
+        let Some(connection) = self.connections.get(&id).filter(|found| !found.is_broken()) else { return };
         let (up, down) = (connection.up.len() as u64 + 1, connection.down.len() as u64 + 1);
         let up_kept = self.random.index(up as usize);
         let down_kept = self.random.index(down as usize);
-        let mut notice = || {
-            let late = !self.healed && self.random.chance(self.mix.permille(Fault::HalfOpen));
-            self.now + if late { self.random.range(5_000, 60_000) } else { self.random.range(1, 300) }
-        };
-        let (up_at, down_at) = (notice(), notice());
+        let (up_at, down_at) = (self.noticed_at(), self.noticed_at());
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let up = connection.up.cut(up_kept, Up::Closed, up_at);
         let down = connection.down.cut(down_kept, Down::Closed, down_at);
@@ -333,6 +334,11 @@ impl World {
         if let Some(at) = down {
             self.after(at.saturating_sub(self.now), Happening::ArriveDown(id));
         }
+    }
+
+    fn noticed_at(&mut self) -> u64 {
+        let late = self.strikes(Fault::HalfOpen);
+        self.now + if late { self.random.range(5_000, 60_000) } else { self.random.range(1, 300) }
     }
 
     pub(super) fn arrive_up(&mut self, id: u64) -> Result<(), Violation> {
@@ -403,7 +409,7 @@ impl World {
     }
 
     fn read_publish(
-        &self,
+        &mut self,
         party: Party,
         kind: Kind,
         payload: &[u8],
@@ -414,6 +420,15 @@ impl World {
             _ => None,
         };
         let said = match envelope.body {
+            message::Up::PaymentVerification(said) => {
+                // A consent that has ended on its way is not a good one any more.
+                if let Ok(read) = Verification::read_unverified(&said.verification)
+                    && read.expires_at < self.stamp()
+                {
+                    self.facts.payment(read.payment).verified_wrong = true;
+                }
+                None
+            }
             message::Up::ExecutorCommand(said) => Some((said.command, said.outcome, said.delivered)),
             message::Up::CommandStatus(said) => match (said.progress, said.outcome) {
                 (CommandProgress::NeverSeen, _) => Some((said.command, Outcome::Refused, 0)),
@@ -422,6 +437,8 @@ impl World {
             },
             _ => None,
         };
+        // Words of a device that was revoked or replaced are not those of the device that was commanded.
+        let said = said.filter(|(id, ..)| self.facts.commands.get(id).is_none_or(|command| !command.orphaned));
         let word = said.map(|(command, outcome, delivered)| {
             let mut payments = self.core.cloud().into_iter().flat_map(cloud_core_flows::Cloud::payments);
             let view = payments.find(|payment| payment.command.as_ref().is_some_and(|known| known.id == command)).map(|found| (found.state(), found.delivered()));

@@ -163,10 +163,18 @@ impl World {
             return Some(format!("open payments: {}", open.join("; ")));
         }
         if cloud.outbox().total() > 0 {
-            return Some(format!("{} messages are owed", cloud.outbox().total()));
+            let owed = self.plan.people.iter().map(|person| &person.principal);
+            let owed = owed.chain(self.plan.machines.iter().map(|machine| &machine.principal)).flat_map(|who| {
+                let messages = cloud.outbox().owed(who, 0, 4);
+                messages.into_iter().map(move |message| format!("{who} {}", message.kind))
+            });
+            return Some(format!("messages are owed: {}", owed.collect::<Vec<_>>().join(", ")));
         }
         for machine in self.machines.iter().filter(|machine| !machine.revoked) {
             let who = &machine.settings.principal;
+            if machine.errand.is_some() {
+                return Some(format!("{who} is being revoked or replaced"));
+            }
             let Some(device) = machine.device() else { return Some(format!("{who} is away")) };
             let spooled = device.state().spooled().count();
             if spooled > 0 {

@@ -70,6 +70,10 @@ impl<T> Stream<T> {
         at
     }
 
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken
+    }
+
     pub(super) fn len(&self) -> usize {
         self.under_way.len()
     }
@@ -104,6 +108,15 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    pub(super) fn is_broken(&self) -> bool {
+        self.up.is_broken() && self.down.is_broken()
+    }
+
+    /// Nothing will ever come of it.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_broken() && self.up.len() == 0 && self.down.len() == 0
+    }
+
     pub(super) fn new(party: Party, run: u64) -> Self {
         Self {
             party,

@@ -14,6 +14,7 @@ use schemas_journal::{ChainId, Journal, JournalLimits, MemoryDisk};
 use super::facts::Offer;
 use super::fault::Fault;
 use super::lane::{Down, Party, Up};
+use super::office::Errand;
 use super::plan::{LONGEST_ACT_MS, MachinePlan};
 use super::{Happening, Violation, World, say};
 
@@ -41,6 +42,7 @@ pub(super) struct Machine {
     pub(super) run: u64,
     pub(super) subscribed: bool,
     pub(super) revoked: bool,
+    pub(super) errand: Option<Errand>,
     profile: Profile,
     disk: MemoryDisk,
     running: Option<Running>,
@@ -68,6 +70,7 @@ impl Machine {
             run: 0,
             subscribed: false,
             revoked: false,
+            errand: None,
             profile,
             disk: MemoryDisk::new(),
             running: None,
@@ -86,6 +89,10 @@ impl Machine {
 
     pub(super) fn may_connect(&self) -> bool {
         self.running.is_some() && self.connection.is_none() && !self.revoked
+    }
+
+    pub(super) fn must_not_start(&self) -> bool {
+        self.running.is_some() || matches!(self.errand, Some(Errand::Replace(_)))
     }
 
     pub(super) fn device(&self) -> Option<&Device> {
@@ -267,6 +274,21 @@ impl World {
         self.after(away, Happening::MachineStart(index));
     }
 
+    /// Its successor begins with an empty disk.
+    pub(super) fn machine_removed(&mut self, index: usize) {
+        let machine = &mut self.machines[index];
+        machine.disk = MemoryDisk::new();
+        machine.promised.clear();
+        machine.running = None;
+        machine.run += 1;
+        machine.subscribed = false;
+        machine.deliveries.clear();
+        machine.packets.clear();
+        if let Some(connection) = machine.connection.take() {
+            self.break_connection(connection);
+        }
+    }
+
     fn machine_output(&mut self, index: usize, output: Output) -> Result<(), Violation> {
         match output {
             Output::Acknowledge { delivery } => self.machine_acknowledges(index, delivery, 0),
@@ -364,7 +386,7 @@ impl World {
             let wait = self.random.range(1_000, 60_000);
             self.after(wait, Happening::MachineReady(index));
         }
-        Ok(())
+        self.trouble_office(index)
     }
 
     pub(super) fn machine_ready(&mut self, index: usize) {
@@ -532,42 +554,4 @@ impl World {
         Err(self.broken("CP-10, CP-11", format!("{who} reports {said:?}, which its hardware did not do")))
     }
 
-}
-
-/// Enrolment.
-impl World {
-    pub(super) fn enrol_now(&mut self, index: usize) -> Result<(), Violation> {
-        self.enrol(index)?;
-        self.core_settle()
-    }
-
-    /// The operator makes a claim; the device uses it with its key.
-    pub(super) fn enrol(&mut self, index: usize) -> Result<(), Violation> {
-        let device = self.plan.machines[index].principal.clone();
-        let public_key = schemas::signed::PublicKey::of(&self.plan.machines[index].key);
-        let claim_hash = schemas::ids::Hash(self.random.bytes());
-        let expires_at = self.stamp().plus_ms(3_600_000);
-        let claim = cloud_core_flows::admin::AdminCommand::CreateClaim { device: device.clone(), claim_hash, expires_at };
-        self.operate(claim)?;
-        let ticket = index as u64;
-        self.core_handle(cloud_core_flows::port::Input::Enrol { ticket, principal: device, claim_hash, public_key })
-    }
-
-    pub(super) fn enrolled(
-        &mut self,
-        ticket: u64,
-        result: &Result<Vec<u8>, cloud_core_flows::rejection::Rejection>,
-    ) -> Result<(), Violation> {
-        let index = usize::try_from(ticket).unwrap_or(0);
-        if let Err(why) = result {
-            return Err(self.broken("enrolment", why.to_string()));
-        }
-        let cloud = self.core.cloud();
-        let principal = &self.plan.machines[index].principal;
-        let instance = cloud.and_then(|cloud| cloud.registry().device(principal)).map(|device| device.instance);
-        if let Some(instance) = instance {
-            self.machines[index].settings.instance = instance;
-        }
-        Ok(())
-    }
 }

@@ -17,6 +17,7 @@ mod host;
 mod judge;
 mod lane;
 mod machine;
+mod office;
 mod people;
 mod plan;
 mod random;
@@ -237,6 +238,9 @@ impl World {
             let at = self.random.range(0, 1_000);
             self.after(at, Happening::Connect(Party::Person(person)));
         }
+        for fault in [Fault::Poor, Fault::ClockDrift] {
+            (0..self.plan.drawn(fault)).for_each(|_| self.coverage.count(fault, &[]));
+        }
         self.draw_purchases();
         self.after(self.plan.faults_end_ms, Happening::Heal);
         self.after(1_000, Happening::Trouble);
@@ -268,6 +272,7 @@ impl World {
             Happening::CoreStart => self.core_open()?,
             Happening::MachineStep(machine, run) => self.machine_step(machine, run)?,
             Happening::MachineWake(machine, run) => self.machine_wake(machine, run),
+            Happening::MachineStart(machine) if self.machines[machine].must_not_start() => {}
             Happening::MachineStart(machine) => {
                 self.machine_open(machine)?;
                 self.connect(Party::Machine(machine));
@@ -316,8 +321,10 @@ impl World {
         if self.healed {
             return Ok(());
         }
-        let connections: Vec<u64> = self.connections.keys().copied().collect();
-        for connection in connections {
+        self.connections.retain(|_, connection| !connection.is_over());
+        let live = self.connections.iter().filter(|(_, connection)| !connection.is_broken());
+        let live: Vec<u64> = live.map(|(id, _)| *id).collect();
+        for connection in live {
             if self.strikes(Fault::Break) {
                 self.break_connection(connection);
             }
@@ -340,6 +347,9 @@ impl World {
     }
 
     fn rest_check(&mut self) -> Result<bool, Violation> {
+        for machine in 0..self.machines.len() {
+            self.run_errand(machine)?;
+        }
         let unrest = self.unrest();
         match unrest {
             None => Ok(true),

@@ -67,7 +67,8 @@ impl Plan {
             tenants: Vec::new(),
             people: Vec::new(),
             machines: Vec::new(),
-            purchases: random.range(2, 10),
+            // A calm machine is never asked for more than its queue holds.
+            purchases: if mix.is_calm() { random.range(2, 4) } else { random.range(3, 14) },
             faults_end_ms: random.range(60_000, 600_000),
         };
         let first = random.index(3);
@@ -139,6 +140,15 @@ impl Plan {
             drift_ppm,
         });
         Ok(())
+    }
+
+    /// How many people or machines were drawn with this fault.
+    pub(super) fn drawn(&self, fault: Fault) -> usize {
+        match fault {
+            Fault::Poor => self.people.iter().filter(|person| person.wealth.minor <= 500).count(),
+            Fault::ClockDrift => self.machines.iter().filter(|machine| machine.drift_ppm != 0).count(),
+            _ => 0,
+        }
     }
 
     pub(super) fn title(&self, tenant: usize) -> String {

@@ -1,0 +1,107 @@
+//! The operator and the technician: devices are revoked and replaced while they work (correctness.md 20). Both say
+//! again what a restart of the core has swallowed.
+
+use cloud_core_flows::admin::AdminCommand;
+use cloud_core_flows::port::Input;
+use cloud_core_flows::rejection::Rejection;
+use schemas::ids::Hash;
+use schemas::signed::PublicKey;
+
+use super::fault::Fault;
+use super::{Happening, Violation, World, say};
+
+/// What is being done to a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Errand {
+    /// In which run of the core it was last said, under which ticket.
+    Revoke(u64, u64),
+    Replace(u64),
+}
+
+impl World {
+    pub(super) fn trouble_office(&mut self, index: usize) -> Result<(), Violation> {
+        if self.machines[index].revoked {
+            return Ok(());
+        }
+        if self.machines[index].errand.is_none() && self.random.chance(2) {
+            if self.strikes(Fault::Revoked) {
+                self.machines[index].errand = Some(Errand::Revoke(u64::MAX, 0));
+            } else if self.strikes(Fault::Replaced) {
+                self.machine_removed(index);
+                self.machines[index].errand = Some(Errand::Replace(u64::MAX));
+            }
+        }
+        self.run_errand(index)
+    }
+
+    /// Says it, or says it again to a core that has started since.
+    pub(super) fn run_errand(&mut self, index: usize) -> Result<(), Violation> {
+        let run = self.core.run;
+        if self.core.driver.is_none() {
+            return Ok(());
+        }
+        match self.machines[index].errand {
+            Some(Errand::Revoke(said, ticket)) if said == run => {
+                if self.core.has_reply(ticket) {
+                    self.machines[index].errand = None;
+                    self.machines[index].revoked = true;
+                }
+                Ok(())
+            }
+            Some(Errand::Revoke(..)) => {
+                self.orphan(index);
+                let device = self.plan.machines[index].principal.clone();
+                say!(self, "operator", "revokes {device}");
+                let ticket = self.operate(AdminCommand::RevokeDevice { device })?;
+                self.machines[index].errand = Some(Errand::Revoke(run, ticket));
+                Ok(())
+            }
+            Some(Errand::Replace(said)) if said != run => {
+                self.orphan(index);
+                say!(self, "technician", "replaces {}", self.plan.machines[index].principal);
+                self.machines[index].errand = Some(Errand::Replace(run));
+                self.enrol(index)
+            }
+            Some(Errand::Replace(_)) | None => Ok(()),
+        }
+    }
+
+    /// What the device was doing is nobody's word any more.
+    fn orphan(&mut self, index: usize) {
+        for facts in self.facts.commands.values_mut().filter(|facts| facts.machine == index) {
+            facts.orphaned = true;
+        }
+    }
+
+    pub(super) fn enrol_now(&mut self, index: usize) -> Result<(), Violation> {
+        self.enrol(index)?;
+        self.core_settle()
+    }
+
+    /// The operator makes a claim; the device uses it with its key.
+    fn enrol(&mut self, index: usize) -> Result<(), Violation> {
+        let principal = self.plan.machines[index].principal.clone();
+        let public_key = PublicKey::of(&self.plan.machines[index].key);
+        let claim_hash = Hash(self.random.bytes());
+        let expires_at = self.stamp().plus_ms(3_600_000);
+        self.operate(AdminCommand::CreateClaim { device: principal.clone(), claim_hash, expires_at })?;
+        let ticket = index as u64;
+        self.core_handle(Input::Enrol { ticket, principal, claim_hash, public_key })
+    }
+
+    pub(super) fn enrolled(&mut self, ticket: u64, result: &Result<Vec<u8>, Rejection>) -> Result<(), Violation> {
+        let index = usize::try_from(ticket).unwrap_or(0);
+        if let Err(why) = result {
+            return Err(self.broken("enrolment", why.to_string()));
+        }
+        let principal = &self.plan.machines[index].principal;
+        let device = self.core.cloud().and_then(|cloud| cloud.registry().device(principal));
+        if let Some(instance) = device.map(|device| device.instance) {
+            self.machines[index].settings.instance = instance;
+        }
+        if self.machines[index].errand.take().is_some() {
+            self.after(1_000, Happening::MachineStart(index));
+        }
+        Ok(())
+    }
+}
