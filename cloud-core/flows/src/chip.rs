@@ -13,8 +13,8 @@
 //! ```
 //!
 //! With an internal bank the money is reserved instead of transferred, then posted or voided. Who ends up with what
-//! in every case is tested row by row in `tests/outcomes.rs`. The steps with the bank are in [`bank`], those with the
-//! executor in [`executor`], an operator's in [`operator`].
+//! in every case is tested row by row in `tests/outcomes.rs`. The steps with the bank are in `chip/bank.rs`, those
+//! with the executor in `chip/executor.rs`, an operator's in `chip/operator.rs`.
 
 pub(crate) mod bank;
 pub(crate) mod executor;

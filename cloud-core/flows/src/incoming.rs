@@ -271,10 +271,12 @@ pub(crate) fn offer_open_questions(cloud: &Cloud, principal: &Principal, now: Ti
     for payment in cloud.open_payments_of(principal) {
         let mut flow = ChipFlow { cloud, now, out };
         match (&payment.phase, &payment.command) {
-            (Phase::Verifying { answer_by }, _) if payment.payer == *principal && *answer_by > now => {
-                if flow.open_verifications(payment).is_empty() {
-                    flow.offer_verification(payment, *answer_by);
-                }
+            (Phase::Verifying { answer_by }, _)
+                if payment.payer == *principal
+                    && *answer_by > now
+                    && flow.open_verifications(payment).is_empty() =>
+            {
+                flow.offer_verification(payment, *answer_by);
             }
             (Phase::Commanded | Phase::Asked { .. }, Some(command))
                 if payment.executor.as_ref() == Some(principal) =>

@@ -1,4 +1,4 @@
-//! One chip payment: what is known of it and how events change that. What is decided stands in [`crate::chip`].
+//! One chip payment: what is known of it and how events change that. What is decided stands in `chip.rs`.
 
 use schemas::ids::{
     Code, CommandId, Hash, Instance, ItemId, MerchantId, MessageId, Nonce, PaymentId, Principal,

@@ -1,6 +1,8 @@
 //! Any inputs in any order: stale, repeated, contradictory, from anybody, with power cuts between. Nothing panics, the
 //! invariants hold after each (the harness checks them), and replay gives the same cloud.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
+
 mod common;
 
 use cloud_core_flows::admin::{AdminCommand, BankKind, OnUnknown, Resolution};

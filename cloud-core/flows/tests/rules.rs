@@ -1,5 +1,7 @@
 //! The rules of correctness.md as far as the core keeps them: durability, time, idempotency, roles, limits.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
+
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};

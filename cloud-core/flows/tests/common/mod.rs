@@ -1,6 +1,7 @@
 //! One shop with a chip, an executor, two payers and a till, driven through the real driver over a disk in memory,
 //! in virtual time. The test plays every party by hand; after each input the invariants are checked.
 #![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -338,7 +339,7 @@ impl World {
             Down::RequestAnswer(answer) if answer.key == IdempotencyKey([key; 16]) => Some(answer),
             _ => None,
         })
-        .last()
+        .next_back()
     }
 
     pub(crate) fn request_raw(
@@ -591,7 +592,7 @@ impl World {
                 Down::PaymentStatus(status) if status.payment == payment => Some(status.clone()),
                 _ => None,
             })
-            .last()
+            .next_back()
     }
 
     pub(crate) fn told_state(&mut self, name: &str, payment: PaymentId) -> Option<PaymentState> {
