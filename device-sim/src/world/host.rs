@@ -196,6 +196,8 @@ impl World {
             self.core_crash("after the sync, before anything is released");
             return Ok(());
         }
+        // Busy until the end of this: what is handled meanwhile is the next batch.
+        self.core.stage = Stage::Release(None);
         let Some(driver) = self.core.driver.as_mut() else { return Ok(()) };
         let synced = result.map_or(Ok(()), |result| driver.handle_synced(result));
         let outputs: Vec<Output> = std::iter::from_fn(|| driver.poll_output()).collect();
@@ -349,6 +351,8 @@ impl World {
             return Ok(());
         }
         let (party, admitted) = (connection.party, connection.admitted);
+        say!(self, format!("lane {id}"), "{}: {}", self.principal(party), packet.name());
+        let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
         match packet {
             Up::Connect => {
                 let input = self.connect_input(id, party);
@@ -462,6 +466,7 @@ impl World {
         }
         connection.pulling = true;
         let after = connection.after;
+        say!(self, format!("lane {id}"), "pulls after {after}, at most {max}");
         self.core_handle(Input::Pull { connection: ConnectionId(id), after, max })
     }
 
@@ -486,7 +491,10 @@ impl World {
                     self.send_down(connection.0, Down::Reply { kind, payload });
                 }
             }
-            Output::Wake { connection } => self.pull(connection.0)?,
+            Output::Wake { connection } => {
+                say!(self, format!("lane {}", connection.0), "woken");
+                self.pull(connection.0)?;
+            }
             Output::Owed { connection, messages } => self.release_owed(connection.0, messages)?,
             Output::Disconnect { connection, .. } => {
                 if let Some(found) = self.connections.get_mut(&connection.0) {

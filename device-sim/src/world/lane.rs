@@ -23,6 +23,19 @@ pub(super) enum Up {
     Closed,
 }
 
+impl Up {
+    /// For the trace.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Up::Connect => "CONNECT".to_owned(),
+            Up::Subscribe => "SUBSCRIBE".to_owned(),
+            Up::Publish { packet, kind, .. } => format!("PUBLISH {kind} {packet}"),
+            Up::Acknowledge { message, code } => format!("PUBACK {message} {code}"),
+            Up::Closed => "gone".to_owned(),
+        }
+    }
+}
+
 /// What comes from the core.
 #[derive(Debug, Clone)]
 pub(super) enum Down {
