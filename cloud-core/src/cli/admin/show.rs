@@ -1,6 +1,7 @@
 //! Answers as people read them.
 
 use cloud_core_flows::admin::{AdminAnswer, BankKind, BooksReport};
+use cloud_core_flows::registry::LastReport;
 use schemas::money::Money;
 
 use crate::admin::{ShellAnswer, Story};
@@ -58,9 +59,24 @@ fn table_of(answer: &AdminAnswer) -> Table {
             })
         }
         AdminAnswer::Devices(rows) => {
-            let header =
-                ["DEVICE", "PROFILE", "STANDING", "INSTANCE", "CONNECTED", "OWED", "MERCHANT", "EXECUTOR"];
+            let header = [
+                "DEVICE",
+                "PROFILE",
+                "STANDING",
+                "INSTANCE",
+                "CONNECTED",
+                "OWED",
+                "MERCHANT",
+                "EXECUTOR",
+                "VERSION",
+                "SPOOL",
+                "DEAD",
+                "READY",
+                "REPORTED",
+            ];
             table(&header, rows, |row| {
+                let last = row.last_report.as_ref();
+                let report = |cell: &dyn Fn(&LastReport) -> String| last.map_or("-".to_owned(), cell);
                 vec![
                     row.device.to_string(),
                     row.profile.clone(),
@@ -70,6 +86,11 @@ fn table_of(answer: &AdminAnswer) -> Table {
                     row.owed.to_string(),
                     or_dash(row.merchant.as_ref()),
                     or_dash(row.executor.as_ref()),
+                    report(&|last| printable(last.report.version.as_str())),
+                    report(&|last| last.report.spool.to_string()),
+                    report(&|last| last.report.dead_letters.to_string()),
+                    report(&|last| last.report.not_ready.as_ref().map_or("yes".into(), ToString::to_string)),
+                    report(&|last| last.at.to_string()),
                 ]
             })
         }
@@ -179,4 +200,9 @@ fn print_story(story: &Story) -> anyhow::Result<()> {
         print_line("... and more records than are shown; see `cloud-core journal dump`")?;
     }
     Ok(())
+}
+
+/// A device's words, as a terminal bears them.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(24).collect()
 }
