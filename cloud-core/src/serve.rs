@@ -99,7 +99,7 @@ impl Server {
         let lane_clock = broker::Clock::start();
         let authority = Arc::new(files::load_or_make_authority(config, Timestamp(lane_clock.now_ms()))?);
         let metrics = telemetry::metrics_handle().map_err(|error| ServeError::Metrics(error.to_string()))?;
-        let mut driver = replay(disk.clone(), config, Timestamp(lane_clock.now_ms())).await?;
+        let mut driver = replay(disk.clone(), config, lane_clock).await?;
         let clock = CoreClock::new(lane_clock, driver.cloud().at());
         if clock.ahead() > Duration::from_secs(5) {
             tracing::warn!(
@@ -190,10 +190,16 @@ fn open_data_dir(config: &Config) -> Result<FileDisk, ServeError> {
     Ok(disk?)
 }
 
-async fn replay(disk: FileDisk, config: &Config, now: Timestamp) -> Result<Driver<FileDisk>, ServeError> {
+async fn replay(
+    disk: FileDisk,
+    config: &Config,
+    clock: broker::Clock,
+) -> Result<Driver<FileDisk>, ServeError> {
     let limits = config.journal_limits();
     let fresh = ChainId(crate::random::bytes().map_err(ServeError::Random)?);
-    let opened = tokio::task::spawn_blocking(move || Driver::open(disk, limits, fresh, now)).await;
+    let opened =
+        tokio::task::spawn_blocking(move || Driver::open(disk, limits, fresh, || Timestamp(clock.now_ms())))
+            .await;
     let driver = opened
         .map_err(|error| ServeError::Journal(error.to_string()))?
         .map_err(|error| ServeError::Journal(error.to_string()))?;

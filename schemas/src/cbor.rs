@@ -23,9 +23,15 @@ pub enum CborError {
 }
 
 /// Encodes a value of ours. Struct fields become text keys in the order of declaration.
+///
+/// # Panics
+/// Never for our types: every one has a golden sample. An unencodable one must stop the process before anything is
+/// promised, since an empty record in the journal would be a lost one.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    // Writing to memory cannot fail and our types serialise by construction: every one has a golden sample.
-    serde_cbor::to_vec(value).unwrap_or_default()
+    match serde_cbor::to_vec(value) {
+        Ok(bytes) => bytes,
+        Err(error) => panic!("a value of ours cannot be encoded: {error}"),
+    }
 }
 
 /// Decodes at most [`limits::PAYLOAD_BYTES`].

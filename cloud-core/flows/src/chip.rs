@@ -29,7 +29,7 @@ use schemas::signed::{PaymentInformation, SignedError, Verification};
 use schemas::time::Timestamp;
 use schemas::wire::{SignedBytes, Text};
 
-use crate::admin::Deadlines;
+use crate::admin::{BankKind, Deadlines};
 use crate::books::Legs;
 use crate::cloud::Cloud;
 use crate::decision::Decision;
@@ -138,6 +138,10 @@ impl ChipFlow<'_> {
                 "payer_without_key",
                 "no verification key is registered for you: ask the operator",
             ));
+        }
+        if tenant.bank != BankKind::Internal && person.bank_account.is_none() {
+            let text = "no bank account is registered for you: ask the operator";
+            return Err(Rejection::new("payer_without_account", text));
         }
         if self.cloud.open_payments_of(payer).len() >= limits::OPEN_PAYMENTS_OF_PAYER {
             return Err(Rejection::new(

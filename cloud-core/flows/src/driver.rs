@@ -63,7 +63,12 @@ impl<D: Disk> Driver<D> {
     ///
     /// # Errors
     /// As [`Journal::open`].
-    pub fn open(disk: D, limits: JournalLimits, fresh: ChainId, now: Timestamp) -> Result<Self, OpenError> {
+    pub fn open(
+        disk: D,
+        limits: JournalLimits,
+        fresh: ChainId,
+        now: impl FnOnce() -> Timestamp,
+    ) -> Result<Self, OpenError> {
         let mut cloud = Cloud::default();
         let chain = existing_chain_id(&disk)?.unwrap_or(fresh);
         let journal = Journal::open(disk, limits, chain, &mut cloud)?;
@@ -77,7 +82,8 @@ impl<D: Disk> Driver<D> {
             held: VecDeque::new(),
             starved: false,
         };
-        let now = driver.clock(now);
+        // Asked only now: a long replay must not eat into the time that devices have to come back.
+        let now = driver.clock(now());
         let mut decision = Decision::default();
         opening::decide(&driver.cloud, now, &mut decision);
         driver.take(decision, now);

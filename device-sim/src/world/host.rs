@@ -101,7 +101,7 @@ impl World {
     }
 
     pub(super) fn core_open(&mut self) -> Result<(), Violation> {
-        let opened = Driver::open(self.core.disk.clone(), self.core.limits, CHAIN, self.stamp());
+        let opened = Driver::open(self.core.disk.clone(), self.core.limits, CHAIN, || self.stamp());
         let driver =
             opened.map_err(|error| self.broken("recovery", format!("the journal does not open: {error}")))?;
         let found = driver.journal().position().value();

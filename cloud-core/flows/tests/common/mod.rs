@@ -85,7 +85,7 @@ impl World {
 
     pub(crate) fn with(bank: BankKind, on_unknown: OnUnknown, deadlines: Deadlines) -> Self {
         let disk = MemoryDisk::new();
-        let driver = Driver::open(disk.clone(), limits(), chain(), Timestamp(START)).unwrap();
+        let driver = Driver::open(disk.clone(), limits(), chain(), || Timestamp(START)).unwrap();
         let mut world = Self {
             disk,
             driver,
@@ -265,7 +265,7 @@ impl World {
     }
 
     pub(crate) fn restart(&mut self) {
-        self.driver = Driver::open(self.disk.clone(), limits(), chain(), Timestamp(self.now)).unwrap();
+        self.driver = Driver::open(self.disk.clone(), limits(), chain(), || Timestamp(self.now)).unwrap();
         self.connections.clear();
         self.check();
         self.flush();
