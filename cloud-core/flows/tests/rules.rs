@@ -367,6 +367,19 @@ fn refusals_are_remembered() {
     assert_eq!(w.request("ann", 1, World::pay_request(signed)), first);
 }
 
+/// With a bank of the tenant's own, nobody pays from an account that nobody named.
+#[test]
+fn payer_without_an_account_at_the_bank_is_refused() {
+    let mut w = world();
+    let public_key = Some(schemas::signed::PublicKey::of(&common::signing_key("eve")));
+    let create = AdminCommand::CreatePerson { person: who("eve"), public_key, bank_account: None };
+    w.admin(create).unwrap();
+    w.connect("eve");
+    let signed = w.signed(&w.information(1));
+    let answer = w.request("eve", 1, World::pay_request(signed));
+    assert_eq!(answer.refused.unwrap().to_string(), "payer_without_account");
+}
+
 /// correctness.md 17: later than not_after, or more than 24 h ahead: refused without a look-up.
 #[test]
 fn not_after_bounds_every_request() {
