@@ -3,13 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cloud_core_flows::admin::{AccountRow, AdminAnswer, AdminCommand, ExceptionRow, OnUnknown, PaymentRow};
+use cloud_core_flows::admin::{
+    AccountRow, AdminAnswer, AdminCommand, ExceptionRow, OnUnknown, PaymentRow, Resolution,
+};
 use edge_agent_device::CommandRecord;
 use rust_decimal::Decimal;
 use schemas::ids::{CommandId, PaymentId};
 use schemas::message::{Outcome, PaymentState};
 
-use super::facts::Word;
+use super::facts::{Wish, Word};
 use super::fault::Fault;
 use super::{Violation, World, say};
 
@@ -40,7 +42,8 @@ enum Verdict {
 }
 
 impl World {
-    pub(super) fn audit(&mut self) -> Result<(), Violation> {
+    /// Every payment against the table; returns how many ended in which row.
+    pub(super) fn audit(&mut self) -> Result<BTreeMap<&'static str, u64>, Violation> {
         let AdminAnswer::Payments(rows) = self.operate_now(AdminCommand::ListPayments { open_only: false })?
         else {
             return Err(Violation::harness("no list of payments"));
@@ -51,12 +54,14 @@ impl World {
         let AdminAnswer::Accounts(accounts) = self.operate_now(AdminCommand::ListAccounts)? else {
             return Err(Violation::harness("no list of accounts"));
         };
+        self.either = 0;
+        let mut ends: BTreeMap<&'static str, u64> = BTreeMap::new();
         let mut merchants: BTreeMap<String, u64> = BTreeMap::new();
         let mut spent: BTreeMap<String, u64> = BTreeMap::new();
         let mut reserved: BTreeMap<String, u64> = BTreeMap::new();
         for row in &rows {
             let expected = self.audit_payment(row, &exceptions)?;
-            *self.rows.entry(expected.row).or_default() += 1;
+            *ends.entry(expected.row).or_default() += 1;
             *merchants.entry(row.payer.tenant.to_string()).or_default() += expected.merchant;
             if expected.state == PaymentState::Held {
                 *reserved.entry(row.payer.to_string()).or_default() += row.amount.minor;
@@ -67,7 +72,8 @@ impl World {
         self.audit_requests(&rows)?;
         self.audit_accounts(&accounts, &merchants, &spent, &reserved)?;
         self.audit_bank(&rows)?;
-        self.audit_devices()
+        self.audit_devices()?;
+        Ok(ends)
     }
 
     fn wrong(&self, row: &PaymentRow, rule: &'static str, text: impl std::fmt::Display) -> Violation {
@@ -99,7 +105,7 @@ impl World {
             .filter(|entry| entry.payment == Some(row.payment))
             .map(|entry| entry.case.as_str())
             .collect();
-        let expected = self.expect(row)?;
+        let expected = self.expect_resolved(row)?;
         say!(self, "auditor", "{}: {} charged {} {named:?}", row.payment, expected.row, expected.charged);
         if row.state != expected.state {
             let text = format!("should be `{}` by row {}", expected.state, expected.row);
@@ -121,7 +127,9 @@ impl World {
         {
             return Err(self.wrong(row, "exceptions queue", format!("`{case}` is named, row {}", expected.row)));
         }
-        self.audit_physics(row, charged, &named)?;
+        if !self.resolved.contains_key(&row.payment) {
+            self.audit_physics(row, charged, &named)?;
+        }
         self.audit_told(row)?;
         Ok(expected)
     }
@@ -155,7 +163,7 @@ impl World {
         if facts.lied {
             return Ok(());
         }
-        let merchant_refunded = self.facts.payments.get(&row.payment).is_some_and(|known| known.merchant_refunded);
+        let merchant_refunded = self.refund_wanted(row);
         if charged > 0 && facts.items_out == 0 && named.is_empty() {
             return Err(self.wrong(row, "charged iff delivered", "charged, and nothing came out"));
         }
@@ -184,6 +192,32 @@ impl World {
         found.and_then(|payment| payment.command.as_ref()).map(|command| command.id)
     }
 
+    /// The row of the table, and what the operator made of it afterwards.
+    fn expect_resolved(&mut self, row: &PaymentRow) -> Result<Expected, Violation> {
+        let Some(resolution) = self.resolved.get(&row.payment).copied() else { return self.expect(row) };
+        let mut before = row.clone();
+        if resolution == Resolution::WriteOff {
+            before.state = PaymentState::RefundBlocked;
+        }
+        let mut expected = self.expect(&before)?;
+        expected.named.clear();
+        expected.may_name.clear();
+        match (expected.state, resolution) {
+            (PaymentState::Held, Resolution::Refund) => {
+                let gone = if self.is_http(row) { PaymentState::Refunded } else { PaymentState::Voided };
+                Ok(Expected { row: "held, then refunded", state: gone, charged: 0, merchant: 0, ..expected })
+            }
+            (PaymentState::Held, _) => {
+                let (state, amount) = (PaymentState::Delivered, row.amount.minor);
+                Ok(Expected { row: "held, then accepted", state, charged: amount, merchant: amount, ..expected })
+            }
+            (PaymentState::RefundBlocked, _) => {
+                Ok(Expected { row: "blocked, then written off", state: PaymentState::WrittenOff, ..expected })
+            }
+            _ => Ok(expected),
+        }
+    }
+
     fn expect(&mut self, row: &PaymentRow) -> Result<Expected, Violation> {
         let facts = self.facts.payments.get(&row.payment).cloned().unwrap_or_default();
         let http = self.is_http(row);
@@ -204,7 +238,7 @@ impl World {
             Ok(Expected { row, state, charged, merchant, named, may_name })
         };
         let gone = if http { PaymentState::Refunded } else { PaymentState::Voided };
-        if facts.merchant_refunded && matches!(verdict, Verdict::All | Verdict::Part(_)) {
+        if matches!(verdict, Verdict::All | Verdict::Part(_)) && self.given_back(row) {
             if blocked && row.state == PaymentState::RefundBlocked {
                 named.insert("refund_blocked");
                 let kept = self.charged(row);
@@ -243,6 +277,26 @@ impl World {
         }
     }
 
+    fn refund_wanted(&self, row: &PaymentRow) -> bool {
+        let wish = Wish::Refund { payment: row.payment };
+        self.facts.requests.values().any(|request| request.wish == wish)
+    }
+
+    /// Whether the merchant gave it back: it was told so, or it asked and the answer was lost until nobody waited.
+    fn given_back(&mut self, row: &PaymentRow) -> bool {
+        let facts = self.facts.payments.get(&row.payment);
+        if facts.is_some_and(|facts| facts.merchant_refunded) {
+            return true;
+        }
+        let wish = Wish::Refund { payment: row.payment };
+        let unheard =
+            self.facts.requests.values().any(|request| request.wish == wish && request.answer.is_none());
+        let back = [PaymentState::Refunded, PaymentState::RefundBlocked, PaymentState::WrittenOff];
+        let is_back = unheard && back.contains(&row.state);
+        self.either += u64::from(is_back);
+        is_back
+    }
+
     fn has_executor(&self, row: &PaymentRow) -> bool {
         let chip = self.plan.machines.iter().find(|machine| machine.principal == row.chip);
         chip.is_some_and(|chip| chip.executor.is_some())
@@ -260,7 +314,7 @@ impl World {
         let asked = self.offer_of(row.payment).and_then(|offer| self.facts.offers[offer].asked_for);
         let asked = asked == Some(row.payment);
         let cancelled = self.facts.requests.values().any(|request| {
-            request.wish == super::facts::Wish::Cancel { payment: row.payment }
+            request.wish == Wish::Cancel { payment: row.payment }
         });
         let name = match row.state {
             PaymentState::Refused => "refused",
@@ -290,7 +344,7 @@ impl World {
         let (name, state, charged, merchant) = if blocked {
             named.insert("refund_blocked");
             ("refund_blocked", PaymentState::RefundBlocked, amount, 0)
-        } else if facts.merchant_refunded {
+        } else if facts.merchant_refunded || self.refund_wanted(row) && row.state == PaymentState::Refunded {
             ("merchant_refunded", PaymentState::Refunded, 0, 0)
         } else if row.state == PaymentState::Refunded && gave_up {
             ("bank_late", PaymentState::Refunded, 0, 0)
@@ -335,7 +389,7 @@ impl World {
         let facts = self.facts.payments.get(&row.payment).cloned().unwrap_or_default();
         let amount = row.amount.minor;
         let (name, charged) = match row.state {
-            PaymentState::Refunded if facts.merchant_refunded => ("merchant_refunded", 0),
+            PaymentState::Refunded if self.refund_wanted(row) => ("merchant_refunded", 0),
             PaymentState::Delivered if facts.verified_well && !facts.merchant_refunded => ("sold", amount),
             _ => return self.expect_unpaid(row),
         };
@@ -358,8 +412,7 @@ impl World {
         };
         let settle_at = self.facts.commands.get(&command).map_or(0, |facts| facts.settle_at);
         let orphaned = self.facts.commands.get(&command).is_some_and(|facts| facts.orphaned);
-        let merchant_refunded =
-            self.facts.payments.get(&row.payment).is_some_and(|facts| facts.merchant_refunded);
+        let merchant_refunded = self.refund_wanted(row);
         let (mut verdict, mut named, mut may_name) = (Verdict::Open, BTreeSet::new(), BTreeSet::new());
         for word in words {
             let meaning = meaning(row.quantity, word);

@@ -30,11 +30,13 @@ pub use coverage::Coverage;
 pub use fault::Fault;
 pub use trace::{Trace, TraceLine};
 
+use cloud_core_flows::admin::Resolution;
 use facts::Facts;
 use fault::Mix;
 use lane::{Connection, Party};
 use plan::Plan;
 use random::Random;
+use schemas::ids::PaymentId;
 
 /// The world's clock begins here, in milliseconds since 1970.
 const EPOCH_MS: u64 = 1_795_000_000_000;
@@ -158,6 +160,10 @@ struct World {
     mix: Mix,
     plan: Plan,
     healed: bool,
+    rest_by: u64,
+    /// What the operator made of the exceptions, after the first rest.
+    resolved: BTreeMap<PaymentId, Resolution>,
+    is_resolved: bool,
     core: host::Core,
     connections: BTreeMap<u64, Connection>,
     people: Vec<people::Person>,
@@ -204,6 +210,9 @@ impl World {
             mix,
             plan,
             healed: false,
+            rest_by: 0,
+            resolved: BTreeMap::new(),
+            is_resolved: false,
             core,
             connections: BTreeMap::new(),
             people,
@@ -255,7 +264,11 @@ impl World {
                 return Err(self.broken("liveness", "the world goes round in circles"));
             }
             if self.happen(happening)? {
-                return self.judge();
+                if self.judge()? {
+                    return Ok(());
+                }
+                self.rest_by = self.now + REST_WITHIN_MS;
+                self.after(5_000, Happening::RestCheck);
             }
         }
         Err(self.broken("liveness", "nothing will ever happen again, and the world is not at rest"))
@@ -340,6 +353,7 @@ impl World {
     /// From now on everything works.
     fn heal(&mut self) {
         self.healed = true;
+        self.rest_by = self.now + REST_WITHIN_MS;
         say!(self, "world", "healed");
         self.bank.outage_until = 0;
         self.heal_machines();
@@ -353,7 +367,7 @@ impl World {
         let unrest = self.unrest();
         match unrest {
             None => Ok(true),
-            Some(why) if self.now > self.plan.faults_end_ms + REST_WITHIN_MS => {
+            Some(why) if self.now > self.rest_by => {
                 Err(self.broken("MO-9 liveness", format!("not at rest long after everything was mended: {why}")))
             }
             Some(_) => {

@@ -1,10 +1,13 @@
 //! The operator and the technician: devices are revoked and replaced while they work (correctness.md 20). Both say
 //! again what a restart of the core has swallowed.
 
-use cloud_core_flows::admin::AdminCommand;
+use std::collections::BTreeSet;
+
+use cloud_core_flows::admin::{AdminAnswer, AdminCommand, Resolution};
 use cloud_core_flows::port::Input;
 use cloud_core_flows::rejection::Rejection;
-use schemas::ids::Hash;
+use schemas::ids::{Hash, PaymentId};
+use schemas::message::PaymentState;
 use schemas::signed::PublicKey;
 
 use super::fault::Fault;
@@ -103,5 +106,28 @@ impl World {
             self.after(1_000, Happening::MachineStart(index));
         }
         Ok(())
+    }
+
+    /// Settles what is in the exceptions queue, each twice: saying it again changes nothing.
+    pub(super) fn resolve_exceptions(&mut self) -> Result<bool, Violation> {
+        let AdminAnswer::Exceptions(entries) = self.operate_now(AdminCommand::ListExceptions)? else {
+            return Err(Violation::harness("no list of exceptions"));
+        };
+        let payments: BTreeSet<PaymentId> = entries.iter().filter_map(|entry| entry.payment).collect();
+        for payment in &payments {
+            let state = self.core.cloud().and_then(|cloud| cloud.payment(*payment)).map(|found| found.state());
+            let choice = match state {
+                Some(PaymentState::Held) => [Resolution::Refund, Resolution::Accept],
+                Some(PaymentState::RefundBlocked) => [Resolution::Refund, Resolution::WriteOff],
+                _ => [Resolution::Accept, Resolution::Accept],
+            };
+            let resolution = choice[self.random.index(2)];
+            say!(self, "operator", "resolves {payment} {resolution:?}");
+            self.resolved.insert(*payment, resolution);
+            for _ in 0..2 {
+                self.operate_now(AdminCommand::ResolvePayment { payment: *payment, resolution })?;
+            }
+        }
+        Ok(!payments.is_empty())
     }
 }
