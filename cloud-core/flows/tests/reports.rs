@@ -1,5 +1,7 @@
 //! What devices say of themselves (CP-17): kept, shown to operators, and a reason to refuse early.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
+
 mod common;
 
 use cloud_core_flows::admin::{AdminAnswer, AdminCommand, BankKind, OnUnknown};
