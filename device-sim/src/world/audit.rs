@@ -419,8 +419,8 @@ impl World {
             if verdict == Verdict::Open {
                 let before = decided_before(word, meaning, silent, merchant_refunded);
                 if before != Verdict::Open {
-                    if word.arrived_at <= settle_at && !orphaned {
-                        let text = format!("silence was a verdict before {settle_at} ms: {word:?}");
+                    if (word.arrived_at <= settle_at || word.graced) && !orphaned {
+                        let text = format!("silence was a verdict too early (until {settle_at} ms): {word:?}");
                         return Err(self.wrong(row, "correctness.md 15", text));
                     }
                     self.either += 1;

@@ -62,6 +62,8 @@ pub(super) struct Word {
     pub(super) arrived_at: u64,
     /// What the operator saw just before it arrived: state and units delivered.
     pub(super) view: Option<(PaymentState, u32)>,
+    /// It was open when the core started, and everybody still had time to reconnect (correctness.md 15).
+    pub(super) graced: bool,
 }
 
 /// One command as seen from outside.

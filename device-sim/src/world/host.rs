@@ -1,7 +1,7 @@
 //! The core in its world: the real [`Driver`], whose steps (handle, append, sync, release) are happenings of their
 //! own, so that it can die between any two of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cloud_core_flows::Cloud;
 use cloud_core_flows::admin::{AdminAnswer, AdminCommand, AdminReply};
@@ -45,6 +45,8 @@ pub(super) struct Core {
     pub(super) driver: Option<Driver<MemoryDisk>>,
     /// Counts starts.
     pub(super) run: u64,
+    opened_at: u64,
+    open_at_start: BTreeSet<CommandId>,
     disk: MemoryDisk,
     limits: JournalLimits,
     stage: Stage,
@@ -68,6 +70,8 @@ impl Core {
         Self {
             driver: None,
             run: 0,
+            opened_at: 0,
+            open_at_start: BTreeSet::new(),
             disk: MemoryDisk::new(),
             limits: if random.chance(500) { small } else { JournalLimits::agent() },
             stage: Stage::Idle,
@@ -111,6 +115,10 @@ impl World {
         }
         driver.cloud().check().map_err(|text| self.broken("invariant after recovery", text))?;
         say!(self, "core", "starts with {found} records");
+        let waiting = driver.cloud().payments().filter(|payment| payment.state() == PaymentState::Delivering);
+        let waiting = waiting.filter_map(|payment| payment.command.as_ref());
+        self.core.open_at_start = waiting.map(|command| command.id).collect();
+        self.core.opened_at = self.now;
         self.core.driver = Some(driver);
         self.core.stage = Stage::Idle;
         self.core.tick_at = None;
@@ -446,9 +454,19 @@ impl World {
         let word = said.map(|(command, outcome, delivered)| {
             let mut payments = self.core.cloud().into_iter().flat_map(cloud_core_flows::Cloud::payments);
             let view = payments.find(|payment| payment.command.as_ref().is_some_and(|known| known.id == command)).map(|found| (found.state(), found.delivered()));
-            (command, Word { outcome, delivered, arrived_at: self.now, view })
+            let tenant = &self.plan.tenants[self.tenant_of(party)];
+            let in_time = self.now < self.core.opened_at + tenant.deadlines.reconnect_ms;
+            let graced = in_time && self.core.open_at_start.contains(&command);
+            (command, Word { outcome, delivered, arrived_at: self.now, view, graced })
         });
         (request, word)
+    }
+
+    fn tenant_of(&self, party: Party) -> usize {
+        match party {
+            Party::Person(person) => self.plan.people[person].tenant,
+            Party::Machine(machine) => self.plan.machines[machine].tenant,
+        }
     }
 
     fn pull(&mut self, id: u64) -> Result<(), Violation> {
