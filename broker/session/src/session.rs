@@ -70,6 +70,8 @@ struct Open {
     /// One and a half times what was asked; none for 0.
     keep_alive_ms: Option<u64>,
     packet_at_ms: u64,
+    /// Since when it is heard without a pause of ours: nobody's acknowledgement is late that we did not read.
+    heard_since_ms: u64,
 }
 
 #[derive(Default)]
@@ -165,12 +167,12 @@ impl Session {
         self.close(reason);
     }
 
-    /// Whether bytes are read at all. Not while the core is busy, for instance: then the client's keep alive rests, as
-    /// its silence is not its own.
+    /// Whether bytes are read at all. Not while the core is busy, for instance: then the client's keep alive and the
+    /// time for its acknowledgements rest, as its silence is not its own.
     pub fn handle_reading(&mut self, now_ms: u64, reading: bool) {
         self.now_ms = self.now_ms.max(now_ms);
         if reading && !self.reading {
-            self.restart_keep_alive();
+            self.hear_again();
         }
         self.reading = reading;
     }
@@ -210,7 +212,7 @@ impl Session {
         open.publishes.settle(token, promise);
         self.acknowledge_settled();
         if held_back {
-            self.restart_keep_alive();
+            self.hear_again();
         }
         self.resume();
     }
@@ -304,8 +306,10 @@ impl Session {
 
     /// What happened, in order.
     pub fn poll_event(&mut self) -> Option<Event> {
-        if self.events.is_empty() {
+        if self.events.is_empty() && !self.inbound.is_empty() {
             self.resume();
+            // There may have been acknowledgements among them, which make room.
+            self.ask_for_owed();
         }
         self.events.pop_front()
     }
@@ -338,15 +342,20 @@ impl Session {
             }
     }
 
+    fn hears(&self, open: &Open) -> bool {
+        self.reading && !self.holds_back(open)
+    }
+
     /// MQTT 5 clients know our Receive Maximum, so exceeding it is a fault; 3.1.1 clients are only slowed down.
     fn holds_back(&self, open: &Open) -> bool {
         open.version == Version::V3_1_1
             && open.publishes.len() >= usize::from(self.limits.receive_maximum.max(1))
     }
 
-    fn restart_keep_alive(&mut self) {
+    /// We were the reason for its silence.
+    fn hear_again(&mut self) {
         if let Phase::Open(open) = &mut self.phase {
-            open.packet_at_ms = self.now_ms;
+            (open.packet_at_ms, open.heard_since_ms) = (self.now_ms, self.now_ms);
         }
     }
 
@@ -460,20 +469,20 @@ impl Session {
                 let reason = CloseReason::Refused(ConnectRefusal::ServerUnavailable);
                 Some((since_ms + limits.connect_timeout_ms, reason))
             }
-            Phase::Open(open) => {
-                let heard = self.reading && !self.holds_back(open);
-                let keep_alive = open.keep_alive_ms.filter(|_| heard);
-                keep_alive
-                    .map(|keep_alive_ms| (open.packet_at_ms + keep_alive_ms, CloseReason::KeepAliveTimeout))
-            }
+            Phase::Open(open) => open
+                .keep_alive_ms
+                .filter(|_| self.hears(open))
+                .map(|keep_alive_ms| (open.packet_at_ms + keep_alive_ms, CloseReason::KeepAliveTimeout)),
             Phase::Closed => return None,
         };
         let acknowledgement = match &self.phase {
-            Phase::Open(open) => open.delivery.oldest_sent_at_ms(),
+            Phase::Open(open) if self.hears(open) => {
+                open.delivery.oldest_sent_at_ms().map(|sent_at_ms| sent_at_ms.max(open.heard_since_ms))
+            }
             _ => None,
         };
         let acknowledgement = acknowledgement
-            .map(|sent_at_ms| (sent_at_ms + limits.ack_timeout_ms, CloseReason::AcknowledgementTimeout));
+            .map(|since_ms| (since_ms + limits.ack_timeout_ms, CloseReason::AcknowledgementTimeout));
         let write = (self.in_transit_bytes > 0)
             .then(|| (self.progress_at_ms + limits.write_timeout_ms, CloseReason::WriteTimeout));
         [phase, acknowledgement, write].into_iter().flatten().min_by_key(|(due_ms, _)| *due_ms)

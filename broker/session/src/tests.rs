@@ -593,6 +593,15 @@ fn silence_before_connect_from_the_core_in_acknowledging_and_in_reading_all_end_
     session.handle_timeout(35_000);
     assert_eq!(closed_with(&mut session), Some(CloseReason::AcknowledgementTimeout));
 
+    let mut session = opened(V5);
+    session.handle_bytes(0, &subscribe(V5, 1, &[(&down("#"), 1)]));
+    session.handle_owed(5_000, vec![owed(1, Kind::CloudTime, b"x")]);
+    sent(&mut session);
+    session.handle_reading(6_000, false);
+    session.handle_timeout(90_000);
+    session.handle_reading(90_000, true);
+    assert_eq!(session.poll_timeout(), Some(120_000), "an acknowledgement that we do not read is not late");
+
     let mut session = opened(V3);
     session.handle_bytes(1_000, &packet(0xC0, &[]));
     let bytes = session.poll_transmit().unwrap();
@@ -671,6 +680,20 @@ fn packets_behind_connect_wait_for_the_core() {
     assert!(matches!(events(&mut session)[..], [Event::Publish { .. }]));
     session.handle_standing(0, Err(ConnectRefusal::Banned));
     assert!(!session.is_closed(), "the second answer comes too late");
+}
+
+#[test]
+fn acknowledgements_behind_many_publishes_make_room_for_more_deliveries() {
+    let mut session = opened_as(&Hello::default(), Limits { max_in_flight: 1, ..Limits::default() });
+    session.handle_bytes(0, &subscribe(V5, 1, &[(&down("#"), 1)]));
+    events(&mut session);
+    session.handle_owed(0, vec![owed(1, Kind::CloudTime, b"x")]);
+    sent(&mut session);
+    let publishes = publish(V5, 0, &up("cloud-time"), b"x").repeat(1_000);
+    session.handle_bytes(0, &[publishes, puback(1)].concat());
+    let got = events(&mut session);
+    assert!(matches!(&got[1_000], Event::Acknowledged { .. }));
+    assert_eq!(got.last(), Some(&Event::Pull { after_sequence: 1, max: 1 }));
 }
 
 #[test]

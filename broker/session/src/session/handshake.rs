@@ -80,6 +80,7 @@ impl Session {
             will,
             keep_alive_ms: (connect.keep_alive_s > 0).then(|| u64::from(connect.keep_alive_s) * 1500),
             packet_at_ms: self.now_ms,
+            heard_since_ms: self.now_ms,
         }));
         if welcomed.is_err() {
             self.close(CloseReason::Protocol(INTERNAL));
