@@ -46,7 +46,7 @@ pub struct Config {
     pub limits: Limits,
     /// All listeners together. Beyond it, new connections are closed at once.
     pub max_connections: usize,
-    /// From one remote address; loopback is exempt.
+    /// From one remote address; loopback is exempt, IPv6 counts by /64.
     pub max_connections_per_address: usize,
     /// Messages from the core that wait for one connection. Beyond it the connection is closed.
     pub max_inbox_messages: usize,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -203,6 +203,7 @@ struct Pass {
 
 impl Gate {
     fn enter(shared: &Arc<Shared>, address: IpAddr) -> Option<Pass> {
+        let address = counted_as(address);
         let (gate, config) = (&shared.gate, &shared.config);
         let mut by_address = gate.by_address.lock().unwrap_or_else(PoisonError::into_inner);
         let from_here = by_address.get(&address).copied().unwrap_or(0);
@@ -228,6 +229,14 @@ impl Gate {
     }
 }
 
+/// Who has one IPv6 address has its whole /64; IPv4 may come in the form of IPv6.
+fn counted_as(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) if !v6.is_loopback() => Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX)).into(),
+        address => address,
+    }
+}
+
 impl Drop for Pass {
     fn drop(&mut self) {
         let gate = &self.shared.gate;
@@ -241,6 +250,24 @@ impl Drop for Pass {
         drop(by_address);
         if gate.open.fetch_sub(1, Relaxed) == 1 {
             gate.emptied.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv6_network_counts_as_one_address() {
+        for (address, counted) in [
+            ("192.0.2.7", "192.0.2.7"),
+            ("::ffff:192.0.2.7", "192.0.2.7"),
+            ("::ffff:127.0.0.1", "127.0.0.1"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+            ("::1", "::1"),
+        ] {
+            assert_eq!(counted_as(address.parse().unwrap()).to_string(), counted);
         }
     }
 }
