@@ -14,6 +14,7 @@ use rust_decimal::Decimal;
 use tokio::net::TcpListener;
 
 use crate::bank::{self, Store};
+use crate::bench;
 
 /// Simulated worlds, fleets and the test bank.
 #[derive(Debug, Parser)]
@@ -30,6 +31,8 @@ enum Command {
     /// Deterministic worlds: the real core and devices with faults, audited to the cent.
     #[command(subcommand)]
     World(world::Command),
+    /// Measure ledger, lane and agent, each beside a plain yardstick.
+    Bench(bench::Arguments),
 }
 
 #[derive(Debug, clap::Args)]
@@ -70,6 +73,7 @@ fn execute(arguments: Arguments) -> anyhow::Result<()> {
             runtime.block_on(serve_bank(bank))
         }
         Command::World(command) => world::execute(command),
+        Command::Bench(arguments) => bench::execute(&arguments),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Simulated worlds, fleets and the test bank.
 
 pub mod bank;
+mod bench;
 pub mod cli;
 pub mod live;
 pub mod world;

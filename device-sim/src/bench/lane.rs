@@ -1,0 +1,98 @@
+//! Messages per second of 50 publishers: through `cloud-core serve`, where each is decided, journaled, synced and only
+//! then acknowledged; and through mosquitto to one subscriber, which keeps nothing on disk.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use schemas::envelope::Envelope;
+use schemas::ids::{MessageId, Principal};
+use schemas::message::DeviceReport;
+use schemas::wire::Text;
+
+use super::Setting;
+use super::generator::{Client, Identity, Template};
+use super::processes::{Core, mosquitto, resident_kb};
+use super::report::{Report, Unit, median, ratio_permille};
+
+const BENCH: &str = "lane";
+const PUBLISHERS: usize = 50;
+/// Of each publisher, per round.
+const MESSAGES: usize = 4_000;
+/// Publishes without PUBACK, of each publisher.
+const WINDOW: usize = 100;
+const PAYLOAD_BYTES: usize = 128;
+
+pub(super) fn measure(setting: &Setting, report: &mut Report) -> anyhow::Result<()> {
+    let core = Core::start(&setting.directory)?;
+    let mut publishers = Vec::new();
+    for number in 0..PUBLISHERS {
+        let identity = Identity { name: format!("bench/device-{number}"), token: format!("token-{number}") };
+        core.create_device(&identity.name.parse()?, "payment-chip", &identity.token)?;
+        publishers.push(identity);
+    }
+    let yardstick = mosquitto(&setting.directory, 10 * PUBLISHERS * WINDOW)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut promised, mut relayed) = (Vec::new(), Vec::new());
+    for _ in 0..setting.rounds {
+        if let Some((_, address)) = &yardstick {
+            relayed.push(runtime.block_on(round(*address, &publishers, true))?);
+        }
+        promised.push(runtime.block_on(round(core.address, &publishers, false))?);
+    }
+    let core_rate = median(promised);
+    let note = "decided, journaled, synced, acknowledged";
+    report.add(BENCH, "payload", PAYLOAD_BYTES as u64, Unit::Bytes, "device-report");
+    report.add(BENCH, "cloud-core serve: promises", core_rate, Unit::PerSecond, note);
+    report.add(BENCH, "cloud-core serve: memory after", resident_kb(&core.process)?, Unit::Kilobytes, "");
+    if relayed.is_empty() {
+        report.add(BENCH, "mosquitto", 0, Unit::Count, "not installed: no comparison");
+        return Ok(());
+    }
+    let relay_rate = median(relayed);
+    report.add(BENCH, "mosquitto: relayed to one subscriber", relay_rate, Unit::PerSecond, "in memory only");
+    let ratio = ratio_permille(core_rate, relay_rate);
+    let note = format!("{PUBLISHERS} publishers, QoS 1, window {WINDOW}, same generator; goal 1.0");
+    report.add(BENCH, "cloud-core serve : mosquitto", ratio, Unit::RatioPermille, note);
+    Ok(())
+}
+
+/// Messages per second until the last one is acknowledged and, with a subscriber, received.
+async fn round(address: SocketAddr, publishers: &[Identity], subscribed: bool) -> anyhow::Result<u64> {
+    let total = publishers.len() * MESSAGES;
+    let mut tasks = tokio::task::JoinSet::new();
+    let mut subscriber = None;
+    if subscribed {
+        let who = Identity { name: "subscriber".to_owned(), token: String::new() };
+        let mut client = Client::connect(address, &who).await?;
+        client.subscribe("ft/#").await?;
+        subscriber = Some(client);
+    }
+    let mut ready = Vec::new();
+    for who in publishers {
+        ready.push((Client::connect(address, who).await?, template(&who.name.parse()?)?));
+    }
+    let started = Instant::now();
+    if let Some(mut client) = subscriber {
+        tasks.spawn(async move { client.receive(total).await });
+    }
+    for (mut client, template) in ready {
+        tasks.spawn(async move { client.publish(&template, MESSAGES, WINDOW).await });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended??;
+    }
+    let elapsed_us = started.elapsed().as_micros().max(1);
+    Ok(u64::try_from(total as u128 * 1_000_000 / elapsed_us)?)
+}
+
+/// A report as devices send it, with a version long enough to make up the payload's length.
+fn template(device: &Principal) -> anyhow::Result<Template> {
+    let id = MessageId([0xfa; 16]);
+    let payload = |version: String| {
+        let (uptime_ms, spool, dead_letters, not_ready) = (600_000, 2, 0, None);
+        let version = Text::new(version);
+        Envelope::message(id, DeviceReport { version, uptime_ms, spool, dead_letters, not_ready }).encode()
+    };
+    let rest = PAYLOAD_BYTES.saturating_sub(payload(String::new()).len());
+    Template::new(&format!("ft/{device}/up/device-report"), &payload("1".repeat(rest)), &id.0)
+}

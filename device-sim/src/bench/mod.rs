@@ -1,0 +1,97 @@
+//! Measurements of the real parts, each beside a plain yardstick in the same run.
+//!
+//! ```text
+//! cargo build --release -p cloud-core -p edge-agent
+//! cargo run --release -p device-sim -- bench            all of it; also: bench ledger | lane | agent, --json
+//! ```
+//!
+//! A figure alone says more about the machine than about the program. So every figure stands beside one of something
+//! plain (a bare loop that writes and syncs, mosquitto with the same generator), the two are measured in alternation,
+//! and what is compared is the median of the rounds. Nothing here ever fails because it was slow.
+
+mod agent;
+mod generator;
+mod lane;
+mod ledger;
+mod pipeline;
+mod processes;
+mod report;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+
+use report::Report;
+
+/// What to measure.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    what: Option<What>,
+    /// Rounds of each; the median counts.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99), global = true)]
+    rounds: u32,
+    /// Figures as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Where to write; a new directory in it is removed at the end. It should be on the disk that matters: on a
+    /// memory file system a sync costs nothing. Default: beside this program.
+    #[arg(long, value_name = "DIR", global = true)]
+    directory: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+enum What {
+    /// Transfers per second of ledger and journal, beside a bare loop that appends and syncs as many bytes.
+    Ledger,
+    /// Promises per second of `cloud-core serve`, beside mosquitto's relay rate.
+    Lane,
+    /// How soon `edge-agent` is connected, and how much memory it takes.
+    Agent,
+}
+
+/// What all measurements need.
+struct Setting {
+    rounds: u32,
+    directory: PathBuf,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// A program is missing or ends, or the disk fails.
+pub(crate) fn execute(arguments: &Arguments) -> anyhow::Result<()> {
+    let parent = match &arguments.directory {
+        Some(directory) => directory.clone(),
+        None => own_directory()?,
+    };
+    let directory = parent.join(format!("bench-{}", std::process::id()));
+    std::fs::create_dir_all(&directory)
+        .with_context(|| format!("make {}: choose another place with --directory", directory.display()))?;
+    let setting = Setting { rounds: arguments.rounds, directory };
+    let measured = measure(arguments.what, &setting);
+    let removed = std::fs::remove_dir_all(&setting.directory);
+    measured?.print(arguments.json)?;
+    removed.with_context(|| format!("remove {}", setting.directory.display()))
+}
+
+fn measure(what: Option<What>, setting: &Setting) -> anyhow::Result<Report> {
+    let wanted = |one| what.is_none_or(|what| what == one);
+    let mut report = Report::default();
+    if wanted(What::Ledger) {
+        ledger::measure(setting, &mut report)?;
+    }
+    if wanted(What::Lane) {
+        lane::measure(setting, &mut report)?;
+    }
+    if wanted(What::Agent) {
+        agent::measure(setting, &mut report)?;
+    }
+    Ok(report)
+}
+
+fn own_directory() -> anyhow::Result<PathBuf> {
+    let program = std::env::current_exe().context("where this program is")?;
+    Ok(program.parent().map_or_else(PathBuf::new, Path::to_path_buf))
+}
