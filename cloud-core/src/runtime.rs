@@ -11,6 +11,7 @@
 //! What is absent: a second sync in flight; a decision outside the owner's thread; a retry of a failed append or sync
 //! (the process ends, [`CoreFault`], and recovers from disk).
 
+mod backlog;
 mod banks;
 mod clock;
 mod kill;
@@ -31,6 +32,7 @@ use schemas_journal::FileDisk;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::authority::{Authority, CertificateClock, Validity};
+use backlog::Backlog;
 use banks::Banks;
 use clock::WallWatch;
 use lane::{FromLane, ToLane, from_lane, to_lane};
@@ -126,6 +128,7 @@ impl Runtime {
             next_ticket: 0,
             batch_messages: parts.batch_messages,
             arrived: Arrived::default(),
+            backlog: Backlog::default(),
             is_syncing: false,
             is_stopping: false,
             synced: Arc::clone(&synced),
@@ -163,6 +166,7 @@ struct Owner {
     next_ticket: u64,
     batch_messages: usize,
     arrived: Arrived,
+    backlog: Backlog,
     is_syncing: bool,
     is_stopping: bool,
     synced: Arc<AtomicU64>,
@@ -203,17 +207,21 @@ impl Owner {
             Some(due) => self.clock.until(due).clamp(TICK_INTERVAL, GAUGE_INTERVAL),
             None => GAUGE_INTERVAL,
         };
+        // At the end the lane is closed, and what it holds is finite.
+        let hears_lane = self.is_stopping || !self.backlog.is_full();
         let Arrived { done, requests, lane } = &mut self.arrived;
         tokio::select! {
             biased;
             Some(message) = self.done.recv() => done.push(message),
             Some(message) = self.inbox.recv() => requests.push(message),
-            Some(message) = self.lane.recv() => lane.push(message),
+            Some(message) = self.lane.recv(), if hears_lane => lane.push(message),
             () = tokio::time::sleep(idle) => {}
         }
         take_all(&mut self.done, done, self.batch_messages);
         take_all(&mut self.inbox, requests, self.batch_messages);
-        take_all(&mut self.lane, lane, self.batch_messages);
+        if hears_lane {
+            take_all(&mut self.lane, lane, self.batch_messages);
+        }
     }
 
     fn arrived_nothing(&self) -> bool {
@@ -288,6 +296,7 @@ impl Owner {
             }
         }
         self.arrived.lane = lane;
+        self.backlog.grow(inputs);
         if inputs > 0 {
             self.kill.pass(Step::Decided);
             metrics::histogram!("farthing_batch_inputs").record(f64::from(inputs));
@@ -340,6 +349,7 @@ impl Owner {
         if let Some(point) = self.driver.sync_point() {
             self.kill.pass(Step::Appended);
             self.is_syncing = true;
+            self.backlog.clear();
             self.workers.sync(point).map_err(|_| CoreFault::Lost)?;
         }
         Ok(())
@@ -357,6 +367,9 @@ impl Owner {
                 }
                 ToLane::Other(output) => steps.extend(self.carry_out(output)),
             }
+        }
+        if self.driver.journal().synced() == self.driver.decided() {
+            self.backlog.clear();
         }
         if !to_connections.is_empty() {
             self.broker.deliver_all(to_connections);
