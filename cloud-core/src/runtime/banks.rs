@@ -11,8 +11,8 @@ use tracing::Instrument;
 use super::{KillPoints, Requests, Step};
 use crate::bank::{self, BankCall, HttpBank};
 
-/// Calls under way at one time, all banks together; more wait.
-const CALLS: usize = 256;
+/// Calls under way at one time to one bank; more wait. A bank that stalls keeps its own tenants waiting, nobody else.
+const CALLS: usize = 64;
 /// Banks whose connections are kept. There is one for each tenant at most.
 const BANKS: usize = 1024;
 
@@ -21,10 +21,16 @@ const BANKS: usize = 1024;
 pub(super) struct Banks {
     timeout: Duration,
     authority_pem: Option<Vec<u8>>,
-    known: Mutex<HashMap<String, Arc<HttpBank>>>,
-    calls: Arc<Semaphore>,
+    known: Mutex<HashMap<String, Arc<Desk>>>,
     requests: Requests,
     kill: Arc<KillPoints>,
+}
+
+/// One bank.
+#[derive(Debug)]
+struct Desk {
+    bank: HttpBank,
+    calls: Semaphore,
 }
 
 impl Banks {
@@ -34,8 +40,7 @@ impl Banks {
         requests: Requests,
         kill: Arc<KillPoints>,
     ) -> Self {
-        let calls = Arc::new(Semaphore::new(CALLS));
-        Self { timeout, authority_pem, known: Mutex::default(), calls, requests, kill }
+        Self { timeout, authority_pem, known: Mutex::default(), requests, kill }
     }
 
     /// Makes the call on a task; its answer comes back as a request to the core, whatever it is.
@@ -46,9 +51,11 @@ impl Banks {
     }
 
     async fn make(&self, order: BankOrder) {
-        let Ok(_place) = self.calls.acquire().await else { return };
-        let answer = match self.bank(&order.bank) {
-            Ok(bank) => bank.call(&call(&order)).await,
+        let answer = match self.desk(&order.bank) {
+            Ok(desk) => {
+                let Ok(_place) = desk.calls.acquire().await else { return };
+                desk.bank.call(&call(&order)).await
+            }
             Err(reason) => bank::BankAnswer::Unknown { reason },
         };
         let (kind, answer) = match answer {
@@ -68,18 +75,19 @@ impl Banks {
         let _ = self.requests.bank(order.payment, order.call, answer).await;
     }
 
-    fn bank(&self, url: &str) -> Result<Arc<HttpBank>, String> {
+    fn desk(&self, url: &str) -> Result<Arc<Desk>, String> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bank) = known.get(url) {
-            return Ok(Arc::clone(bank));
+        if let Some(desk) = known.get(url) {
+            return Ok(Arc::clone(desk));
         }
         let bank = HttpBank::new(url, self.timeout, self.authority_pem.as_deref());
-        let bank = Arc::new(bank.map_err(|error| error.to_string())?);
+        let bank = bank.map_err(|error| error.to_string())?;
+        let desk = Arc::new(Desk { bank, calls: Semaphore::new(CALLS) });
         if known.len() >= BANKS {
             known.clear();
         }
-        known.insert(url.to_owned(), Arc::clone(&bank));
-        Ok(bank)
+        known.insert(url.to_owned(), Arc::clone(&desk));
+        Ok(desk)
     }
 }
 
@@ -100,6 +108,63 @@ fn call(order: &BankOrder) -> BankCall {
         BankCallKind::Cancel => BankCall::Cancel { key },
         BankCallKind::Refund => {
             BankCall::Refund { key: order.refund_key, of: key, amount: order.amount.decimal(), currency }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::ids::PaymentId;
+    use schemas::time::Timestamp;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::super::requests::Request;
+    use super::*;
+
+    async fn bank() -> (TcpListener, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        (listener, url)
+    }
+
+    fn status(bank: &str, payment: PaymentId) -> BankOrder {
+        BankOrder {
+            bank: bank.to_owned(),
+            payment,
+            call: BankCallKind::Status,
+            transfer_key: [1; 16],
+            refund_key: [2; 16],
+            from: "payer".to_owned(),
+            to: "holding".to_owned(),
+            amount: "2.50 EUR".parse().unwrap(),
+            not_after: Timestamp(1),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_bank_that_stalls_keeps_nobody_from_another_bank() {
+        let (requests, mut answers) = Requests::channel();
+        let kill = Arc::new(KillPoints::default());
+        let banks = Arc::new(Banks::new(Duration::from_secs(30), None, requests, kill));
+        // Takes connections into its queue, and answers nothing.
+        let (_stalled, url) = bank().await;
+        for _ in 0..CALLS * 2 {
+            banks.start(status(&url, PaymentId([7; 16])));
+        }
+        let (answering, url) = bank().await;
+        banks.start(status(&url, PaymentId([8; 16])));
+        let (mut connection, _) = answering.accept().await.unwrap();
+        let mut head = [0; 4096];
+        assert!(connection.read(&mut head).await.unwrap() > 0);
+        let body = format!(r#"{{"key":"{}","state":"done"}}"#, "01".repeat(16));
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        connection.write_all(answer.as_bytes()).await.unwrap();
+        match answers.recv().await {
+            Some(Request::Bank { payment, answer, .. }) => {
+                assert_eq!((payment, answer), (PaymentId([8; 16]), BankAnswer::Done));
+            }
+            other => panic!("{other:?}"),
         }
     }
 }
