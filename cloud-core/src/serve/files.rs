@@ -33,8 +33,15 @@ pub(super) fn authority_certificate(config: &Config) -> PathBuf {
 pub(super) fn load_or_make_authority(config: &Config, now: Timestamp) -> Result<Authority, ServeError> {
     let path = config.data_dir.join("authority.key.pem");
     match fs::read_to_string(&path) {
-        Ok(pem) => Authority::from_pem(&pem)
-            .map_err(|error| ServeError::AuthorityFile { path, reason: error.to_string() }),
+        Ok(pem) => {
+            let authority = Authority::from_pem(&pem)
+                .map_err(|error| ServeError::AuthorityFile { path, reason: error.to_string() })?;
+            // The first start may have ended between the two files, and backups are of the key's file.
+            if !authority_certificate(config).exists() {
+                put_certificate(config, &authority)?;
+            }
+            Ok(authority)
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => make_authority(config, &path, now),
         Err(error) => Err(failed("read", &path)(error)),
     }
@@ -48,9 +55,13 @@ fn make_authority(config: &Config, path: &Path, now: Timestamp) -> Result<Author
     let serial = crate::random::bytes().map_err(ServeError::Random)?;
     let authority = Authority::generate(serial, validity).map_err(ServeError::Authority)?;
     put(path, authority.to_pem().as_bytes(), 0o600)?;
-    put(&authority_certificate(config), certificate_only(&authority.to_pem()).as_bytes(), 0o644)?;
+    put_certificate(config, &authority)?;
     tracing::info!(path = %path.display(), "a new certificate authority was made; back this file up");
     Ok(authority)
+}
+
+fn put_certificate(config: &Config, authority: &Authority) -> Result<(), ServeError> {
+    put(&authority_certificate(config), certificate_only(&authority.to_pem()).as_bytes(), 0o644)
 }
 
 fn certificate_only(pem: &str) -> &str {
@@ -87,7 +98,12 @@ pub(super) fn write_addresses(config: &Config, addresses: &Addresses) -> Result<
 fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<(), ServeError> {
     let beside = path.with_extension("new");
     let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(mode).open(&beside)?;
+        // A leftover of an interrupted write may have been made with other permissions.
+        match fs::remove_file(&beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&beside, path)?;
@@ -115,12 +131,18 @@ mod tests {
         flags.values.insert("data_dir", directory.path().display().to_string());
         let config = Config::load(&flags, Vec::new()).unwrap().config;
         let now = Timestamp(1_795_300_200_250);
+        let leftover = directory.path().join("authority.key.new");
+        fs::write(&leftover, "half").unwrap();
+        fs::set_permissions(&leftover, fs::Permissions::from_mode(0o644)).unwrap();
         let made = load_or_make_authority(&config, now).unwrap();
         assert_eq!(load_or_make_authority(&config, now).unwrap().fingerprint(), made.fingerprint());
         let key = directory.path().join("authority.key.pem");
         assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
         let certificate = fs::read_to_string(authority_certificate(&config)).unwrap();
         assert!(certificate.ends_with("-----END CERTIFICATE-----\n") && !certificate.contains("PRIVATE"));
+        fs::remove_file(authority_certificate(&config)).unwrap();
+        assert_eq!(load_or_make_authority(&config, now).unwrap().fingerprint(), made.fingerprint());
+        assert_eq!(fs::read_to_string(authority_certificate(&config)).unwrap(), certificate, "made again");
         fs::write(&key, "junk").unwrap();
         assert!(matches!(load_or_make_authority(&config, now), Err(ServeError::AuthorityFile { .. })));
     }
