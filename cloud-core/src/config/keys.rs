@@ -51,8 +51,8 @@ keys! {
         "What is logged: a level, or directives such as `info,cloud_core=debug`";
     max_connections: "N" = "20000", number(1, 1_000_000), ToString::to_string,
         "MQTT connections at one time";
-    max_connections_per_address: "N" = "20000", number(1, 1_000_000), ToString::to_string,
-        "MQTT connections at one time from one address";
+    max_connections_per_address: "N" = "1000", number(1, 1_000_000), ToString::to_string,
+        "MQTT connections at one time from one address; loopback is exempt, IPv6 counts by /64";
     queue_messages: "N" = "4096", number(16, 1_000_000), ToString::to_string,
         "Messages that may wait for the core before connections have to";
     batch_messages: "N" = "1024", number(1, 65_536), ToString::to_string,
