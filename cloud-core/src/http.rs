@@ -44,6 +44,5 @@ async fn healthz(State(pages): State<Arc<Pages>>) -> (StatusCode, String) {
 
 async fn show_metrics(State(pages): State<Arc<Pages>>) -> String {
     telemetry::set_lane_gauges(pages.broker.stats());
-    pages.metrics.run_upkeep();
     pages.metrics.render()
 }

@@ -3,6 +3,7 @@
 //! The order of a start: lock the data directory, replay the journal, then listen. Of an end: stop taking new work, tell
 //! clients (0x8B), finish and sync the last batch, end.
 
+mod descriptors;
 mod error;
 mod files;
 
@@ -108,6 +109,7 @@ impl Server {
             );
         }
         let (principal, token) = health_credentials()?;
+        let bank_authority_pem = files::bank_authority(config)?;
         driver.set_probe(principal.clone(), health::token_hash(&token));
 
         let listening = Listening::bind(config).await?;
@@ -126,11 +128,12 @@ impl Server {
             kill,
             batch_messages: config.batch_messages,
             bank_timeout: Duration::from_millis(config.bank_timeout_ms),
-            bank_authority_pem: files::bank_authority(config)?,
+            bank_authority_pem,
         })
         .map_err(ServeError::Thread)?;
 
         let mut doors = JoinSet::new();
+        doors.spawn(telemetry::keep_up(metrics.clone()));
         let counter = Counter {
             requests: runtime.requests.clone(),
             disk,
@@ -282,7 +285,7 @@ async fn start_lane(
     let with_tls = config.listen_tls.map(|address| Listener::Tls { address, config: Arc::clone(&tls.lane) });
     let lane = broker::Config {
         listeners: tcp.into_iter().chain(with_tls).collect(),
-        max_connections: config.max_connections,
+        max_connections: descriptors::connections_that_fit(config.max_connections),
         max_connections_per_address: config.max_connections_per_address,
         boot_epoch: files::next_boot_epoch(config, Timestamp(clock.now_ms()))?,
         clock,

@@ -1,6 +1,7 @@
 //! Logs and metrics. Tokens, claim secrets and keys reach neither.
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use cloud_core_flows::driver::Driver;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
@@ -10,6 +11,9 @@ use tracing_subscriber::fmt::SubscriberBuilder;
 use tracing_subscriber::util::TryInitError;
 
 use crate::config::{Config, LogFormat};
+
+/// How often histograms are folded.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Writes the log to stderr, as configured. Standard output stays for answers.
 ///
@@ -72,6 +76,16 @@ fn describe() {
     describe_gauge!("farthing_journal_synced_records", "records in the journal that are durable");
     describe_histogram!("farthing_journal_sync_seconds", Unit::Seconds, "time to make a batch durable");
     describe_histogram!("farthing_batch_inputs", "inputs decided together");
+}
+
+/// Folds what was recorded into its histograms, for ever: samples that nobody folds gather in memory, whether or not
+/// somebody reads `metrics`.
+pub(crate) async fn keep_up(metrics: PrometheusHandle) {
+    let mut turn = tokio::time::interval(UPKEEP_INTERVAL);
+    loop {
+        turn.tick().await;
+        metrics.run_upkeep();
+    }
 }
 
 /// What the core is doing now.
