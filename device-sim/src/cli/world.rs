@@ -65,7 +65,13 @@ fn run(seed: u64, json: Option<PathBuf>, quiet: bool) -> anyhow::Result<()> {
         }
         std::fs::write(&path, lines).with_context(|| format!("write the trace to {}", path.display()))?;
     }
-    writeln!(out, "seed {seed}: {} payments, {} happenings, {} s of virtual time", report.payments, report.steps, report.virtual_ms / 1000)?;
+    writeln!(
+        out,
+        "seed {seed}: {} payments, {} happenings, {} s of virtual time",
+        report.payments,
+        report.steps,
+        report.virtual_ms / 1000
+    )?;
     for (row, count) in &report.rows {
         writeln!(out, "  {row:<24} {count}")?;
     }
@@ -112,10 +118,15 @@ impl Sum {
 
 fn swarm(from: u64, to: u64, keep_going: bool, jobs: Option<usize>) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let target =
-        if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let target = if std::io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
     let bar = ProgressBar::with_draw_target(Some(to - from), target);
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} worlds  {per_sec}  {eta} left  {msg}") {
+    if let Ok(style) =
+        ProgressStyle::with_template("{bar:40} {pos}/{len} worlds  {per_sec}  {eta} left  {msg}")
+    {
         bar.set_style(style);
     }
     let jobs = jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
@@ -158,7 +169,13 @@ fn print_sum(sum: &Sum, took_ms: u128) -> anyhow::Result<()> {
     }
     let judged: u64 = sum.rows.values().sum();
     let hundredths = sum.either * 10_000 / judged.max(1);
-    writeln!(out, "either: {} of {judged} outcomes ({}.{:02}%)", sum.either, hundredths / 100, hundredths % 100)?;
+    writeln!(
+        out,
+        "either: {} of {judged} outcomes ({}.{:02}%)",
+        sum.either,
+        hundredths / 100,
+        hundredths % 100
+    )?;
     let rate = u128::from(sum.worlds) * 1000 / took_ms.max(1);
     writeln!(
         out,
@@ -172,7 +189,11 @@ fn print_sum(sum: &Sum, took_ms: u128) -> anyhow::Result<()> {
     for (seed, failure) in &sum.failures {
         writeln!(out, "seed {seed}: {failure}\n  repeat: device-sim world run --seed {seed}")?;
     }
-    if sum.failures.is_empty() { Ok(()) } else { bail!("{} of {} worlds broke a rule", sum.failures.len(), sum.worlds) }
+    if sum.failures.is_empty() {
+        Ok(())
+    } else {
+        bail!("{} of {} worlds broke a rule", sum.failures.len(), sum.worlds)
+    }
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

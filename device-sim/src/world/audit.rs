@@ -44,7 +44,8 @@ enum Verdict {
 impl World {
     /// Every payment against the table; returns how many ended in which row.
     pub(super) fn audit(&mut self) -> Result<BTreeMap<&'static str, u64>, Violation> {
-        let AdminAnswer::Payments(rows) = self.operate_now(AdminCommand::ListPayments { open_only: false })?
+        let AdminAnswer::Payments(rows) =
+            self.operate_now(AdminCommand::ListPayments { open_only: false })?
         else {
             return Err(Violation::harness("no list of payments"));
         };
@@ -88,7 +89,11 @@ impl World {
         )
     }
 
-    fn audit_payment(&mut self, row: &PaymentRow, exceptions: &[ExceptionRow]) -> Result<Expected, Violation> {
+    fn audit_payment(
+        &mut self,
+        row: &PaymentRow,
+        exceptions: &[ExceptionRow],
+    ) -> Result<Expected, Violation> {
         if !row.at_rest {
             return Err(self.wrong(row, "MO-9", "not at rest"));
         }
@@ -118,14 +123,21 @@ impl World {
         }
         for case in &expected.named {
             if !named.contains(case) {
-                return Err(self.wrong(row, "exceptions queue", format!("`{case}` is not named, row {}", expected.row)));
+                return Err(self.wrong(
+                    row,
+                    "exceptions queue",
+                    format!("`{case}` is not named, row {}", expected.row),
+                ));
             }
         }
-        if let Some(case) = named
-            .iter()
-            .find(|case| !expected.named.contains(*case) && !expected.may_name.contains(*case))
+        if let Some(case) =
+            named.iter().find(|case| !expected.named.contains(*case) && !expected.may_name.contains(*case))
         {
-            return Err(self.wrong(row, "exceptions queue", format!("`{case}` is named, row {}", expected.row)));
+            return Err(self.wrong(
+                row,
+                "exceptions queue",
+                format!("`{case}` is named, row {}", expected.row),
+            ));
         }
         if !self.resolved.contains_key(&row.payment) {
             self.audit_physics(row, charged, &named)?;
@@ -179,9 +191,11 @@ impl World {
         let told = self.facts.payments.get(&row.payment).and_then(|facts| facts.told.as_ref());
         match told {
             Some(told) if told.state == row.state && told.paid == row.paid => Ok(()),
-            Some(told) => {
-                Err(self.wrong(row, "CP-10, CP-12", format!("the payer was last told {} paid {}", told.state, told.paid)))
-            }
+            Some(told) => Err(self.wrong(
+                row,
+                "CP-10, CP-12",
+                format!("the payer was last told {} paid {}", told.state, told.paid),
+            )),
             None => Err(self.wrong(row, "CP-10, CP-12", "the payer was told nothing")),
         }
     }
@@ -209,7 +223,13 @@ impl World {
             }
             (PaymentState::Held, _) => {
                 let (state, amount) = (PaymentState::Delivered, row.amount.minor);
-                Ok(Expected { row: "held, then accepted", state, charged: amount, merchant: amount, ..expected })
+                Ok(Expected {
+                    row: "held, then accepted",
+                    state,
+                    charged: amount,
+                    merchant: amount,
+                    ..expected
+                })
             }
             (PaymentState::RefundBlocked, _) => {
                 Ok(Expected { row: "blocked, then written off", state: PaymentState::WrittenOff, ..expected })
@@ -222,13 +242,18 @@ impl World {
         let facts = self.facts.payments.get(&row.payment).cloned().unwrap_or_default();
         let http = self.is_http(row);
         let moved = facts.transfer_key.and_then(|key| self.bank.moved(key, &self.plan));
-        let has_paid = if http { matches!(moved, Some((true, _, _))) } else { self.command_of(row.payment).is_some() };
+        let has_paid =
+            if http { matches!(moved, Some((true, _, _))) } else { self.command_of(row.payment).is_some() };
         let has_executor = self.has_executor(row);
         if http && !has_paid {
             return self.expect_unpaid(row);
         }
         let Some(command) = self.command_of(row.payment) else {
-            return if has_executor || !http { self.expect_no_command(row, http) } else { self.expect_sold(row) };
+            return if has_executor || !http {
+                self.expect_no_command(row, http)
+            } else {
+                self.expect_sold(row)
+            };
         };
         let (verdict, mut named, mut may_name) = self.verdict(row, command)?;
         let amount = row.amount.minor;
@@ -257,7 +282,14 @@ impl World {
             }
             Verdict::Part(units) => {
                 let charged = share(units);
-                expected("delivered_in_part", PaymentState::DeliveredInPart, charged, charged, named, may_name)
+                expected(
+                    "delivered_in_part",
+                    PaymentState::DeliveredInPart,
+                    charged,
+                    charged,
+                    named,
+                    may_name,
+                )
             }
             Verdict::Nothing if is_blocked => {
                 expected("refund_blocked", PaymentState::RefundBlocked, amount, 0, named, may_name)
@@ -313,16 +345,17 @@ impl World {
         let facts = self.facts.payments.get(&row.payment).cloned().unwrap_or_default();
         let asked = self.offer_of(row.payment).and_then(|offer| self.facts.offers[offer].asked_for);
         let asked = asked == Some(row.payment);
-        let cancelled = self.facts.requests.values().any(|request| {
-            request.wish == Wish::Cancel { payment: row.payment }
-        });
+        let cancelled =
+            self.facts.requests.values().any(|request| request.wish == Wish::Cancel { payment: row.payment });
         let name = match row.state {
             PaymentState::Refused => "refused",
             PaymentState::Cancelled if cancelled => "cancelled",
             PaymentState::Declined if facts.verified_wrong => "declined",
             PaymentState::Expired => "expired",
             PaymentState::BankRefused if facts.verified_well => "bank_refused",
-            _ => return Err(self.wrong(row, "outcome table", "no money moved, and the state says otherwise")),
+            _ => {
+                return Err(self.wrong(row, "outcome table", "no money moved, and the state says otherwise"));
+            }
         };
         if row.state == PaymentState::Refused && asked {
             let orphaned = self.coverage.of(Fault::Revoked) + self.coverage.of(Fault::Replaced) > 0;
@@ -371,7 +404,11 @@ impl World {
             return if self.has_executor(row) { self.expect_unpaid(row) } else { self.expect_sold_here(row) };
         }
         if !self.gave_up(row) {
-            return Err(self.wrong(row, "outcome table", "the bank was in time, and the machine was never told"));
+            return Err(self.wrong(
+                row,
+                "outcome table",
+                "the bank was in time, and the machine was never told",
+            ));
         }
         let facts = self.facts.payments.get(&row.payment).cloned().unwrap_or_default();
         let (mut named, may_name) = (BTreeSet::new(), BTreeSet::new());
@@ -394,11 +431,17 @@ impl World {
             _ => return self.expect_unpaid(row),
         };
         let none = BTreeSet::new;
-        Ok(Expected { row: name, state: row.state, charged, merchant: charged, named: none(), may_name: none() })
+        Ok(Expected {
+            row: name,
+            state: row.state,
+            charged,
+            merchant: charged,
+            named: none(),
+            may_name: none(),
+        })
     }
 
     /// Walks through the executor's words in the order in which they were promised.
-    #[expect(clippy::type_complexity, reason = "read once, by one caller")]
     fn verdict(
         &mut self,
         row: &PaymentRow,
@@ -420,7 +463,8 @@ impl World {
                 let before = decided_before(word, meaning, silent, merchant_refunded);
                 if before != Verdict::Open {
                     if (word.arrived_at <= settle_at || word.graced) && !orphaned {
-                        let text = format!("silence was a verdict too early (until {settle_at} ms): {word:?}");
+                        let text =
+                            format!("silence was a verdict too early (until {settle_at} ms): {word:?}");
                         return Err(self.wrong(row, "correctness.md 15", text));
                     }
                     self.either += 1;
@@ -470,7 +514,9 @@ impl World {
             if let Some(payment) = accepted
                 && !known.contains(&payment)
             {
-                return Err(self.broken("MO-5", format!("{who} was told of payment {payment}, and there is none")));
+                return Err(
+                    self.broken("MO-5", format!("{who} was told of payment {payment}, and there is none"))
+                );
             }
         }
         if !self.mix.is_calm() {
@@ -513,7 +559,8 @@ impl World {
                 continue;
             };
             if net != expected {
-                let text = format!("{tenant} {}: {net} in our books, {expected} by what happened", account.account);
+                let text =
+                    format!("{tenant} {}: {net} in our books, {expected} by what happened", account.account);
                 return Err(self.broken("MO-6", text));
             }
         }
@@ -562,7 +609,9 @@ impl World {
                     return Err(self.broken("MO-6", format!("command {id} is open in its device's journal")));
                 }
                 None if facts.acts > 0 => {
-                    return Err(self.broken("MO-6", format!("command {id} acted, and its device knows nothing")));
+                    return Err(
+                        self.broken("MO-6", format!("command {id} acted, and its device knows nothing"))
+                    );
                 }
                 _ => {}
             }
@@ -587,12 +636,8 @@ fn meaning(quantity: u32, word: Word) -> Option<Verdict> {
 /// promise lost in a crash.
 fn decided_before(word: Word, meaning: Option<Verdict>, silent: Verdict, merchant_refunded: bool) -> Verdict {
     let Some((view, delivered)) = word.view else { return Verdict::Open };
-    let going_back = [
-        PaymentState::Refunding,
-        PaymentState::Refunded,
-        PaymentState::RefundBlocked,
-        PaymentState::Voided,
-    ];
+    let going_back =
+        [PaymentState::Refunding, PaymentState::Refunded, PaymentState::RefundBlocked, PaymentState::Voided];
     match meaning {
         Some(Verdict::All | Verdict::Part(_)) if view == PaymentState::Held => silent,
         Some(Verdict::All) if going_back.contains(&view) && !merchant_refunded => silent,

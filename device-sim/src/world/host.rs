@@ -32,11 +32,14 @@ enum Stage {
     Release(Option<Result<Synced, DiskError>>),
 }
 
+/// Who asks, with which key.
+type RequestKey = (Principal, IdempotencyKey);
+
 /// What hangs on the promise of one PUBLISH.
 struct Note {
     /// The journal position of the state right after it was handled.
     position: u64,
-    request: Option<(Principal, IdempotencyKey)>,
+    request: Option<RequestKey>,
     word: Option<(CommandId, Word)>,
 }
 
@@ -87,7 +90,10 @@ impl Core {
     /// The states of the payments under way, as an operator would list them.
     pub(super) fn open_states(&self) -> Vec<PaymentState> {
         let payments = self.driver.iter().flat_map(|driver| driver.cloud().payments());
-        payments.map(|payment| payment.state()).filter(|state| super::Coverage::COLUMNS.contains(state)).collect()
+        payments
+            .map(|payment| payment.state())
+            .filter(|state| super::Coverage::COLUMNS.contains(state))
+            .collect()
     }
 
     pub(super) fn has_reply(&self, ticket: u64) -> bool {
@@ -110,7 +116,8 @@ impl World {
             opened.map_err(|error| self.broken("recovery", format!("the journal does not open: {error}")))?;
         let found = driver.journal().position().value();
         if found < self.core.told {
-            let text = format!("somebody was told of position {}, and only {found} was recovered", self.core.told);
+            let text =
+                format!("somebody was told of position {}, and only {found} was recovered", self.core.told);
             return Err(self.broken("MO-5 durable before visible", text));
         }
         driver.cloud().check().map_err(|text| self.broken("invariant after recovery", text))?;
@@ -210,7 +217,8 @@ impl World {
         let synced = result.map_or(Ok(()), |result| driver.handle_synced(result));
         let outputs: Vec<Output> = std::iter::from_fn(|| driver.poll_output()).collect();
         synced.map_err(|fault| self.broken("core", fault.to_string()))?;
-        let dies_after = if self.strikes(Fault::CoreCrash) { Some(self.random.index(outputs.len())) } else { None };
+        let dies_after =
+            if self.strikes(Fault::CoreCrash) { Some(self.random.index(outputs.len())) } else { None };
         for (number, output) in outputs.into_iter().enumerate() {
             if dies_after == Some(number) {
                 self.core_crash("while releasing");
@@ -425,7 +433,7 @@ impl World {
         party: Party,
         kind: Kind,
         payload: &[u8],
-    ) -> (Option<(Principal, IdempotencyKey)>, Option<(CommandId, Word)>) {
+    ) -> (Option<RequestKey>, Option<(CommandId, Word)>) {
         let Ok(envelope) = message::Up::decode(kind, payload) else { return (None, None) };
         let request = match (party, envelope.key) {
             (Party::Person(person), Some(key)) => Some((self.plan.people[person].principal.clone(), key)),
@@ -450,10 +458,13 @@ impl World {
             _ => None,
         };
         // Words of a device that was revoked or replaced are not those of the device that was commanded.
-        let said = said.filter(|(id, ..)| self.facts.commands.get(id).is_none_or(|command| !command.orphaned));
+        let said =
+            said.filter(|(id, ..)| self.facts.commands.get(id).is_none_or(|command| !command.orphaned));
         let word = said.map(|(command, outcome, delivered)| {
             let mut payments = self.core.cloud().into_iter().flat_map(cloud_core_flows::Cloud::payments);
-            let view = payments.find(|payment| payment.command.as_ref().is_some_and(|known| known.id == command)).map(|found| (found.state(), found.delivered()));
+            let view = payments
+                .find(|payment| payment.command.as_ref().is_some_and(|known| known.id == command))
+                .map(|found| (found.state(), found.delivered()));
             let tenant = &self.plan.tenants[self.tenant_of(party)];
             let in_time = self.now < self.core.opened_at + tenant.deadlines.reconnect_ms;
             let graced = in_time && self.core.open_at_start.contains(&command);

@@ -1,7 +1,6 @@
 //! What is checked while the world runs: nothing reaches a principal that is not its own, no command without the
 //! bank's success, the same answer to the same request. And when it has come to rest: that it has.
 
-use cloud_core_flows::port::Input;
 use schemas::ids::{PaymentId, Principal};
 use schemas::message::{Down, ExecutorCommand, RequestAnswer};
 use schemas::topic::Kind;
@@ -129,7 +128,9 @@ impl World {
             let key = self.facts.payment(payment).transfer_key.unwrap_or_default();
             let moved = self.bank.moved(key, &self.plan);
             if !matches!(moved, Some((true, amount, 0)) if amount > 0) {
-                return Err(self.broken("CP-8", format!("command of payment {payment} without money: {moved:?}")));
+                return Err(
+                    self.broken("CP-8", format!("command of payment {payment} without money: {moved:?}"))
+                );
             }
         }
         let known = *self.facts.payment(payment).command.get_or_insert(command.command);
@@ -164,10 +165,11 @@ impl World {
         }
         if cloud.outbox().total() > 0 {
             let owed = self.plan.people.iter().map(|person| &person.principal);
-            let owed = owed.chain(self.plan.machines.iter().map(|machine| &machine.principal)).flat_map(|who| {
-                let messages = cloud.outbox().owed(who, 0, 4);
-                messages.into_iter().map(move |message| format!("{who} {}", message.kind))
-            });
+            let owed =
+                owed.chain(self.plan.machines.iter().map(|machine| &machine.principal)).flat_map(|who| {
+                    let messages = cloud.outbox().owed(who, 0, 4);
+                    messages.into_iter().map(move |message| format!("{who} {}", message.kind))
+                });
             return Some(format!("messages are owed: {}", owed.collect::<Vec<_>>().join(", ")));
         }
         for machine in self.machines.iter().filter(|machine| !machine.revoked) {

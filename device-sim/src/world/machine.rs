@@ -114,8 +114,7 @@ impl World {
         let machine = &mut self.machines[index];
         let mut recovered = Recovered::default();
         let chain = ChainId([2; 32]);
-        let opened =
-            Journal::open(machine.disk.clone(), JournalLimits::agent(), chain, &mut recovered);
+        let opened = Journal::open(machine.disk.clone(), JournalLimits::agent(), chain, &mut recovered);
         machine.booted_at = now;
         let boot_ms = machine.boot_ms(now);
         let opened = opened.map(|journal| {
@@ -132,7 +131,9 @@ impl World {
         let who = machine.settings.principal.clone();
         let lost = opened.map_err(|error| self.broken("recovery", format!("{who}: {error}")))?;
         if let Some(command) = lost {
-            return Err(self.broken("MO-5 at the device", format!("{who} promised command {command} and lost it")));
+            return Err(
+                self.broken("MO-5 at the device", format!("{who} promised command {command} and lost it"))
+            );
         }
         say!(self, who, "starts");
         self.machine_kick(index);
@@ -140,7 +141,11 @@ impl World {
     }
 
     /// Hands something to the device, if it runs.
-    pub(super) fn with_device<T>(&mut self, index: usize, handle: impl FnOnce(&mut Device, u64) -> T) -> Option<T> {
+    pub(super) fn with_device<T>(
+        &mut self,
+        index: usize,
+        handle: impl FnOnce(&mut Device, u64) -> T,
+    ) -> Option<T> {
         let now = self.now;
         let machine = &mut self.machines[index];
         let boot_ms = machine.boot_ms(now);
@@ -192,7 +197,11 @@ impl World {
             if let Some(job) = running.journal.spare_job()
                 && done.is_ok()
             {
-                done = running.journal.handle_spare(job.run(&disk)).map(|_| ()).map_err(|error| error.to_string());
+                done = running
+                    .journal
+                    .handle_spare(job.run(&disk))
+                    .map(|_| ())
+                    .map_err(|error| error.to_string());
             }
         }
         machine.stage = Stage::Sync;
@@ -380,7 +389,10 @@ impl World {
     }
 
     pub(super) fn trouble_machine(&mut self, index: usize) -> Result<(), Violation> {
-        if self.random.chance(20) && !self.machines[index].conditions.tampered && self.strikes(Fault::NotReady) {
+        if self.random.chance(20)
+            && !self.machines[index].conditions.tampered
+            && self.strikes(Fault::NotReady)
+        {
             self.machines[index].conditions.tampered = true;
             self.tell_conditions(index);
             let wait = self.random.range(1_000, 60_000);
@@ -470,7 +482,14 @@ impl World {
         (Some(result), out, after)
     }
 
-    pub(super) fn hardware_moves(&mut self, index: usize, run: u64, command: CommandId, units: u32, stops: bool) {
+    pub(super) fn hardware_moves(
+        &mut self,
+        index: usize,
+        run: u64,
+        command: CommandId,
+        units: u32,
+        stops: bool,
+    ) {
         // Some machines stop with their computer, some go on.
         if stops && self.machines[index].run != run {
             return;
@@ -480,7 +499,13 @@ impl World {
         }
     }
 
-    pub(super) fn hardware_says(&mut self, index: usize, run: u64, command: CommandId, result: HardwareResult) {
+    pub(super) fn hardware_says(
+        &mut self,
+        index: usize,
+        run: u64,
+        command: CommandId,
+        result: HardwareResult,
+    ) {
         if self.machines[index].run == run {
             self.with_device(index, |device, boot_ms| device.handle_hardware(command, result, boot_ms));
         }
@@ -498,11 +523,18 @@ fn says_other(result: &HardwareResult, out: u32, quantity: u32) -> bool {
 
 /// The chip's counter: somebody wants to buy.
 impl World {
-    pub(super) fn ask_for_information(&mut self, chip: usize, ticket: u64, item: &ItemId, quantity: u32) -> bool {
+    pub(super) fn ask_for_information(
+        &mut self,
+        chip: usize,
+        ticket: u64,
+        item: &ItemId,
+        quantity: u32,
+    ) -> bool {
         let nonce = Nonce(self.random.bytes());
         let key = self.plan.machines[chip].key.clone();
         let request = IssueRequest { ticket, item: item.clone(), quantity, valid_ms: None };
-        self.with_device(chip, |device, boot_ms| device.handle_issue_request(&request, nonce, &key, boot_ms)).is_some()
+        self.with_device(chip, |device, boot_ms| device.handle_issue_request(&request, nonce, &key, boot_ms))
+            .is_some()
     }
 
     fn information_issued(
@@ -553,5 +585,4 @@ impl World {
         let who = self.machines[index].settings.principal.clone();
         Err(self.broken("CP-10, CP-11", format!("{who} reports {said:?}, which its hardware did not do")))
     }
-
 }

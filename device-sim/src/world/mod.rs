@@ -134,7 +134,13 @@ enum Happening {
     /// A machine's condition is mended.
     MachineReady(usize),
     /// Items fall out.
-    HardwareMoves { machine: usize, run: u64, command: schemas::ids::CommandId, units: u32, stops: bool },
+    HardwareMoves {
+        machine: usize,
+        run: u64,
+        command: schemas::ids::CommandId,
+        units: u32,
+        stops: bool,
+    },
     /// The hardware speaks.
     HardwareSays(usize, u64, schemas::ids::CommandId, edge_agent_device::HardwareResult),
     /// A purchase begins, or is tried again.
@@ -368,7 +374,8 @@ impl World {
         match unrest {
             None => Ok(true),
             Some(why) if self.now > self.rest_by => {
-                Err(self.broken("MO-9 liveness", format!("not at rest long after everything was mended: {why}")))
+                Err(self
+                    .broken("MO-9 liveness", format!("not at rest long after everything was mended: {why}")))
             }
             Some(_) => {
                 self.after(5_000, Happening::RestCheck);

@@ -92,7 +92,11 @@ impl World {
         self.core_handle(Input::Enrol { ticket, principal, claim_hash, public_key })
     }
 
-    pub(super) fn enrolled(&mut self, ticket: u64, result: &Result<Vec<u8>, Rejection>) -> Result<(), Violation> {
+    pub(super) fn enrolled(
+        &mut self,
+        ticket: u64,
+        result: &Result<Vec<u8>, Rejection>,
+    ) -> Result<(), Violation> {
         let index = usize::try_from(ticket).unwrap_or(0);
         if let Err(why) = result {
             return Err(self.broken("enrolment", why.to_string()));
@@ -115,7 +119,8 @@ impl World {
         };
         let payments: BTreeSet<PaymentId> = entries.iter().filter_map(|entry| entry.payment).collect();
         for payment in &payments {
-            let state = self.core.cloud().and_then(|cloud| cloud.payment(*payment)).map(|found| found.state());
+            let state =
+                self.core.cloud().and_then(|cloud| cloud.payment(*payment)).map(|found| found.state());
             let choice = match state {
                 Some(PaymentState::Held) => [Resolution::Refund, Resolution::Accept],
                 Some(PaymentState::RefundBlocked) => [Resolution::Refund, Resolution::WriteOff],

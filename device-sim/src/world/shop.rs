@@ -28,7 +28,9 @@ impl World {
             let chip = chips[self.random.index(chips.len())];
             let tenant = self.plan.machines[chip].tenant;
             let payers: Vec<usize> = (0..self.plan.people.len())
-                .filter(|index| self.plan.people[*index].tenant == tenant && !self.plan.people[*index].is_till)
+                .filter(|index| {
+                    self.plan.people[*index].tenant == tenant && !self.plan.people[*index].is_till
+                })
                 .collect();
             let payer = payers[self.random.index(payers.len())];
             let name = ["water", "crisps", "coffee"][self.random.index(3)];
@@ -81,7 +83,9 @@ impl World {
             self.facts.honest.insert(offer, false);
             let tenant = self.plan.people[payer].tenant;
             let other = (0..self.plan.people.len()).find(|index| {
-                *index != payer && self.plan.people[*index].tenant == tenant && !self.plan.people[*index].is_till
+                *index != payer
+                    && self.plan.people[*index].tenant == tenant
+                    && !self.plan.people[*index].is_till
             });
             if let Some(other) = other {
                 self.present(other, offer);
