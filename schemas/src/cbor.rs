@@ -28,8 +28,10 @@ pub enum CborError {
 /// Never for our types: every one has a golden sample. An unencodable one must stop the process before anything is
 /// promised, since an empty record in the journal would be a lost one.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    match serde_cbor::to_vec(value) {
-        Ok(bytes) => bytes,
+    // Most messages and records fit: no buffer grows byte by byte.
+    let mut bytes = Vec::with_capacity(256);
+    match serde_cbor::to_writer(&mut bytes, value) {
+        Ok(()) => bytes,
         Err(error) => panic!("a value of ours cannot be encoded: {error}"),
     }
 }

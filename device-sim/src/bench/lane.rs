@@ -39,6 +39,7 @@ pub(super) fn measure(setting: &Setting, report: &mut Report) -> anyhow::Result<
         }
         promised.push(runtime.block_on(round(core.address, &publishers, false))?);
     }
+    core.check_journal(promised.len() * PUBLISHERS * MESSAGES)?;
     let core_rate = median(promised);
     let note = "decided, journaled, synced, acknowledged";
     report.add(BENCH, "payload", PAYLOAD_BYTES as u64, Unit::Bytes, "device-report");

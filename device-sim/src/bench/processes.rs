@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use cloud_core_flows::admin::{AdminCommand, AdminReply, BankKind, Deadlines, OnUnknown};
 use schemas::ids::{Hash, Principal};
 use schemas::time::Timestamp;
+use schemas_journal::{FileDisk, for_each_record};
 
 /// Nothing on one machine takes this long to start.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -51,7 +52,7 @@ pub(super) fn program(name: &str) -> anyhow::Result<Command> {
 pub(super) struct Core {
     pub(super) process: Process,
     pub(super) address: SocketAddr,
-    admin: PathBuf,
+    data: PathBuf,
 }
 
 impl Core {
@@ -81,7 +82,7 @@ impl Core {
         }
         let address =
             address.context("cloud-core did not say where it listens: run `cloud-core serve` by hand")?;
-        let core = Self { process, address, admin: data.join("admin.sock") };
+        let core = Self { process, address, data };
         core.admin(&AdminCommand::CreateTenant {
             tenant: "bench".parse()?,
             currency: "EUR".parse()?,
@@ -102,9 +103,19 @@ impl Core {
         self.admin(&AdminCommand::CreateToken { principal, token_hash, expires_at })
     }
 
+    /// That what was promised is in the journal.
+    pub(super) fn check_journal(&self, promised: usize) -> anyhow::Result<()> {
+        let disk = FileDisk::open_read_only(self.data.join("journal"))?;
+        let mut records = 0;
+        for_each_record(&disk, |_, _, _| records += 1)?;
+        ensure!(records >= promised, "{promised} messages were promised and {records} are in the journal");
+        Ok(())
+    }
+
     /// One JSON line each way.
     fn admin(&self, command: &AdminCommand) -> anyhow::Result<()> {
-        let mut stream = UnixStream::connect(&self.admin).context("the core's admin socket")?;
+        let mut stream =
+            UnixStream::connect(self.data.join("admin.sock")).context("the core's admin socket")?;
         let mut line = serde_json::to_vec(command)?;
         line.push(b'\n');
         stream.write_all(&line)?;
