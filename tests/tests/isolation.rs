@@ -49,7 +49,11 @@ impl Room {
 
     fn person(&mut self, name: &str) {
         let public_key = Some(PublicKey::of(&key_of(name)));
-        self.fleet.core(AdminCommand::CreatePerson { person: name.parse().unwrap(), public_key, bank_account: None });
+        self.fleet.core(AdminCommand::CreatePerson {
+            person: name.parse().unwrap(),
+            public_key,
+            bank_account: None,
+        });
         self.tokens.insert(name.to_owned(), self.fleet.token(name));
     }
 
@@ -91,7 +95,11 @@ impl Room {
 /// its effect. Whatever else comes until then is given back.
 fn everything_until_now(client: &mut Client, name: &str) -> Vec<(String, Vec<u8>)> {
     let question = Up::CloudTime(CloudTimeRequest { nonce: 77 });
-    client.publish(&format!("ft/{name}/up/cloud-time"), &Envelope::message(MessageId([7; 16]), question).encode(), 1);
+    client.publish(
+        &format!("ft/{name}/up/cloud-time"),
+        &Envelope::message(MessageId([7; 16]), question).encode(),
+        1,
+    );
     let mut heard = Vec::new();
     loop {
         let (topic, payload) = client.message();
@@ -105,7 +113,10 @@ fn everything_until_now(client: &mut Client, name: &str) -> Vec<(String, Vec<u8>
 /// Every topic there is of this principal and its tenant.
 fn topics_of(name: &str) -> Vec<Topic> {
     let principal: schemas::ids::Principal = name.parse().unwrap();
-    let up = Kind::ALL.iter().filter(|kind| kind.may_go_up()).map(|kind| Topic::Up { principal: principal.clone(), kind: *kind });
+    let up = Kind::ALL
+        .iter()
+        .filter(|kind| kind.may_go_up())
+        .map(|kind| Topic::Up { principal: principal.clone(), kind: *kind });
     let down = Kind::ALL.iter().filter(|kind| kind.may_go_down());
     let down = down.map(|kind| Topic::Down { principal: principal.clone(), kind: *kind });
     let feed = FeedKind::ALL.iter().map(|kind| Topic::Feed { tenant: principal.tenant.clone(), kind: *kind });
@@ -120,8 +131,12 @@ fn payload_of(kind: Kind) -> Vec<u8> {
         Kind::PaymentRequest => Up::PaymentRequest(PaymentRequest { information: SignedBytes(vec![1]) }),
         Kind::PaymentCancel => Up::PaymentCancel(PaymentCancel { payment }),
         Kind::PaymentRefund => Up::PaymentRefund(PaymentRefund { payment }),
-        Kind::HealthCheck => Up::HealthCheck(HealthCheckAnswer { payment, verdict: HealthVerdict::Ready, code }),
-        Kind::PaymentVerification => Up::PaymentVerification(VerificationAnswer { verification: SignedBytes(vec![1]) }),
+        Kind::HealthCheck => {
+            Up::HealthCheck(HealthCheckAnswer { payment, verdict: HealthVerdict::Ready, code })
+        }
+        Kind::PaymentVerification => {
+            Up::PaymentVerification(VerificationAnswer { verification: SignedBytes(vec![1]) })
+        }
         Kind::ExecutorCommand => Up::ExecutorCommand(ExecutorOutcome { command, outcome, delivered, code }),
         Kind::CommandStatus => {
             let progress = CommandProgress::NeverSeen;
@@ -166,7 +181,9 @@ fn assert_refused(client: &mut Client, name: &str, topic: &str) {
             }
             let (on, payload) = heard.unwrap();
             assert_eq!(on, format!("ft/{name}/down/refused"));
-            let Down::Refused(refused) = Down::decode(Kind::Refused, &payload).unwrap().body else { panic!() };
+            let Down::Refused(refused) = Down::decode(Kind::Refused, &payload).unwrap().body else {
+                panic!()
+            };
             assert_eq!(refused.code.as_str(), "topic_refused", "{topic}");
         }
     }
@@ -179,7 +196,8 @@ fn nobody_publishes_as_somebody_else_on_any_topic_in_any_version() {
     let mut expected = Vec::new();
     let mut number = 0;
     for version in VERSIONS {
-        let mut listeners: Vec<_> = victims.iter().map(|victim| (*victim, room.listen(victim, version))).collect();
+        let mut listeners: Vec<_> =
+            victims.iter().map(|victim| (*victim, room.listen(victim, version))).collect();
         for victim in victims {
             let topics = topics_of(victim);
             for some in topics.chunks(AUDITED) {
@@ -200,7 +218,8 @@ fn nobody_publishes_as_somebody_else_on_any_topic_in_any_version() {
     }
     let refusals = room.refusals();
     for (name, topic) in expected {
-        let is_there = refusals.iter().any(|(who, what, _)| *who == name && *what == format!("Publish {topic}"));
+        let is_there =
+            refusals.iter().any(|(who, what, _)| *who == name && *what == format!("Publish {topic}"));
         assert!(is_there, "the journal does not tell that {name} tried {topic}");
     }
 }
@@ -244,8 +263,11 @@ fn nobody_subscribes_beyond_his_own_down_in_any_version() {
     for (number, version) in (500..).zip(VERSIONS) {
         let mut filters: Vec<String> =
             victims.iter().flat_map(|victim| topics_of(victim)).map(|topic| topic.to_string()).collect();
-        filters.extend(victims.iter().flat_map(|victim| [format!("ft/{victim}/down/#"), format!("ft/{victim}/down/+")]));
-        let wide = ["#", "+/+/+/down/+", "ft/#", "ft/acme/#", "ft/acme/+/down/+", "ft/+/ann/down/+", "$SYS/#"];
+        filters.extend(
+            victims.iter().flat_map(|victim| [format!("ft/{victim}/down/#"), format!("ft/{victim}/down/+")]),
+        );
+        let wide =
+            ["#", "+/+/+/down/+", "ft/#", "ft/acme/#", "ft/acme/+/down/+", "ft/+/ann/down/+", "$SYS/#"];
         filters.extend(wide.map(str::to_owned));
         for (more, some) in filters.chunks(AUDITED).enumerate() {
             let (name, mut client) = room.stranger(number * 100 + more, version);
@@ -264,7 +286,8 @@ fn nobody_subscribes_beyond_his_own_down_in_any_version() {
     }
     let refusals = room.refusals();
     for (name, filter) in expected {
-        let is_there = refusals.iter().any(|(who, what, _)| *who == name && *what == format!("Subscribe {filter}"));
+        let is_there =
+            refusals.iter().any(|(who, what, _)| *who == name && *what == format!("Subscribe {filter}"));
         assert!(is_there, "the journal does not tell that {name} tried {filter}");
     }
 }
@@ -274,8 +297,10 @@ fn nobody_subscribes_beyond_his_own_down_in_any_version() {
 fn what_one_is_told_nobody_else_hears() {
     let room = Room::new();
     for version in VERSIONS {
-        let mut bystanders: Vec<_> =
-            ["acme/bob", "other/ann", "acme/vend"].iter().map(|name| (*name, room.listen(name, version))).collect();
+        let mut bystanders: Vec<_> = ["acme/bob", "other/ann", "acme/vend"]
+            .iter()
+            .map(|name| (*name, room.listen(name, version)))
+            .collect();
         let mut ann = room.listen("acme/ann", version);
         let request = Envelope::request(
             MessageId([1; 16]),
@@ -321,13 +346,19 @@ fn a_device_does_not_speak_as_a_person_and_a_person_not_as_a_device() {
                         other => panic!("{other:?}"),
                     }
                 }
-                let Down::Refused(refused) = Down::decode(Kind::Refused, &told.unwrap()).unwrap().body else { panic!() };
+                let Down::Refused(refused) = Down::decode(Kind::Refused, &told.unwrap()).unwrap().body else {
+                    panic!()
+                };
                 assert_eq!(refused.code.as_str(), "not_your_message", "{name} {kind}");
-                assert_eq!(code, Some(if version == Version::V5 { NOT_AUTHORIZED } else { 0 }), "{name} {kind}");
+                assert_eq!(
+                    code,
+                    Some(if version == Version::V5 { NOT_AUTHORIZED } else { 0 }),
+                    "{name} {kind}"
+                );
                 let is_audited = room.refusals().iter().any(|(who, what, why)| {
                     *who == name && what == kind.as_str() && why.contains("not_your_message")
                 });
-                assert!(is_audited, "{name} {kind}");
+                assert!(is_audited, "{name} {kind}: {:?}", room.refusals());
             }
         }
     }
@@ -341,7 +372,8 @@ fn a_certificate_counts_for_its_own_name_until_it_is_replaced_or_revoked() {
         let identity = IdentityDirectory::open(&room.fleet.directory_of("chip").join("identity")).unwrap();
         let (enrolled, key) = (identity.load().unwrap().unwrap(), identity.key().unwrap().unwrap());
         let clock = Arc::new(CertificateClock::new(0));
-        let config = client_config(&enrolled.ca_der, Some((&key, &enrolled.certificate_chain)), clock).unwrap();
+        let config =
+            client_config(&enrolled.ca_der, Some((&key, &enrolled.certificate_chain)), clock).unwrap();
         Client::tls(room.fleet.addresses.mqtt_tls.unwrap(), config, version)
     };
     for version in VERSIONS {
@@ -369,7 +401,10 @@ fn a_certificate_counts_for_its_own_name_until_it_is_replaced_or_revoked() {
     let mut live = tls(Version::V5);
     assert_eq!(live.connect("chip", None), Packet::ConnAck(0));
     room.fleet.core(AdminCommand::RevokeDevice { device: principal("chip") });
-    assert!(matches!(live.receive(), Packet::Disconnect(NOT_AUTHORIZED) | Packet::End), "the session ends at once");
+    assert!(
+        matches!(live.receive(), Packet::Disconnect(NOT_AUTHORIZED) | Packet::End),
+        "the session ends at once"
+    );
     for version in VERSIONS {
         let answer = tls(version).connect("chip", None);
         assert!(matches!(answer, Packet::ConnAck(code) if code != 0), "{answer:?}");

@@ -39,15 +39,22 @@ impl fmt::Display for Kill {
     }
 }
 
-/// Every step that the target passes. A chip has no hardware, so no intents and outcomes.
+/// Every step that the target passes. A chip has no hardware, so no intents and no outcomes.
 pub fn steps(target: Target) -> Vec<&'static str> {
     let agent = || edge_agent::steps::Step::ALL.iter().map(|(name, _)| *name);
     match target {
         Target::Core => cloud_core::runtime::Step::ALL.iter().map(|(name, _)| *name).collect(),
         Target::Executor => agent().collect(),
         Target::Chip => {
-            let own =
-                |name: &&str| !name.starts_with("intent") && !name.starts_with("outcome") && *name != "acted";
+            let of_acts = [
+                "intent-appended",
+                "intent-synced",
+                "acted",
+                "outcome-appended",
+                "outcome-synced",
+                "reported",
+            ];
+            let own = |name: &&str| !of_acts.contains(name);
             agent().filter(own).collect()
         }
     }
