@@ -23,6 +23,8 @@ mod plan;
 mod random;
 mod shop;
 mod trace;
+mod verdict;
+mod wire;
 
 use std::collections::BTreeMap;
 
