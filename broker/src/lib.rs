@@ -14,4 +14,4 @@ mod listener;
 pub use api::{Config, Credentials, FromCore, Listener, StartError, Stats, ToCore};
 pub use broker_session as session;
 pub use clock::Clock;
-pub use listener::{Broker, BrokerHandle};
+pub use listener::{Broker, BrokerHandle, counted_as};

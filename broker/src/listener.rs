@@ -229,8 +229,9 @@ impl Gate {
     }
 }
 
-/// Who has one IPv6 address has its whole /64; IPv4 may come in the form of IPv6.
-fn counted_as(address: IpAddr) -> IpAddr {
+/// As what a peer's address counts against limits per address: who has one IPv6 address has its whole /64, and IPv4
+/// may come in the form of IPv6.
+pub fn counted_as(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) if !v6.is_loopback() => Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX)).into(),
         address => address,

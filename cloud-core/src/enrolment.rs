@@ -11,11 +11,13 @@
 
 mod certs_only;
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -93,6 +95,8 @@ where
 pub struct Limits {
     /// Connections at once, handshakes included; more wait in the listener's queue.
     pub connections: usize,
+    /// Of these from one address (IPv6: from one /64); further ones are closed. Loopback is exempt.
+    pub connections_per_address: usize,
     /// From accept to the end of the TLS handshake.
     pub handshake_timeout: Duration,
     /// From the handshake to the end of the connection, the decision included.
@@ -103,6 +107,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 256,
+            connections_per_address: 32,
             handshake_timeout: Duration::from_secs(10),
             connection_timeout: Duration::from_secs(60),
         }
@@ -123,20 +128,22 @@ pub async fn serve(
     let router = router(office);
     let acceptor = TlsAcceptor::from(tls);
     let places = Arc::new(Semaphore::new(limits.connections));
+    let present = Present::default();
     let mut connections = JoinSet::new();
     loop {
         let place = Arc::clone(&places).acquire_owned().await.map_err(io::Error::other)?;
         while connections.try_join_next().is_some() {}
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok((stream, peer)) = listener.accept().await else {
             // A connection that died in the queue, or no file descriptor left: neither ends the listener.
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
+        let Some(pass) = Pass::of(&present, peer.ip(), limits.connections_per_address) else { continue };
         let (acceptor, router) = (acceptor.clone(), router.clone());
         // The handshake runs in the connection's own task: a slow one delays nobody.
         connections.spawn(async move {
             serve_connection(stream, acceptor, router, limits).await;
-            drop(place);
+            drop((place, pass));
         });
     }
 }
@@ -156,6 +163,40 @@ async fn serve_connection(stream: TcpStream, acceptor: TlsAcceptor, router: Rout
     http.timer(TokioTimer::new()).header_read_timeout(limits.handshake_timeout).max_buf_size(HEAD_BYTES);
     let serving = http.serve_connection(TokioIo::new(stream), service);
     let _ = tokio::time::timeout(limits.connection_timeout, serving).await;
+}
+
+/// Connections now, by address.
+type Present = Arc<Mutex<HashMap<IpAddr, usize>>>;
+
+/// The right of one connection to take one of its address's places.
+struct Pass {
+    present: Present,
+    address: IpAddr,
+}
+
+impl Pass {
+    fn of(present: &Present, peer: IpAddr, at_most: usize) -> Option<Self> {
+        let address = broker::counted_as(peer);
+        let mut counts = present.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.get(&address).copied().unwrap_or(0);
+        if count >= at_most && !address.is_loopback() {
+            return None;
+        }
+        counts.insert(address, count + 1);
+        Some(Self { present: Arc::clone(present), address })
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        let mut counts = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.address);
+            }
+        }
+    }
 }
 
 struct Office {
@@ -291,5 +332,24 @@ impl IntoResponse for Problem {
 impl fmt::Debug for EnrolRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EnrolRequest").field("principal", &self.principal).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_cannot_take_every_place() {
+        let present = Present::default();
+        let pass = |address: &str| Pass::of(&present, address.parse().unwrap(), 2);
+        let taken = [pass("2001:db8::1"), pass("2001:db8::2")];
+        assert!(taken.iter().all(Option::is_some));
+        assert!(pass("2001:db8::3").is_none(), "the same /64");
+        assert!(pass("192.0.2.7").is_some());
+        let loopback: Vec<_> = (0..3).map(|_| pass("127.0.0.1")).collect();
+        assert!(loopback.iter().all(Option::is_some));
+        drop((taken, loopback));
+        assert!(present.lock().unwrap().is_empty(), "places are given back");
     }
 }
