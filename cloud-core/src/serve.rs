@@ -128,7 +128,7 @@ impl Server {
             kill,
             batch_messages: config.batch_messages,
             bank_timeout: Duration::from_millis(config.bank_timeout_ms),
-            bank_authority_pem,
+            bank_authority_pem: bank_authority_pem.clone(),
         })
         .map_err(ServeError::Thread)?;
 
@@ -140,6 +140,7 @@ impl Server {
             synced: runtime.synced,
             clock,
             authority_fingerprint: authority.fingerprint(),
+            bank_authority_pem,
         };
         doors.spawn(admin_server::serve(listening.admin, Arc::new(counter)));
         if let Some(listener) = listening.enrolment {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use cloud_core_flows::admin::{AdminAnswer, AdminCommand};
+use cloud_core_flows::admin::{AdminAnswer, AdminCommand, BankKind};
 use cloud_core_flows::rejection::Rejection;
 use data_encoding::BASE64URL_NOPAD;
 use schemas::claim::ClaimCode;
@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::{REPLY_BYTES, REQUEST_BYTES, Request, ShellAnswer, ShellCommand, ShellReply, story};
+use crate::bank::HttpBank;
 use crate::runtime::{CoreClock, Requests};
 
 /// Operators at one time; more wait.
@@ -37,6 +38,7 @@ pub(crate) struct Counter {
     pub(crate) synced: Arc<AtomicU64>,
     pub(crate) clock: CoreClock,
     pub(crate) authority_fingerprint: [u8; 32],
+    pub(crate) bank_authority_pem: Option<Vec<u8>>,
 }
 
 /// Listens at `path`, for the user of this process only. An older socket there is replaced: the caller holds the
@@ -122,6 +124,7 @@ impl Counter {
     }
 
     async fn core(&self, command: AdminCommand) -> Result<AdminAnswer, Rejection> {
+        check_bank(&command, self.bank_authority_pem.as_deref())?;
         match self.requests.admin(command).await {
             Ok(reply) => reply,
             Err(stopped) => Err(Rejection::new("core_stopping", stopped.to_string())),
@@ -176,6 +179,15 @@ impl Counter {
     }
 }
 
+/// Said to the operator now, not as a silent bank when somebody pays.
+fn check_bank(command: &AdminCommand, authority_pem: Option<&[u8]>) -> Result<(), Rejection> {
+    let AdminCommand::CreateTenant { bank: BankKind::Http { url, .. }, .. } = command else { return Ok(()) };
+    // Only its form is looked at: the bank is not called.
+    HttpBank::new(url, IDLE, authority_pem)
+        .map(|_| ())
+        .map_err(|error| Rejection::new("bank_unusable", error.to_string()))
+}
+
 fn random<const N: usize>() -> Result<[u8; N], Rejection> {
     crate::random::bytes().map_err(|error| {
         Rejection::new("no_randomness", format!("the system gave no random bytes ({error}): try again"))
@@ -198,5 +210,28 @@ fn encode<T: Serialize>(reply: &Result<T, Rejection>) -> Vec<u8> {
         }
         // Our types encode; should one not, the connection is closed without a reply.
         Err(_) => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cloud_core_flows::admin::{Deadlines, OnUnknown};
+
+    use super::*;
+
+    #[test]
+    fn a_bank_that_could_never_be_called_is_refused_when_its_tenant_is_made() {
+        let create = |url: &str| AdminCommand::CreateTenant {
+            tenant: "acme".parse().unwrap(),
+            currency: "EUR".parse().unwrap(),
+            bank: BankKind::Http { url: url.to_owned(), holding: "holding".to_owned() },
+            on_unknown: OnUnknown::Refund,
+            deadlines: Deadlines::default(),
+        };
+        assert_eq!(check_bank(&create("http://127.0.0.1:1"), None), Ok(()));
+        assert_eq!(check_bank(&AdminCommand::ListTenants, None), Ok(()));
+        for bad in ["bank.example", "http://bank.example", "https://bank.example"] {
+            assert_eq!(check_bank(&create(bad), None).unwrap_err().code.as_str(), "bank_unusable", "{bad}");
+        }
     }
 }
