@@ -20,7 +20,17 @@ pub const FILE_NAME: &str = "farthing.toml";
 /// What the environment variables begin with.
 pub const ENVIRONMENT_PREFIX: &str = "FARTHING_";
 /// Variables with the prefix that are no configuration: the two of the kill tests, and those of other programs.
-const OTHER_VARIABLES: &[&str] = &["FARTHING_CONFIG", "FARTHING_KILL_AT", "FARTHING_HOLD_WRITES"];
+const OTHER_VARIABLES: &[&str] = &[
+    "FARTHING_CONFIG",
+    "FARTHING_KILL_AT",
+    "FARTHING_HOLD_WRITES",
+    // The edge agent's, which a technician may have set in the same shell.
+    "FARTHING_BROKER",
+    "FARTHING_DATA",
+    "FARTHING_PRINCIPAL",
+    "FARTHING_PROFILE",
+    "FARTHING_TOKEN",
+];
 /// Other programs of the platform that may run in the same environment.
 const OTHER_PREFIXES: &[&str] = &["FARTHING_AGENT_", "FARTHING_SIM_", "FARTHING_BROKER_", "FARTHING_DEMO_"];
 /// A configuration file is read whole.

@@ -321,7 +321,10 @@ impl Owner {
                 self.enrolments.insert(ticket, enrolment);
                 Some(input)
             }
-            Request::Bank { payment, call, answer } => Some(Input::Bank { payment, call, answer }),
+            Request::Bank { order, answer } => {
+                let key = order.key();
+                Some(Input::Bank { payment: order.payment, call: order.call, key, answer })
+            }
             Request::Signed { ticket, order, certificate } => {
                 Some(Input::Signed { ticket, order, certificate })
             }

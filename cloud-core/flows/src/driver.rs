@@ -287,9 +287,10 @@ impl<D: Disk> Driver<D> {
                 self.audit(principal.as_ref(), &what, &why, now, &mut out);
             }
             Input::Closed { connection } => self.lobby.leave(connection),
-            Input::Bank { payment, call, answer } => {
+            Input::Bank { payment, call, key, answer } => {
                 if let Some(payment) = self.cloud.payment(payment) {
-                    ChipFlow { cloud: &self.cloud, now, out: &mut out }.bank_answer(payment, call, &answer);
+                    ChipFlow { cloud: &self.cloud, now, out: &mut out }
+                        .bank_answer(payment, call, key, &answer);
                 }
             }
             Input::Admin { ticket, command } => {
@@ -477,5 +478,12 @@ pub fn run_snapshot<D: Disk>(job: &SnapshotJob, disk: &D) -> Result<SnapshotTake
 }
 
 fn shortened(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(limits::AUDIT_TEXT_BYTES / 4).collect()
+    let mut short = String::new();
+    for c in text.chars().filter(|c| !c.is_control()) {
+        if short.len() + c.len_utf8() > limits::AUDIT_TEXT_BYTES {
+            break;
+        }
+        short.push(c);
+    }
+    short
 }

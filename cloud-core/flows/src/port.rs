@@ -116,6 +116,8 @@ pub enum Input {
         payment: PaymentId,
         /// To which call.
         call: BankCallKind,
+        /// Under which key ([`BankOrder::key`]): a late answer to an earlier refund must not end a later one.
+        key: [u8; 16],
         /// What it said.
         answer: BankAnswer,
     },
@@ -332,6 +334,16 @@ pub struct BankOrder {
     pub amount: Money,
     /// Later than this the bank refuses a transfer that it has not yet done.
     pub not_after: Timestamp,
+}
+
+impl BankOrder {
+    /// The key of this call: a transfer's, which its status and cancel share, or a refund's own.
+    pub fn key(&self) -> [u8; 16] {
+        match self.call {
+            BankCallKind::Transfer | BankCallKind::Status | BankCallKind::Cancel => self.transfer_key,
+            BankCallKind::Refund => self.refund_key,
+        }
+    }
 }
 
 /// What the bank said.

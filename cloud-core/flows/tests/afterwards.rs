@@ -82,6 +82,28 @@ fn delivered_in_part_to_refunded_by_the_merchant() {
 
 /// CP-16: each sale is given back once, from what it brought.
 #[test]
+fn late_answer_to_the_first_refund_does_not_end_the_second() {
+    let mut w = World::new(http(), OnUnknown::Refund);
+    let mut information = w.information(1);
+    information.quantity = 4;
+    let payment = w.commanded_with("ann", 1, &information);
+    w.report(payment, Outcome::DoneInPart, 2);
+    w.bank(payment, Refund, Done);
+    assert_eq!(w.state(payment), PaymentState::DeliveredInPart);
+    let first = w.calls(Refund).last().unwrap().key();
+    w.merchant_refund(2, payment);
+    assert_eq!(w.state(payment), PaymentState::Refunding);
+    for answer in [Done, cloud_core_flows::port::BankAnswer::Refused("too_old".into())] {
+        w.input(cloud_core_flows::port::Input::Bank { payment, call: Refund, key: first, answer });
+        assert_eq!(w.state(payment), PaymentState::Refunding, "the second has not been answered");
+    }
+    w.bank(payment, Refund, Done);
+    assert_eq!(w.state(payment), PaymentState::Refunded);
+    at_rest(&mut w);
+}
+
+/// Each sale has keys of its own.
+#[test]
 fn two_sales_are_refunded_each_once() {
     let mut w = World::new(BankKind::Internal, OnUnknown::Refund);
     w.bind(None);

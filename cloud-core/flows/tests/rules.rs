@@ -149,7 +149,8 @@ fn run_with_a_crash(bank: &BankKind, cut: usize, seed: u64, lose_unsynced: bool)
         // After a crash the bank is asked what became of it; the key is the same.
         let keys: BTreeSet<_> = w.keys(Transfer).into_iter().chain(w.keys(Status)).collect();
         assert_eq!(keys.len(), 1);
-        let bank = |answer| Input::Bank { payment, call: Transfer, answer };
+        let key = keys.first().copied().unwrap();
+        let bank = |answer| Input::Bank { payment, call: Transfer, key, answer };
         crash(&mut w, Some(bank(Done)));
         w.input(Input::Tick);
         w.input(bank(Done));

@@ -72,7 +72,7 @@ impl Banks {
         metrics::counter!("farthing_bank_answers_total", "answer" => kind).increment(1);
         self.kill.pass(Step::BankAnswered);
         // Fails only when the core has ended; after a restart the flow asks again.
-        let _ = self.requests.bank(order.payment, order.call, answer).await;
+        let _ = self.requests.bank(order, answer).await;
     }
 
     fn desk(&self, url: &str) -> Result<Arc<Desk>, String> {
@@ -161,7 +161,7 @@ mod tests {
         let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
         connection.write_all(answer.as_bytes()).await.unwrap();
         match answers.recv().await {
-            Some(Request::Bank { payment, answer, .. }) => {
+            Some(Request::Bank { order: BankOrder { payment, .. }, answer }) => {
                 assert_eq!((payment, answer), (PaymentId([8; 16]), BankAnswer::Done));
             }
             other => panic!("{other:?}"),

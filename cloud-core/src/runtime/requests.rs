@@ -1,9 +1,9 @@
 //! What the shells around the core ask of it, and how they wait for the answer.
 
 use cloud_core_flows::admin::{AdminCommand, AdminReply};
-use cloud_core_flows::port::{BankAnswer, BankCallKind, SignOrder};
+use cloud_core_flows::port::{BankAnswer, BankOrder, SignOrder};
 use cloud_core_flows::rejection::Rejection;
-use schemas::ids::{Hash, PaymentId, Principal};
+use schemas::ids::{Hash, Principal};
 use schemas::signed::PublicKey;
 use tokio::sync::{mpsc, oneshot};
 
@@ -23,7 +23,7 @@ pub(crate) struct Requests(mpsc::Sender<Request>);
 pub(super) enum Request {
     Admin { command: AdminCommand, reply: oneshot::Sender<AdminReply> },
     Enrol(EnrolTicket),
-    Bank { payment: PaymentId, call: BankCallKind, answer: BankAnswer },
+    Bank { order: BankOrder, answer: BankAnswer },
     Signed { ticket: u64, order: SignOrder, certificate: Vec<u8> },
     NotSigned { ticket: u64 },
     Stop,
@@ -58,13 +58,8 @@ impl Requests {
     }
 
     /// What the bank said.
-    pub(super) async fn bank(
-        &self,
-        payment: PaymentId,
-        call: BankCallKind,
-        answer: BankAnswer,
-    ) -> Result<(), Stopped> {
-        self.send(Request::Bank { payment, call, answer }).await
+    pub(super) async fn bank(&self, order: BankOrder, answer: BankAnswer) -> Result<(), Stopped> {
+        self.send(Request::Bank { order, answer }).await
     }
 
     /// Finish what has arrived, sync, release, end.

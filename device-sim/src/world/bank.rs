@@ -167,11 +167,11 @@ impl World {
             return Ok(());
         };
         call.answered = true;
-        let (payment, call) = (call.order.payment, call.order.call);
+        let (payment, call, key) = (call.order.payment, call.order.call, call.order.key());
         if answer == BankAnswer::Done && call != BankCallKind::Refund {
             self.facts.payment(payment).done_heard_at.get_or_insert(self.now);
         }
-        self.core_handle(Input::Bank { payment, call, answer })
+        self.core_handle(Input::Bank { payment, call, key, answer })
     }
 
     pub(super) fn bank_gives_up(&mut self, id: u64) -> Result<(), Violation> {

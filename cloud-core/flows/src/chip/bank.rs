@@ -50,9 +50,18 @@ impl ChipFlow<'_> {
     }
 
     /// The bank's answer to a call of this payment, however late.
-    pub(crate) fn bank_answer(&mut self, payment: &ChipPayment, call: BankCallKind, answer: &BankAnswer) {
+    pub(crate) fn bank_answer(
+        &mut self,
+        payment: &ChipPayment,
+        call: BankCallKind,
+        key: [u8; 16],
+        answer: &BankAnswer,
+    ) {
         match (&payment.phase, call) {
-            (Phase::Refunding { amount_minor, then, .. }, BankCallKind::Refund) => {
+            // An answer to an earlier refund of this payment says nothing of this one.
+            (Phase::Refunding { amount_minor, then, .. }, BankCallKind::Refund)
+                if key == refund_key(payment) =>
+            {
                 self.refund_answer(payment, *amount_minor, *then, answer);
             }
             (_, BankCallKind::Refund) => {}
@@ -281,11 +290,7 @@ impl ChipFlow<'_> {
             payment: payment.id,
             call,
             transfer_key: MessageId::derived("bank-transfer", &[&payment.id.0]).0,
-            refund_key: MessageId::derived(
-                "bank-refund",
-                &[&payment.id.0, &payment.refunds_ended.to_be_bytes()],
-            )
-            .0,
+            refund_key: refund_key(payment),
             from: person.and_then(|person| person.bank_account.clone()).unwrap_or_default(),
             to: holding,
             amount: payment.amount.currency.minor(amount_minor),
@@ -297,6 +302,11 @@ impl ChipFlow<'_> {
     pub(super) fn bank_of(&self, payment: &ChipPayment) -> BankKind {
         self.tenant(payment).map_or(BankKind::Internal, |tenant| tenant.bank.clone())
     }
+}
+
+/// Every refund of a payment has a key of its own; all attempts of one refund share it.
+fn refund_key(payment: &ChipPayment) -> [u8; 16] {
+    MessageId::derived("bank-refund", &[&payment.id.0, &payment.refunds_ended.to_be_bytes()]).0
 }
 
 fn refund_state(then: RefundEnd) -> PaymentState {

@@ -68,8 +68,18 @@ impl ChipFlow<'_> {
         if payment.executor.as_ref() != Some(from) {
             return Err(not_your_command());
         }
-        self.outcome_known(payment, said.outcome, said.delivered, said.code.clone());
+        if self.is_evidence(payment, said.outcome) {
+            self.outcome_known(payment, said.outcome, said.delivered, said.code.clone());
+        }
         Ok(())
+    }
+
+    /// A command binds to an instance (correctness.md 20): that a device which was enrolled anew has not acted says
+    /// nothing of what its predecessor did.
+    fn is_evidence(&self, payment: &ChipPayment, outcome: Outcome) -> bool {
+        let device = payment.executor.as_ref().and_then(|executor| self.cloud.registry.device(executor));
+        let commanded = payment.command.as_ref().map(|command| command.instance);
+        outcome != Outcome::Refused || device.map(|device| device.instance) == commanded
     }
 
     fn raise_without_payment(&mut self, from: &Principal, command: CommandId) -> Result<(), Rejection> {
@@ -101,6 +111,8 @@ impl ChipFlow<'_> {
             return Err(not_your_command());
         }
         match (said.progress, said.outcome) {
+            (CommandProgress::NeverSeen, _) | (CommandProgress::Ended, Some(Outcome::Refused))
+                if !self.is_evidence(payment, Outcome::Refused) => {}
             (CommandProgress::Ended, Some(outcome)) => {
                 self.outcome_known(payment, outcome, said.delivered, said.code.clone());
             }

@@ -444,9 +444,11 @@ impl World {
 
     // ---- the bank ----
 
-    /// The bank answers a call of this payment.
+    /// The bank answers the latest call of this payment.
     pub(crate) fn bank(&mut self, payment: PaymentId, call: BankCallKind, answer: BankAnswer) {
-        self.input(Input::Bank { payment, call, answer });
+        let key =
+            self.calls(call).iter().rfind(|order| order.payment == payment).map_or([0; 16], BankOrder::key);
+        self.input(Input::Bank { payment, call, key, answer });
     }
 
     pub(crate) fn calls(&self, call: BankCallKind) -> Vec<BankOrder> {
@@ -454,11 +456,7 @@ impl World {
     }
 
     pub(crate) fn keys(&self, call: BankCallKind) -> BTreeSet<[u8; 16]> {
-        let key = |order: BankOrder| match call {
-            BankCallKind::Refund => order.refund_key,
-            _ => order.transfer_key,
-        };
-        self.calls(call).into_iter().map(key).collect()
+        self.calls(call).iter().map(BankOrder::key).collect()
     }
 
     // ---- the flow, step by step ----
