@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use schemas::ids::{CommandId, Hash, IdempotencyKey, PaymentId, Principal};
+use schemas::ids::{CommandId, Hash, IdempotencyKey, Instance, PaymentId, Principal};
 use schemas::message::{Outcome, PaymentState, PaymentStatus, RequestAnswer};
 use schemas::signed::PaymentInformation;
 use schemas::wire::SignedBytes;
@@ -70,6 +70,8 @@ pub(super) struct Word {
 #[derive(Debug, Clone)]
 pub(super) struct CommandFacts {
     pub(super) machine: usize,
+    /// The enrolment that was commanded.
+    pub(super) instance: Instance,
     pub(super) quantity: u32,
     /// Silence before this is no verdict, on the world's clock.
     pub(super) settle_at: u64,

@@ -141,6 +141,7 @@ impl World {
         let settle_at = command.start_by.0.saturating_sub(EPOCH_MS) + LONGEST_ACT_MS + report_ms;
         self.facts.commands.entry(command.command).or_insert_with(|| CommandFacts {
             machine,
+            instance: command.instance,
             quantity: command.quantity,
             settle_at,
             acts: 0,
@@ -182,8 +183,8 @@ impl World {
             if spooled > 0 {
                 return Some(format!("{who} has {spooled} messages to tell"));
             }
-            if device.is_acting() {
-                return Some(format!("{who} acts"));
+            if !device.status(0).open_commands.is_empty() {
+                return Some(format!("{who} has open commands"));
             }
         }
         let waiting = self.people.iter().map(super::people::Person::waits).sum::<usize>();

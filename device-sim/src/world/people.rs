@@ -29,8 +29,10 @@ pub(super) enum Deed {
     Repeat(Kind, Vec<u8>),
     /// Answer what was asked.
     Verify(VerificationRequest, bool),
-    /// Look at what is open, or at one payment.
-    Look(Option<PaymentId>),
+    /// Look at what is open.
+    Look,
+    /// What the cloud had no room for.
+    SendAgain,
 }
 
 /// A message that waits for its PUBACK.
@@ -45,6 +47,8 @@ struct Waiting {
 pub(super) struct Person {
     pub(super) connection: Option<u64>,
     online: bool,
+    /// Something was lost, and this person will ask for it.
+    will_look: bool,
     waiting: Vec<Waiting>,
     next: u64,
     /// How this person answers for each payment, once they were asked.
@@ -61,7 +65,7 @@ enum Answer {
 
 impl Person {
     pub(super) fn new(_: &PersonPlan) -> Self {
-        Self { connection: None, online: false, waiting: Vec::new(), next: 0, answers: BTreeMap::new() }
+        Self { connection: None, online: false, will_look: false, waiting: Vec::new(), next: 0, answers: BTreeMap::new() }
     }
 
     pub(super) fn waits(&self) -> usize {
@@ -104,10 +108,14 @@ impl World {
             }
             Down::Reply { kind, payload } => self.read(index, kind, &payload),
             Down::Promise { packet, code } => {
-                // 0x97 is kept for the next connection.
-                if code != 0x97 {
-                    let waiting = &mut self.people[index].waiting;
-                    waiting.retain(|waiting| waiting.sent != Some((connection, packet)));
+                let waiting = &mut self.people[index].waiting;
+                if code == 0x97 {
+                    // Kept, and sent later as a new PUBLISH (correctness.md 9).
+                    let refused = waiting.iter_mut().filter(|found| found.sent == Some((connection, packet)));
+                    refused.for_each(|found| found.sent = None);
+                    self.after(3_000, Happening::Act(index, Deed::SendAgain));
+                } else {
+                    waiting.retain(|found| found.sent != Some((connection, packet)));
                 }
             }
         }
@@ -119,8 +127,10 @@ impl World {
             self.note_status(index, status);
         }
         if self.strikes(Fault::TerminalLoses) {
-            let wait = self.random.range(1_000, 8_000);
-            self.after(wait, Happening::Act(index, Deed::Look(None)));
+            if !std::mem::replace(&mut self.people[index].will_look, true) {
+                let wait = self.random.range(1_000, 8_000);
+                self.after(wait, Happening::Act(index, Deed::Look));
+            }
             return;
         }
         match envelope.body {
@@ -191,8 +201,14 @@ impl World {
             Deed::Ask(wish) => self.ask(index, wish),
             Deed::Repeat(kind, payload) => self.say(index, kind, payload),
             Deed::Verify(request, good) => self.verify(index, &request, good),
-            Deed::Look(payment) => {
-                let body = message::Up::StatusRequest(StatusRequest { payment });
+            Deed::SendAgain => {
+                if self.people[index].online {
+                    self.send_waiting(index);
+                }
+            }
+            Deed::Look => {
+                self.people[index].will_look = false;
+                let body = message::Up::StatusRequest(StatusRequest { payment: None });
                 let payload = Envelope::message(MessageId(self.random.bytes()), body).encode();
                 self.say(index, Kind::StatusRequest, payload);
             }

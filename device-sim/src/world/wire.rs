@@ -175,9 +175,14 @@ impl World {
             },
             _ => None,
         };
-        // Words of a device that was revoked or replaced are not those of the device that was commanded.
-        let said =
-            said.filter(|(id, ..)| self.facts.commands.get(id).is_none_or(|command| !command.orphaned));
+        // Another enrolment's words are not those of the device that was commanded.
+        let instance = match party {
+            Party::Machine(machine) => Some(self.machines[machine].settings.instance),
+            Party::Person(_) => None,
+        };
+        let said = said.filter(|(id, ..)| {
+            self.facts.commands.get(id).is_none_or(|command| Some(command.instance) == instance)
+        });
         let word = said.map(|(command, outcome, delivered)| {
             let mut payments = self.core.cloud().into_iter().flat_map(cloud_core_flows::Cloud::payments);
             let view = payments
