@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ed25519_dalek::SigningKey;
 use rumqttc::{
-    AsyncClient, Broker, ConnectionError, Event, EventLoop, MqttOptions, Packet, PublishOptions, PublishResult, QoS,
+    AsyncClient, Broker, ConnectionError, Event, EventLoop, MqttOptions, Packet, PublishOptions,
+    PublishResult, QoS,
 };
 use schemas::envelope::Envelope;
 use schemas::ids::{IdempotencyKey, MessageId, PaymentId, Principal};
@@ -54,7 +55,10 @@ impl Terminal {
     pub fn connect(lane: SocketAddr, principal: Principal, token: &str, key: Option<SigningKey>) -> Self {
         let id = format!("{}.{}.terminal", principal.tenant, principal.id);
         let mut options = MqttOptions::new(id, Broker::tcp(lane.ip().to_string(), lane.port()));
-        options.set_keep_alive(10).set_clean_start(true).set_credentials(principal.to_string(), token.to_owned());
+        options
+            .set_keep_alive(10)
+            .set_clean_start(true)
+            .set_credentials(principal.to_string(), token.to_owned());
         // Without this a small packet waits for the acknowledgement of the one before: 40 ms for each step.
         options.set_socket_connector(move |_, _| async move {
             let stream = TcpStream::connect(lane).await?;
@@ -84,9 +88,9 @@ impl Terminal {
         let answer = self.answer_to(key, within).await?;
         match (answer.payment, answer.refused) {
             (Some(payment), None) => Ok(payment),
-            (_, code) => {
-                Err(TerminalError::Refused(code.map_or_else(|| answer.text.to_string(), |code| code.to_string())))
-            }
+            (_, code) => Err(TerminalError::Refused(
+                code.map_or_else(|| answer.text.to_string(), |code| code.to_string()),
+            )),
         }
     }
 
@@ -94,7 +98,11 @@ impl Terminal {
     ///
     /// # Errors
     /// Refused, or silence.
-    pub async fn pay(&mut self, information: SignedBytes, within: Duration) -> Result<PaymentId, TerminalError> {
+    pub async fn pay(
+        &mut self,
+        information: SignedBytes,
+        within: Duration,
+    ) -> Result<PaymentId, TerminalError> {
         self.request(Up::PaymentRequest(PaymentRequest { information }), within).await
     }
 
@@ -119,7 +127,9 @@ impl Terminal {
     /// # Errors
     /// The connection has ended.
     pub async fn verify(&mut self, asked: &VerificationRequest) -> Result<(), TerminalError> {
-        let Some(key) = &self.key else { return Err(TerminalError::Refused("this terminal has no key".to_owned())) };
+        let Some(key) = &self.key else {
+            return Err(TerminalError::Refused("this terminal has no key".to_owned()));
+        };
         let verification = Verification {
             payer: self.principal.clone(),
             payment: asked.payment,
@@ -136,7 +146,8 @@ impl Terminal {
     /// # Errors
     /// The connection has ended.
     pub async fn ask_status(&mut self, payment: Option<PaymentId>) -> Result<(), TerminalError> {
-        self.send(&Envelope::message(MessageId(random()?), Up::StatusRequest(StatusRequest { payment }))).await
+        self.send(&Envelope::message(MessageId(random()?), Up::StatusRequest(StatusRequest { payment })))
+            .await
     }
 
     /// Sends with QoS 1, again on each new connection, until the cloud has acknowledged.
@@ -161,7 +172,11 @@ impl Terminal {
     ///
     /// # Errors
     /// Silence.
-    pub async fn asked(&mut self, payment: PaymentId, within: Duration) -> Result<VerificationRequest, TerminalError> {
+    pub async fn asked(
+        &mut self,
+        payment: PaymentId,
+        within: Duration,
+    ) -> Result<VerificationRequest, TerminalError> {
         self.wait("the question for verification", within, |body| match body {
             Down::PaymentVerification(asked) if asked.payment == payment => Some(asked.clone()),
             _ => None,
@@ -180,13 +195,19 @@ impl Terminal {
         wanted: impl Fn(&PaymentStatus) -> bool,
     ) -> Result<PaymentStatus, TerminalError> {
         self.wait("the status", within, |body| match body {
-            Down::PaymentStatus(status) if status.payment == payment && wanted(status) => Some(status.clone()),
+            Down::PaymentStatus(status) if status.payment == payment && wanted(status) => {
+                Some(status.clone())
+            }
             _ => None,
         })
         .await
     }
 
-    async fn answer_to(&mut self, key: IdempotencyKey, within: Duration) -> Result<RequestAnswer, TerminalError> {
+    async fn answer_to(
+        &mut self,
+        key: IdempotencyKey,
+        within: Duration,
+    ) -> Result<RequestAnswer, TerminalError> {
         self.wait("the answer", within, |body| match body {
             Down::RequestAnswer(answer) if answer.key == key => Some(answer.clone()),
             _ => None,
