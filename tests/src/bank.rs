@@ -33,6 +33,7 @@ impl Bank {
 
     pub fn send(&self, method: &str, path: &str, body: &str) -> Value {
         let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(crate::PATIENCE)).unwrap();
         let length = body.len();
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: bank\r\nConnection: close\r\nContent-Length: {length}"

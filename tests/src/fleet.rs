@@ -1,6 +1,6 @@
 //! A bank, a core and enrolled devices as separate processes, registered as an operator does it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -40,8 +40,14 @@ pub const DEADLINES: Deadlines = Deadlines {
     retention_ms: 7 * 24 * 3_600_000,
 };
 
-/// `(chip, its executor)`.
+/// `(chip, its executor)`. Several chips may have the same executor.
 pub type Machine = (&'static str, Option<&'static str>);
+
+/// The chips, then the executors, each once.
+pub fn devices_of(machines: &[Machine]) -> Vec<&'static str> {
+    let executors: BTreeSet<&str> = machines.iter().filter_map(|(_, executor)| *executor).collect();
+    machines.iter().map(|(chip, _)| *chip).chain(executors).collect()
+}
 
 /// How the processes are started.
 #[derive(Debug, Clone)]
@@ -149,9 +155,7 @@ impl Fleet {
         for command in commands {
             self.core(command);
         }
-        for (chip, executor) in self.options.machines {
-            [Some(*chip), *executor].into_iter().flatten().for_each(|device| self.enrol(device));
-        }
+        devices_of(self.options.machines).into_iter().for_each(|device| self.enrol(device));
     }
 
     /// As a technician does it.
@@ -234,10 +238,9 @@ impl Fleet {
     /// One line of the physical logs for each act: command and units.
     pub fn acts(&self) -> Vec<(String, u64)> {
         let mut acts = Vec::new();
-        for (_, executor) in self.options.machines {
-            let Some(executor) = executor else { continue };
+        for device in devices_of(self.options.machines) {
             let log =
-                std::fs::read_to_string(self.directory_of(executor).join("physical.log")).unwrap_or_default();
+                std::fs::read_to_string(self.directory_of(device).join("physical.log")).unwrap_or_default();
             for line in log.lines() {
                 let line: Value = serde_json::from_str(line).unwrap();
                 acts.push((
@@ -277,7 +280,7 @@ impl Fleet {
     /// `cloud-core ARGUMENTS` on this core's data directory.
     pub fn cli(&self, arguments: &[&str]) -> Output {
         let mut cli = command(&self.options.core_binary);
-        cli.args(arguments).arg("--data-dir").arg(self.directory.path().join("core"));
+        cli.arg("--data-dir").arg(self.directory.path().join("core")).args(arguments);
         run(cli)
     }
 

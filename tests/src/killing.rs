@@ -21,12 +21,20 @@ use cloud_core::admin::client::AdminClient;
 use cloud_core_flows::admin::AdminCommand;
 use schemas::message::PaymentState;
 
-use crate::fleet::{Fleet, Killed, Machine, Options, principal};
+use crate::fleet::{Fleet, Killed, Machine, Options, devices_of, principal};
 use crate::random::Random;
 use payer::Shared;
 pub use plan::{Kill, Plan, Target, steps};
 
-const MACHINES: &[Machine] = &[("chip-0", Some("vend-0")), ("chip-1", Some("vend-1"))];
+/// A chip shows so many codes in ten minutes and no more, so a long plan needs several.
+const MACHINES: &[Machine] = &[
+    ("chip-0", Some("vend-0")),
+    ("chip-1", Some("vend-1")),
+    ("chip-2", Some("vend-0")),
+    ("chip-3", Some("vend-1")),
+    ("chip-4", Some("vend-0")),
+    ("chip-5", Some("vend-1")),
+];
 const PAYERS: u32 = 3;
 /// A core whose next segment is wanted gets this many operators who write long lines.
 const FILLERS: usize = 6;
@@ -128,13 +136,11 @@ impl Supervisor {
     }
 
     fn start_all(&mut self) {
-        for (chip, executor) in MACHINES {
-            self.start(chip);
-            self.start(executor.unwrap());
+        for device in devices_of(MACHINES) {
+            self.start(device);
         }
-        for (chip, executor) in MACHINES {
-            self.fleet.wait_for_device(chip);
-            self.fleet.wait_for_device(executor.unwrap());
+        for device in devices_of(MACHINES) {
+            self.fleet.wait_for_device(device);
         }
         // The core has run without a kill point so far; this first one hits it at no particular step.
         self.start("core");
@@ -159,7 +165,7 @@ impl Supervisor {
             self.died("core", status);
             self.start("core");
         }
-        for name in MACHINES.iter().flat_map(|(chip, executor)| [*chip, executor.unwrap()]) {
+        for name in devices_of(MACHINES) {
             if let Some(status) = self.fleet.device(name).has_ended() {
                 self.died(name, status);
                 self.start(name);
@@ -229,7 +235,7 @@ impl Supervisor {
 
     /// Until nothing is under way anywhere.
     fn come_to_rest(&mut self) {
-        for name in MACHINES.iter().flat_map(|(chip, executor)| [*chip, executor.unwrap()]) {
+        for name in devices_of(MACHINES) {
             self.fleet.wait_for_device(name);
         }
         crate::until("that every payment is at rest", || {

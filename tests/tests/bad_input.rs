@@ -1,7 +1,7 @@
 //! What nobody should send, sent: each is refused by name, and nobody else notices.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use cloud_core_flows::admin::AdminCommand;
+use cloud_core_flows::admin::{AdminAnswer, AdminCommand};
 use device_sim::live::terminal::now;
 use ed25519_dalek::SigningKey;
 use edge_agent::enrolment::IdentityDirectory;
@@ -200,9 +200,7 @@ fn payment_requests_that_must_not_be_paid_are_answered_with_the_reason() {
     let last = tampered.0.len() - 1;
     tampered.0[last] ^= 1;
     assert_eq!(ask(&mut client, 40, soon, tampered).as_deref(), Some("signature_invalid"));
-    let cloud_core_flows::admin::AdminAnswer::Payments(rows) =
-        fleet.core(AdminCommand::ListPayments { open_only: false })
-    else {
+    let AdminAnswer::Payments(rows) = fleet.core(AdminCommand::ListPayments { open_only: false }) else {
         panic!()
     };
     assert!(rows.is_empty(), "{rows:?}");
@@ -218,17 +216,7 @@ fn an_information_shown_twice_is_sold_once_and_a_consent_by_another_is_none() {
     let information = until("what the chip shows", || pay_info(&fleet.directory_of("chip"), "water", 1));
     let until_when = now().plus_ms(60_000);
     assert_eq!(ask(&mut client, 1, until_when, information.clone()), None);
-    let asked = loop {
-        let (topic, payload) = client.message();
-        if topic.ends_with("/payment-verification") {
-            let Down::PaymentVerification(asked) =
-                Down::decode(Kind::PaymentVerification, &payload).unwrap().body
-            else {
-                panic!()
-            };
-            break asked;
-        }
-    };
+    let asked = question(&mut client);
     assert_eq!(ask(&mut client, 2, until_when, information.clone()).as_deref(), Some("nonce_used"));
     assert_eq!(
         ask(&mut client, 1, until_when, information.clone()),
@@ -236,35 +224,56 @@ fn an_information_shown_twice_is_sold_once_and_a_consent_by_another_is_none() {
         "the same request, the same answer"
     );
     assert_eq!(ask(&mut client, 1, until_when.plus_ms(1), information).as_deref(), Some("key_reused"));
+    answer(&mut client, &asked, |consent| consent.payee = Text::new("Somebody Else"), "payer-0");
+    assert_eq!(end_of(&fleet, &asked), PaymentState::Declined, "consent to another payee");
 
-    let consent = |change: fn(&mut Verification), key: &str| {
-        let mut verification = Verification {
-            payer: PAYER.parse().unwrap(),
-            payment: asked.payment,
-            payee: asked.payee.clone(),
-            amount: asked.amount,
-            expires_at: asked.answer_by,
-        };
-        change(&mut verification);
-        let verification = verification.sign(&key_of(key));
-        Envelope::message(MessageId([5; 16]), Up::PaymentVerification(VerificationAnswer { verification }))
-            .encode()
+    for (key, change, signer) in [
+        (3, (|_| {}) as fn(&mut Verification), "payer-1"),
+        (4, |consent| consent.amount = "0.01 EUR".parse().unwrap(), "payer-0"),
+        (5, |consent| consent.expires_at = Timestamp(now().0 - 2_000), "payer-0"),
+    ] {
+        let information = until("what the chip shows", || pay_info(&fleet.directory_of("chip"), "water", 1));
+        assert_eq!(ask(&mut client, key, until_when, information), None);
+        let asked = question(&mut client);
+        answer(&mut client, &asked, change, signer);
+        assert_eq!(end_of(&fleet, &asked), PaymentState::Declined, "{key}");
+    }
+    assert!(fleet.bank.book().movements().is_empty(), "no money has moved");
+}
+
+fn question(client: &mut Client) -> VerificationRequest {
+    loop {
+        let (topic, payload) = client.message();
+        if topic.ends_with("/payment-verification") {
+            let body = Down::decode(Kind::PaymentVerification, &payload).unwrap().body;
+            let Down::PaymentVerification(asked) = body else { panic!() };
+            return asked;
+        }
+    }
+}
+
+fn answer(client: &mut Client, asked: &VerificationRequest, change: fn(&mut Verification), signer: &str) {
+    let mut verification = Verification {
+        payer: PAYER.parse().unwrap(),
+        payment: asked.payment,
+        payee: asked.payee.clone(),
+        amount: asked.amount,
+        expires_at: asked.answer_by,
     };
-    let topic = format!("ft/{PAYER}/up/payment-verification");
-    client.publish(&topic, &consent(|_| {}, "payer-1"), 1);
-    assert_ne!(client.puback().0, 0, "signed with another payer's key");
-    client.publish(&topic, &consent(|consent| consent.payee = Text::new("Somebody Else"), "payer-0"), 1);
-    client.puback();
-    let state = until("the end of the payment", || {
-        let cloud_core_flows::admin::AdminAnswer::Payments(rows) =
-            fleet.core(AdminCommand::ListPayments { open_only: false })
-        else {
+    change(&mut verification);
+    let verification = verification.sign(&key_of(signer));
+    let body = Up::PaymentVerification(VerificationAnswer { verification });
+    let envelope = Envelope::message(MessageId(asked.payment.0), body);
+    client.publish(&format!("ft/{PAYER}/up/payment-verification"), &envelope.encode(), 1);
+}
+
+fn end_of(fleet: &Fleet, asked: &VerificationRequest) -> PaymentState {
+    until("the end of the payment", || {
+        let AdminAnswer::Payments(rows) = fleet.core(AdminCommand::ListPayments { open_only: false }) else {
             panic!()
         };
         rows.iter().find(|row| row.payment == asked.payment && row.at_rest).map(|row| row.state)
-    });
-    assert_eq!(state, PaymentState::Declined, "consent to another payee is none");
-    assert!(fleet.bank.book().movements().is_empty(), "no money has moved");
+    })
 }
 
 /// MO-7: amounts at the command line and in JSON.
@@ -332,10 +341,10 @@ fn a_flipped_bit_in_a_journal_is_named_with_file_and_offset_and_nothing_starts()
     let mut fleet = fleet();
     fleet.start_device("chip", std::path::Path::new("payment-chip"), "", None);
     fleet.wait_for_device("chip");
-    assert!(
-        pay_info(&fleet.directory_of("chip"), "water", 1).is_some(),
-        "so that there is something to flip"
-    );
+    for _ in 0..3 {
+        let shown = pay_info(&fleet.directory_of("chip"), "water", 1);
+        assert!(shown.is_some(), "there must be something to flip");
+    }
     assert_eq!(fleet.device("chip").terminate().code(), Some(0));
     assert_eq!(fleet.core_process().terminate().code(), Some(0));
     for (data, verdict) in [(fleet.directory().join("core"), 1), (fleet.directory_of("chip"), 7)] {
@@ -362,10 +371,7 @@ fn a_flipped_bit_in_a_journal_is_named_with_file_and_offset_and_nothing_starts()
         let status = process.line(|line| line == "ready").expect_err("it serves from a damaged journal");
         let said = process.tail();
         assert_eq!(status.code(), Some(verdict), "{said}");
-        assert!(
-            said.contains(&name) && said.chars().any(|c| c.is_ascii_digit()) && said.contains("offset"),
-            "{said}"
-        );
+        assert!(said.contains(&format!("{name} is damaged at byte ")), "{said}");
     }
     let verified = fleet.cli(&["journal", "verify"]);
     assert_eq!(verified.status.code(), Some(1));
