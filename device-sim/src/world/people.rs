@@ -65,7 +65,14 @@ enum Answer {
 
 impl Person {
     pub(super) fn new(_: &PersonPlan) -> Self {
-        Self { connection: None, online: false, will_look: false, waiting: Vec::new(), next: 0, answers: BTreeMap::new() }
+        Self {
+            connection: None,
+            online: false,
+            will_look: false,
+            waiting: Vec::new(),
+            next: 0,
+            answers: BTreeMap::new(),
+        }
     }
 
     pub(super) fn waits(&self) -> usize {
