@@ -1,6 +1,6 @@
 //! What a person may set: one typed [`Config`], filled from file < environment < flags, each value with its origin.
 //!
-//! [`keys::KEYS`] is the one table: a row is a key of the file, an environment variable, a flag, a line of
+//! `keys::KEYS` is the one table: a row is a key of the file, an environment variable, a flag, a line of
 //! `config show` and a line of `--help`.
 
 mod keys;
