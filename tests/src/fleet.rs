@@ -65,9 +65,14 @@ impl Default for Options {
     }
 }
 
-/// A process was killed by its own kill point before it was ready.
+/// Why a core was not ready.
 #[derive(Debug)]
-pub struct Killed;
+pub enum NotReady {
+    /// It was killed by its own kill point before.
+    Killed,
+    /// It refused to start, with these words.
+    Refused(String),
+}
 
 pub struct Fleet {
     options: Options,
@@ -176,8 +181,8 @@ impl Fleet {
     /// Starts the core again on its data and its ports.
     ///
     /// # Errors
-    /// It was killed by its kill point before it was ready.
-    pub fn start_core(&mut self, kill_at: Option<&str>) -> Result<(), Killed> {
+    /// It was killed by its kill point before it was ready, or refused.
+    pub fn start_core(&mut self, kill_at: Option<&str>) -> Result<(), NotReady> {
         self.core = None;
         let (core, _) = start_core(&self.options, self.directory.path(), &self.core_arguments, kill_at)?;
         self.core = Some(core);
@@ -331,7 +336,7 @@ fn start_core(
     directory: &Path,
     arguments: &[String],
     kill_at: Option<&str>,
-) -> Result<(Process, Addresses), Killed> {
+) -> Result<(Process, Addresses), NotReady> {
     let mut core = command(&options.core_binary);
     core.args(arguments).args(["--log-filter", "warn"]);
     if options.hold_writes {
@@ -343,8 +348,8 @@ fn start_core(
     let mut process = Process::spawn("the core", core, &directory.join("core.log"));
     match process.line(|line| line == "ready") {
         Ok(_) => {}
-        Err(status) if kill_at.is_some() && status.signal() == Some(SIGKILL) => return Err(Killed),
-        Err(status) => panic!("the core did not start ({status}): {}", process.tail()),
+        Err(status) if kill_at.is_some() && status.signal() == Some(SIGKILL) => return Err(NotReady::Killed),
+        Err(status) => return Err(NotReady::Refused(format!("{status}: {}", process.tail()))),
     }
     let addresses = std::fs::read(directory.join("core").join("addresses.json")).unwrap();
     Ok((process, serde_json::from_slice(&addresses).unwrap()))

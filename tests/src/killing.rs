@@ -21,7 +21,7 @@ use cloud_core::admin::client::AdminClient;
 use cloud_core_flows::admin::AdminCommand;
 use schemas::message::PaymentState;
 
-use crate::fleet::{Fleet, Killed, Machine, Options, devices_of, principal};
+use crate::fleet::{Fleet, Machine, NotReady, Options, devices_of, principal};
 use crate::random::Random;
 use payer::Shared;
 pub use plan::{Kill, Plan, Target, steps};
@@ -76,7 +76,8 @@ pub fn play(plan: Plan, core_binary: PathBuf) -> Report {
     let fillers = Fillers::start(&supervisor);
     // Generous: a kill takes about two seconds.
     let deadline = LONGEST_KILL * u32::try_from(kills).unwrap_or(u32::MAX);
-    while !supervisor.is_done() || !payers.iter().all(tokio::task::JoinHandle::is_finished) {
+    let is_over = || payers.iter().all(tokio::task::JoinHandle::is_finished);
+    while !shared.has_violations() && !(supervisor.is_done() && is_over()) {
         supervisor.look(&fillers);
         if supervisor.is_done() {
             shared.stop();
@@ -86,9 +87,6 @@ pub fn play(plan: Plan, core_binary: PathBuf) -> Report {
                 "the plan did not end within {deadline:?}: {}",
                 supervisor.what_is_left()
             ));
-        }
-        if shared.has_violations() {
-            break;
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -210,9 +208,14 @@ impl Supervisor {
             let kill = self.arm("core", Target::Core);
             match self.fleet.start_core(kill.as_deref()) {
                 Ok(()) => break,
-                Err(Killed) => {
+                Err(NotReady::Killed) => {
                     let kill = self.armed.remove("core");
                     kill.into_iter().for_each(|kill| self.hit("core", kill));
+                }
+                Err(NotReady::Refused(why)) => {
+                    return self
+                        .shared
+                        .violation(format!("lost: after a power cut the core does not start: {why}"));
                 }
             }
         }
