@@ -93,7 +93,12 @@ pub(super) struct Facts {
     pub(super) requests: BTreeMap<(Principal, IdempotencyKey), Request>,
     pub(super) payments: BTreeMap<PaymentId, PaymentFacts>,
     pub(super) commands: BTreeMap<CommandId, CommandFacts>,
+    /// Words that were promised.
     pub(super) words: BTreeMap<CommandId, Vec<Word>>,
+    /// Words that reached the core, promised or not.
+    pub(super) heard: BTreeMap<CommandId, Vec<Word>>,
+    /// Payments of devices that are gone, whose unpromised words had counted.
+    pub(super) heard_counted: BTreeSet<PaymentId>,
     pub(super) honest: BTreeMap<usize, bool>,
 }
 

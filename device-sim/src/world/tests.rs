@@ -10,12 +10,16 @@ fn assert_sound(seed: u64, story: &str) -> Report {
 
 /// Worlds that met a defect, with what was wrong: each fails again if the defect comes back.
 const SCENARIOS: &[(u64, &str)] = &[
-    (111, "a revoked chip was owed statuses that it could never fetch"),
+    (24, "a revoked chip was owed statuses that it could never fetch"),
     (1279, "a bank that had refused the refund was still named unreachable"),
-    (737, "a merchant's refund was carried out and its answer lost until its request had ended"),
     (20, "a core that releases before its sync forgets what it promised"),
     (28, "a device that acts before its sync acts again after a restart"),
-    (145, "the same with another device"),
+    (
+        11520,
+        "a device enrolled anew said `never_seen` of its predecessor's command, and held money went back",
+    ),
+    (737, "the auditor did not know a merchant's refund whose answer was lost until its request had ended"),
+    (7477, "the auditor did not count a word that had arrived, unpromised, before its device was replaced"),
 ];
 
 #[test]

@@ -27,7 +27,6 @@ impl World {
         row: &PaymentRow,
         command: CommandId,
     ) -> Result<(Verdict, BTreeSet<&'static str>, BTreeSet<&'static str>), Violation> {
-        let words = self.facts.words.get(&command).cloned().unwrap_or_default();
         let policy = self.plan.tenants[self.tenant(row)].on_unknown;
         let silent = match policy {
             OnUnknown::Refund => Verdict::UnknownRefunded,
@@ -36,6 +35,7 @@ impl World {
         let settle_at = self.facts.commands.get(&command).map_or(0, |facts| facts.settle_at);
         let orphaned = self.facts.commands.get(&command).is_some_and(|facts| facts.orphaned);
         let merchant_refunded = self.refund_wanted(row);
+        let words = self.words(row, command, silent);
         let (mut verdict, mut named, mut may_name) = (Verdict::Open, BTreeSet::new(), BTreeSet::new());
         for word in words {
             let meaning = meaning(row.quantity, word);
@@ -84,6 +84,26 @@ impl World {
             verdict = silent;
         }
         Ok((verdict, named, may_name))
+    }
+
+    /// What counts is what was promised. Only where the device is gone before it could say again what a crash of the
+    /// core had left unpromised, the word may have counted or not.
+    fn words(&mut self, row: &PaymentRow, command: CommandId, silent: Verdict) -> Vec<Word> {
+        let promised = self.facts.words.get(&command).cloned().unwrap_or_default();
+        let heard = self.facts.heard.get(&command).cloned().unwrap_or_default();
+        let orphaned = self.facts.commands.get(&command).is_some_and(|facts| facts.orphaned);
+        let is_silent = match silent {
+            Verdict::UnknownHeld => row.state == PaymentState::Held,
+            _ => !matches!(row.state, PaymentState::Delivered | PaymentState::DeliveredInPart),
+        };
+        if !self.is_resolved && orphaned && heard.len() > promised.len() && !is_silent {
+            self.facts.heard_counted.insert(row.payment);
+        }
+        if self.facts.heard_counted.contains(&row.payment) {
+            self.either += 1;
+            return heard;
+        }
+        promised
     }
 }
 

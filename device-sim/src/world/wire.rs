@@ -141,6 +141,9 @@ impl World {
     ) -> Result<(), Violation> {
         let (request, word) = self.read_publish(party, kind, &payload);
         self.core_handle(Input::Publish { connection: ConnectionId(id), token, kind, payload })?;
+        if let Some((command, word)) = word {
+            self.facts.heard.entry(command).or_default().push(word);
+        }
         let position = self.core.driver.as_ref().map_or(0, |driver| driver.decided().value());
         self.core.notes.insert((id, token), Note { position, request, word });
         Ok(())
