@@ -76,8 +76,8 @@ pub fn play(plan: Plan, core_binary: PathBuf) -> Report {
     let fillers = Fillers::start(&supervisor);
     // Generous: a kill takes about two seconds.
     let deadline = LONGEST_KILL * u32::try_from(kills).unwrap_or(u32::MAX);
-    let is_over = || payers.iter().all(tokio::task::JoinHandle::is_finished);
-    while !shared.has_violations() && !(supervisor.is_done() && is_over()) {
+    let payers_go_on = || !payers.iter().all(tokio::task::JoinHandle::is_finished);
+    while !shared.has_violations() && (!supervisor.is_done() || payers_go_on()) {
         supervisor.look(&fillers);
         if supervisor.is_done() {
             shared.stop();

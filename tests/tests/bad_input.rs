@@ -206,7 +206,7 @@ fn payment_requests_that_must_not_be_paid_are_answered_with_the_reason() {
     assert!(rows.is_empty(), "{rows:?}");
 }
 
-/// CP-2, CP-3, CP-5: one information is sold once, and consent binds to one key, payee and amount.
+/// CP-2, CP-3, CP-4, CP-5: one information is sold once, and consent binds to one key, payee and amount.
 #[test]
 fn an_information_shown_twice_is_sold_once_and_a_consent_by_another_is_none() {
     let mut fleet = fleet();
@@ -217,6 +217,10 @@ fn an_information_shown_twice_is_sold_once_and_a_consent_by_another_is_none() {
     let until_when = now().plus_ms(60_000);
     assert_eq!(ask(&mut client, 1, until_when, information.clone()), None);
     let asked = question(&mut client);
+    assert_eq!(
+        (asked.payee.to_string(), asked.amount.to_string()),
+        ("Snacks & Co".into(), "1.50 EUR".into())
+    );
     assert_eq!(ask(&mut client, 2, until_when, information.clone()).as_deref(), Some("nonce_used"));
     assert_eq!(
         ask(&mut client, 1, until_when, information.clone()),
