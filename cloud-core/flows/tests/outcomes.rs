@@ -10,7 +10,7 @@ use cloud_core_flows::port::BankAnswer::{Cancelled, Done, NotFound, Refused, Unk
 use cloud_core_flows::port::BankCallKind::{Cancel, Refund, Status, Transfer};
 use common::money::*;
 use common::{FUNDS, PRICE, World, http, signing_key, who};
-use schemas::message::{HealthVerdict, Outcome, PaymentState, Up, VerificationAnswer};
+use schemas::message::{Down, HealthVerdict, Outcome, PaymentState, Up, VerificationAnswer};
 
 /// CP-3: a refusal of the chip ends the payment and the user is told why.
 #[test]
@@ -50,6 +50,26 @@ fn checking_to_refused_by_silence() {
         w.ready(payment);
         assert_eq!(w.state(payment), PaymentState::Refused);
         nothing_moved(&mut w);
+    }
+}
+
+/// CP-4: once the chip has confirmed it, the payer is asked, and sees payee, amount and what is bought.
+#[test]
+fn checking_to_pending_verification_shows_payee_and_amount() {
+    for mut w in both() {
+        let payment = w.begin("ann", 1);
+        let asked = |told: Vec<Down>| {
+            told.into_iter().find_map(|body| match body {
+                Down::PaymentVerification(asked) if asked.payment == payment => Some(asked),
+                _ => None,
+            })
+        };
+        assert_eq!(asked(w.fetch("ann")), None, "not before the chip has confirmed it");
+        w.ready(payment);
+        let asked = asked(w.fetch("ann")).unwrap();
+        assert_eq!((asked.payee.as_str(), asked.amount.minor), ("The Shop", PRICE));
+        assert_eq!((asked.item, asked.quantity), (w.information(1).item, w.information(1).quantity));
+        assert_eq!(w.state(payment), PaymentState::PendingVerification);
     }
 }
 
