@@ -14,6 +14,8 @@ pub const CHECKS: usize = 1_000;
 pub const INFORMATION_MARGIN_MS: u64 = 10 * 60 * 1000;
 /// Most payment informations that any profile may have open at a time.
 pub const INFORMATIONS: u32 = 256;
+/// Payment informations that are remembered, expired ones included.
+pub const INFORMATIONS_REMEMBERED: usize = 4_096;
 /// Dead letters kept for `status`.
 pub const DEAD_LETTERS: usize = 100;
 /// Payment states kept for `status`.

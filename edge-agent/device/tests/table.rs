@@ -580,6 +580,26 @@ fn a_health_check_waits_for_cloud_time_after_a_restart() {
     assert_eq!(verdict(&bench.settle()), clock_unknown);
 }
 
+/// A busy machine goes on selling: only what can still be paid counts as open.
+#[test]
+fn expired_informations_make_room_for_new_ones() {
+    let mut bench = Bench::new(CHIP);
+    bench.connect_with_time();
+    for number in 1..65 {
+        issued(&issue(&mut bench, number));
+    }
+    let refused = issue(&mut bench, 65);
+    assert!(matches!(
+        refused.last(),
+        Some(Output::Issued { result: Err(IssueRefusal::TooManyOpen(64)), .. })
+    ));
+    bench.now += 130_000;
+    bench.device.handle_tick(bench.now);
+    bench.settle();
+    issued(&issue(&mut bench, 66));
+    assert_eq!(bench.device.status(bench.now).issued_informations, 65, "expired ones are still remembered");
+}
+
 #[test]
 fn informations_are_forgotten_some_time_after_their_expiry() {
     let mut bench = Bench::new(CHIP);

@@ -9,6 +9,7 @@ use schemas::wire::SignedBytes;
 
 use super::Context;
 use crate::event::Event;
+use crate::limits;
 use crate::state::State;
 
 /// Somebody at the chip wants to buy.
@@ -133,7 +134,9 @@ impl State {
         if minor > wire_limits::AMOUNT_MINOR {
             return Err(IssueRefusal::Amount);
         }
-        if self.informations.len() >= rules.open_max as usize {
+        // What has expired is only remembered: it can't be sold any more.
+        let open = self.informations.values().filter(|information| information.expires_at >= lower).count();
+        if open >= rules.open_max as usize || self.informations.len() >= limits::INFORMATIONS_REMEMBERED {
             return Err(IssueRefusal::TooManyOpen(rules.open_max));
         }
         if let Some(code) = context.unmet_condition(&request.item, quantity) {
