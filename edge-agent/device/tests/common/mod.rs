@@ -207,3 +207,8 @@ pub(crate) fn published(outputs: &[Output]) -> Vec<Up> {
         })
         .collect()
 }
+
+/// How many deliveries were acknowledged.
+pub(crate) fn acknowledged(outputs: &[Output]) -> usize {
+    outputs.iter().filter(|output| matches!(output, Output::Acknowledge { .. })).count()
+}
