@@ -310,7 +310,7 @@ pub fn server_config(
 }
 
 /// The time against which certificates are checked: the wall clock, but never earlier than the latest
-/// time that is known to have passed (build time, last journaled time; correctness.md 14).
+/// time that is known to have passed (the core's journaled time; correctness.md 14).
 #[derive(Debug, Default)]
 pub struct CertificateClock {
     floor_ms: AtomicU64,

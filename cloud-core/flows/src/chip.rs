@@ -55,7 +55,7 @@ struct Order<'a> {
     executor: Option<Principal>,
 }
 
-impl ChipFlow<'_> {
+impl<'a> ChipFlow<'a> {
     /// CP-2: a payer hands in a payment information. The ladder of refusals stands in [`ChipFlow::check_request`].
     pub(crate) fn request(
         &mut self,
@@ -151,9 +151,7 @@ impl ChipFlow<'_> {
         }
         let executor = self.check_executor(&information)?;
         if let Some(code) = device.not_ready(self.now) {
-            let text =
-                format!("the machine says that it is not ready ({code}): try again when that is mended");
-            return Err(Rejection::new("chip_not_ready", text));
+            return Err(says_not_ready("chip_not_ready", code));
         }
         if self.is_busy(&information.chip) {
             return Err(Rejection::new("device_busy", "the chip has too much to do: try again in a minute"));
@@ -204,9 +202,7 @@ impl ChipFlow<'_> {
             return Err(Rejection::new("executor_revoked", "the machine no longer works here"));
         };
         if let Some(code) = device.not_ready(self.now) {
-            let text =
-                format!("the machine says that it is not ready ({code}): try again when that is mended");
-            return Err(Rejection::new("executor_not_ready", text));
+            return Err(says_not_ready("executor_not_ready", code));
         }
         if self.is_busy(&executor) {
             return Err(Rejection::new(
@@ -279,10 +275,7 @@ impl ChipFlow<'_> {
             // A wrong signature ends the payment that it names, if that is the sender's own and waits for it.
             Err(_) => return self.decline_claimed(payer, signed).then_some(()).ok_or_else(wrong),
         };
-        let payment = self.cloud.payment(said.payment).filter(|payment| payment.payer == *payer);
-        let Some(payment) = payment else {
-            return Err(Rejection::new("payment_unknown", "you have no such payment"));
-        };
+        let payment = self.own_payment(payer, said.payment)?;
         let Phase::Verifying { answer_by } = payment.phase else { return Ok(()) };
         if self.now > answer_by {
             return Ok(());
@@ -299,11 +292,16 @@ impl ChipFlow<'_> {
         Ok(())
     }
 
+    /// A payment that this payer made.
+    fn own_payment(&self, payer: &Principal, id: PaymentId) -> Result<&'a ChipPayment, Rejection> {
+        let payment = self.cloud.payment(id).filter(|payment| payment.payer == *payer);
+        payment.ok_or_else(|| Rejection::new("payment_unknown", "you have no such payment"))
+    }
+
     fn decline_claimed(&mut self, payer: &Principal, signed: &SignedBytes) -> bool {
-        let named =
-            Verification::read_unverified(signed).ok().and_then(|said| self.cloud.payment(said.payment));
-        match named {
-            Some(payment) if payment.payer == *payer && matches!(payment.phase, Phase::Verifying { .. }) => {
+        let named = Verification::read_unverified(signed).ok();
+        match named.and_then(|said| self.own_payment(payer, said.payment).ok()) {
+            Some(payment) if matches!(payment.phase, Phase::Verifying { .. }) => {
                 self.close(payment, PaymentState::Declined, "verification_wrong", Audience::PayerAndChip);
                 true
             }
@@ -313,10 +311,7 @@ impl ChipFlow<'_> {
 
     /// The payer withdraws: nothing moves if no command exists yet.
     pub(crate) fn cancel(&mut self, payer: &Principal, id: PaymentId) -> Result<PaymentId, Rejection> {
-        let payment = self.cloud.payment(id).filter(|payment| payment.payer == *payer);
-        let Some(payment) = payment else {
-            return Err(Rejection::new("payment_unknown", "you have no such payment"));
-        };
+        let payment = self.own_payment(payer, id)?;
         match payment.phase {
             Phase::Checking { .. } | Phase::Verifying { .. } => {
                 self.close(payment, PaymentState::Cancelled, "cancelled", Audience::PayerAndChip);
@@ -489,6 +484,12 @@ fn check_amount(information: &PaymentInformation, tenant: &Tenant) -> Result<(),
         return Err(Rejection::new("currency_mismatch", text));
     }
     Ok(())
+}
+
+/// CP-17: refused early, by the device's own last word.
+fn says_not_ready(code: &'static str, condition: &Code) -> Rejection {
+    let text = format!("the machine says that it is not ready ({condition}): try again when that is mended");
+    Rejection::new(code, text)
 }
 
 fn information_invalid() -> Rejection {

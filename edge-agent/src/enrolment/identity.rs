@@ -214,7 +214,7 @@ pub fn client_config(
 }
 
 /// The time against which certificates are checked: the wall clock, but never earlier than the latest time
-/// that is known to have passed (build time, last cloud time; correctness.md 14). Many devices start in 1970.
+/// that is known to have passed (the start of the own certificate; correctness.md 14). Many devices start in 1970.
 #[derive(Debug, Default)]
 pub struct CertificateClock {
     floor_ms: AtomicU64,
