@@ -384,8 +384,8 @@ impl World {
     fn gave_up(&self, row: &PaymentRow) -> bool {
         let facts = self.facts.payments.get(&row.payment).cloned().unwrap_or_default();
         let bank_ms = self.plan.tenants[self.tenant(row)].deadlines.bank_ms;
-        let late = match (facts.first_ordered_at, facts.done_heard_at) {
-            (Some(ordered), Some(heard)) => heard >= ordered + bank_ms,
+        let late = match (facts.consent_heard_at, facts.done_heard_at) {
+            (Some(consent), Some(heard)) => heard >= consent + bank_ms,
             _ => false,
         };
         facts.fenced || late || self.coverage.of(Fault::CoreCrash) > 0 || self.coverage.of(Fault::Revoked) > 0

@@ -70,7 +70,6 @@ impl World {
             return Err(self.broken("MO-3", format!("payment {payment} has two transfer keys")));
         }
         facts.transfer_key = Some(order.transfer_key);
-        facts.first_ordered_at.get_or_insert(self.now);
         match order.call {
             BankCallKind::Refund => {
                 facts.refund_keys.insert(order.refund_key);

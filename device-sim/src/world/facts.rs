@@ -49,7 +49,8 @@ pub(super) struct PaymentFacts {
     pub(super) refund_keys: BTreeSet<[u8; 16]>,
     /// The bank was asked to fence the transfer off.
     pub(super) fenced: bool,
-    pub(super) first_ordered_at: Option<u64>,
+    /// When the core first heard the payer's consent, from which the bank's time runs.
+    pub(super) consent_heard_at: Option<u64>,
     pub(super) done_heard_at: Option<u64>,
     pub(super) merchant_refunded: bool,
 }

@@ -162,11 +162,12 @@ impl World {
         };
         let said = match envelope.body {
             message::Up::PaymentVerification(said) => {
-                // A consent that has ended on its way is not a good one any more.
-                if let Ok(read) = Verification::read_unverified(&said.verification)
-                    && read.expires_at < self.stamp()
-                {
-                    self.facts.payment(read.payment).verified_wrong = true;
+                if let Ok(read) = Verification::read_unverified(&said.verification) {
+                    let (now, stamp) = (self.now, self.stamp());
+                    let facts = self.facts.payment(read.payment);
+                    facts.consent_heard_at.get_or_insert(now);
+                    // A consent that has ended on its way is not a good one any more.
+                    facts.verified_wrong |= read.expires_at < stamp;
                 }
                 None
             }
