@@ -4,4 +4,5 @@ pub mod bank;
 mod bench;
 pub mod cli;
 pub mod live;
+mod mqtt;
 pub mod world;

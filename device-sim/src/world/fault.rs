@@ -40,6 +40,8 @@ faults! {
     Break = "break", 20;
     /// One side notices much later.
     HalfOpen = "half-open", 400;
+    /// A client does not read for a while.
+    SlowReader = "slow-reader", 20;
     /// A sync takes long.
     SlowDisk = "slow-disk", 100;
     /// A terminal acknowledges and loses what it got.

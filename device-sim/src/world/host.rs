@@ -7,12 +7,11 @@ use cloud_core_flows::Cloud;
 use cloud_core_flows::admin::{AdminAnswer, AdminCommand, AdminReply};
 use cloud_core_flows::driver::{Driver, run_snapshot};
 use cloud_core_flows::port::{Input, Output};
-use schemas::ids::{CommandId, IdempotencyKey, Principal};
+use schemas::ids::CommandId;
 use schemas::message::PaymentState;
 use schemas::time::Timestamp;
 use schemas_journal::{ChainId, DiskError, Journal, JournalLimits, MemoryDisk, SyncPoint, Synced};
 
-use super::facts::Word;
 use super::fault::Fault;
 use super::random::Random;
 use super::{EPOCH_MS, Happening, Violation, World, say};
@@ -25,17 +24,6 @@ enum Stage {
     Append,
     Sync(SyncPoint),
     Release(Option<Result<Synced, DiskError>>),
-}
-
-/// Who asks, with which key.
-pub(super) type RequestKey = (Principal, IdempotencyKey);
-
-/// What hangs on the promise of one PUBLISH.
-pub(super) struct Note {
-    /// The journal position of the state right after it was handled.
-    pub(super) position: u64,
-    pub(super) request: Option<RequestKey>,
-    pub(super) word: Option<(CommandId, Word)>,
 }
 
 /// The core's process and its disk.
@@ -52,7 +40,6 @@ pub(super) struct Core {
     tick_at: Option<u64>,
     /// The greatest position of which somebody was told.
     pub(super) told: u64,
-    pub(super) notes: BTreeMap<(u64, u64), Note>,
     tickets: u64,
     pub(super) replies: BTreeMap<u64, AdminReply>,
 }
@@ -76,7 +63,6 @@ impl Core {
             dirty: false,
             tick_at: None,
             told: 0,
-            notes: BTreeMap::new(),
             tickets: 0,
             replies: BTreeMap::new(),
         }
@@ -281,11 +267,7 @@ impl World {
         self.core.run += 1;
         self.core.stage = Stage::Idle;
         self.core.dirty = false;
-        self.core.notes.clear();
-        let connections: Vec<u64> = self.connections.keys().copied().collect();
-        for connection in connections {
-            self.break_connection(connection);
-        }
+        self.lane_dies();
         let long = self.strikes(Fault::CoreLongOutage);
         let away = if long { self.random.range(200_000, 900_000) } else { self.random.range(50, 15_000) };
         self.after(away, Happening::CoreStart);

@@ -1,10 +1,15 @@
-//! The lane at message level: a connection is two ordered streams that can break at any message (a suffix is lost).
-//! QoS 1 as in mqtt.md: one send per connection, PUBACKs in order of arrival, the rest on the next connection.
+//! The network between the core and everybody: a connection is two ordered streams of bytes, which arrive in pieces and
+//! break at any byte (correctness.md 21). At one end stands the broker's own session, at the other a client.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
-use schemas::ids::MessageId;
-use schemas::topic::Kind;
+use broker_session::{ConnectionId, Limits, Session};
+
+use super::client::Client;
+use super::tap::Tap;
+
+/// What a socket takes for a peer that does not read, in bytes.
+const SOCKET_BYTES: usize = 8 << 10;
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,72 +18,46 @@ pub(super) enum Party {
     Machine(usize),
 }
 
-/// What goes to the core.
-#[derive(Debug, Clone)]
-pub(super) enum Up {
-    Connect,
-    Subscribe,
-    Publish { packet: u64, promised: bool, kind: Kind, payload: Vec<u8> },
-    Acknowledge { message: MessageId, code: u8 },
-    Closed,
-}
-
-impl Up {
-    /// For the trace.
-    pub(super) fn name(&self) -> String {
-        match self {
-            Up::Connect => "CONNECT".to_owned(),
-            Up::Subscribe => "SUBSCRIBE".to_owned(),
-            Up::Publish { packet, kind, .. } => format!("PUBLISH {kind} {packet}"),
-            Up::Acknowledge { message, code } => format!("PUBACK {message} {code}"),
-            Up::Closed => "gone".to_owned(),
-        }
-    }
-}
-
-/// What comes from the core.
-#[derive(Debug, Clone)]
-pub(super) enum Down {
-    Accepted(bool),
-    Subscribed,
-    Publish { message: MessageId, kind: Kind, payload: Vec<u8> },
-    Reply { kind: Kind, payload: Vec<u8> },
-    Promise { packet: u64, code: u8 },
-    Closed,
+/// What comes out of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Piece {
+    Bytes(Vec<u8>),
+    /// The connection is over, as far as this side can see.
+    End,
 }
 
 /// One direction.
-#[derive(Debug)]
-pub(super) struct Stream<T> {
-    under_way: VecDeque<(u64, T)>,
+#[derive(Debug, Default)]
+pub(super) struct Stream {
+    under_way: VecDeque<(u64, Piece)>,
     last_at: u64,
     broken: bool,
 }
 
-impl<T> Default for Stream<T> {
-    fn default() -> Self {
-        Self { under_way: VecDeque::new(), last_at: 0, broken: false }
-    }
-}
-
-impl<T> Stream<T> {
+impl Stream {
     /// When it arrives; none if the stream is broken, which the sender cannot know.
-    pub(super) fn send(&mut self, arrives_at: u64, packet: T) -> Option<u64> {
+    pub(super) fn send(&mut self, arrives_at: u64, piece: Piece) -> Option<u64> {
         if self.broken {
             return None;
         }
         self.last_at = self.last_at.max(arrives_at);
-        self.under_way.push_back((self.last_at, packet));
+        self.under_way.push_back((self.last_at, piece));
         Some(self.last_at)
     }
 
-    /// The suffix after `kept` packets is lost; `end` is what the receiver notices at `noticed_at`.
-    pub(super) fn cut(&mut self, kept: usize, end: T, noticed_at: u64) -> Option<u64> {
+    /// Everything after the first `kept` bytes under way is lost; the receiver notices the end at `noticed_at`.
+    pub(super) fn cut(&mut self, kept: usize, noticed_at: u64) -> Option<u64> {
         if self.broken {
             return None;
         }
-        self.under_way.truncate(kept);
-        let at = self.send(noticed_at, end);
+        let mut left = kept;
+        for (_, piece) in &mut self.under_way {
+            if let Piece::Bytes(bytes) = piece {
+                bytes.truncate(left);
+                left -= bytes.len();
+            }
+        }
+        let at = self.send(noticed_at, Piece::End);
         self.broken = true;
         at
     }
@@ -87,63 +66,97 @@ impl<T> Stream<T> {
         self.broken
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.under_way.len()
+    pub(super) fn is_empty(&self) -> bool {
+        self.under_way.is_empty()
     }
 
-    pub(super) fn receive(&mut self, now: u64) -> Option<T> {
+    /// Bytes under way.
+    pub(super) fn bytes(&self) -> usize {
+        let length =
+            |(_, piece): &(u64, Piece)| if let Piece::Bytes(bytes) = piece { bytes.len() } else { 0 };
+        self.under_way.iter().map(length).sum()
+    }
+
+    pub(super) fn receive(&mut self, now: u64) -> Option<Piece> {
         let (at, _) = self.under_way.front()?;
         if *at > now {
             return None;
         }
-        self.under_way.pop_front().map(|(_, packet)| packet)
+        self.under_way.pop_front().map(|(_, piece)| piece)
     }
 }
 
-/// A connection, with the lane's side of it.
+/// A connection with both its ends.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) party: Party,
-    /// The run of the core that it was made to.
-    pub(super) run: u64,
-    pub(super) up: Stream<Up>,
-    pub(super) down: Stream<Down>,
-    /// The lane's side.
-    pub(super) admitted: bool,
-    pub(super) subscribed: bool,
-    pub(super) core_closed: bool,
-    pub(super) after: u64,
-    pub(super) pulling: bool,
-    pub(super) pull_again: bool,
-    pub(super) in_flight: BTreeSet<MessageId>,
-    /// Publishes without a PUBACK, in order of arrival.
-    pub(super) awaiting: VecDeque<(u64, bool)>,
+    pub(super) up: Stream,
+    pub(super) down: Stream,
+    pub(super) client: Client,
+    /// The broker's end; none once it has ended or its process is dead.
+    pub(super) session: Option<Session>,
+    /// In the server's socket, not yet read by the session.
+    pub(super) unread: Vec<u8>,
+    /// Given by the session, and the socket has no room.
+    pub(super) unwritten: Vec<u8>,
+    /// Bytes that the client has sent, and that have arrived.
+    pub(super) sent: u64,
+    pub(super) arrived: u64,
+    pub(super) tap: Tap,
+    /// When each end wants to look at the time.
+    pub(super) session_alarm: Option<u64>,
+    pub(super) client_alarm: Option<u64>,
 }
 
 impl Connection {
+    pub(super) fn new(id: u64, party: Party, client: Client, limits: Limits, now: u64) -> Self {
+        let tap = Tap::new(client.version(), client.base(), client.receive_maximum());
+        Self {
+            party,
+            up: Stream::default(),
+            down: Stream::default(),
+            client,
+            session: Some(Session::new(ConnectionId(id), limits, now)),
+            unread: Vec::new(),
+            unwritten: Vec::new(),
+            sent: 0,
+            arrived: 0,
+            tap,
+            session_alarm: None,
+            client_alarm: None,
+        }
+    }
+
     pub(super) fn is_broken(&self) -> bool {
         self.up.is_broken() && self.down.is_broken()
     }
 
     /// Nothing will ever come of it.
     pub(super) fn is_over(&self) -> bool {
-        self.is_broken() && self.up.len() == 0 && self.down.len() == 0
+        self.is_broken() && self.up.is_empty() && self.down.is_empty() && self.session.is_none()
     }
 
-    pub(super) fn new(party: Party, run: u64) -> Self {
-        Self {
-            party,
-            run,
-            up: Stream::default(),
-            down: Stream::default(),
-            admitted: false,
-            subscribed: false,
-            core_closed: false,
-            after: 0,
-            pulling: false,
-            pull_again: false,
-            in_flight: BTreeSet::new(),
-            awaiting: VecDeque::new(),
-        }
+    /// As much of what waits as the socket takes now.
+    pub(super) fn writable(&mut self) -> Vec<u8> {
+        let room = SOCKET_BYTES.saturating_sub(self.down.bytes());
+        let rest = self.unwritten.split_off(room.min(self.unwritten.len()));
+        std::mem::replace(&mut self.unwritten, rest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_keeps_so_many_bytes_and_tells_the_end_after_them() {
+        let mut stream = Stream::default();
+        assert_eq!(stream.send(5, Piece::Bytes(vec![1, 2, 3])), Some(5));
+        assert_eq!(stream.send(2, Piece::Bytes(vec![4, 5])), Some(5), "nothing overtakes");
+        assert_eq!(stream.cut(4, 3), Some(5));
+        assert_eq!(stream.bytes(), 4);
+        assert_eq!(stream.send(9, Piece::Bytes(vec![6])), None);
+        let pieces: Vec<_> = std::iter::from_fn(|| stream.receive(9)).collect();
+        assert_eq!(pieces, [Piece::Bytes(vec![1, 2, 3]), Piece::Bytes(vec![4]), Piece::End]);
     }
 }

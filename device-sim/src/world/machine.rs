@@ -11,9 +11,10 @@ use schemas::message;
 use schemas::topic::Kind;
 use schemas_journal::{ChainId, Journal, JournalLimits, MemoryDisk};
 
+use super::client::{Down, Up};
 use super::facts::Offer;
 use super::fault::Fault;
-use super::lane::{Down, Party, Up};
+use super::lane::Party;
 use super::office::Errand;
 use super::plan::{LONGEST_ACT_MS, MachinePlan};
 use super::{Happening, Violation, World, say};
@@ -300,18 +301,20 @@ impl World {
 
     fn machine_output(&mut self, index: usize, output: Output) -> Result<(), Violation> {
         match output {
-            Output::Acknowledge { delivery } => self.machine_acknowledges(index, delivery, 0),
-            Output::RefuseDelivery { delivery, reason } => self.machine_acknowledges(index, delivery, reason),
+            Output::Acknowledge { delivery } => self.machine_acknowledges(index, delivery, 0)?,
+            Output::RefuseDelivery { delivery, reason } => {
+                self.machine_acknowledges(index, delivery, reason)?;
+            }
             Output::Publish { connection, message, kind, payload } => {
                 self.witness_word(index, kind, &payload)?;
                 let machine = &mut self.machines[index];
                 machine.next += 1;
-                let packet = machine.next;
-                machine.packets.insert(packet, message);
-                self.send_up(connection, Up::Publish { packet, promised: true, kind, payload });
+                let tag = machine.next;
+                machine.packets.insert(tag, message);
+                self.send_up(connection, Up::Publish { tag, kind, payload })?;
             }
             Output::Ask { connection, kind, payload } => {
-                self.send_up(connection, Up::Publish { packet: 0, promised: false, kind, payload });
+                self.send_up(connection, Up::Ask { kind, payload })?;
             }
             Output::Reconnect { connection } => {
                 if self.machines[index].connection == Some(connection) {
@@ -326,7 +329,7 @@ impl World {
         Ok(())
     }
 
-    fn machine_acknowledges(&mut self, index: usize, delivery: Delivery, code: u8) {
+    fn machine_acknowledges(&mut self, index: usize, delivery: Delivery, code: u8) -> Result<(), Violation> {
         let machine = &mut self.machines[index];
         if machine.connection == Some(delivery.connection)
             && let Some(message) = machine.deliveries.remove(&delivery.token)
@@ -336,45 +339,50 @@ impl World {
                 let promised = commands.map(|(id, _)| *id).find(|id| carries(*id) == message);
                 self.machines[index].promised.extend(promised);
             }
-            self.send_up(delivery.connection, Up::Acknowledge { message, code });
+            let packet = u16::try_from(delivery.token).unwrap_or_default();
+            return self.send_up(delivery.connection, Up::Acknowledge { packet, code });
         }
+        Ok(())
     }
 
-    /// A packet reaches a machine.
-    pub(super) fn machine_hears(&mut self, index: usize, connection: u64, packet: Down) {
+    /// Something reaches a machine.
+    pub(super) fn machine_hears(
+        &mut self,
+        index: usize,
+        connection: u64,
+        heard: Down,
+    ) -> Result<(), Violation> {
         if self.machines[index].connection != Some(connection) {
-            return;
+            return Ok(());
         }
-        match packet {
-            Down::Accepted(true) => self.send_up(connection, Up::Subscribe),
+        match heard {
+            Down::Accepted(true) => self.send_up(connection, Up::Subscribe)?,
             Down::Accepted(false) | Down::Closed => self.machine_offline(index, connection),
             Down::Subscribed => {
                 self.machines[index].subscribed = true;
                 self.with_device(index, |device, boot_ms| device.handle_connected(connection, 10, boot_ms));
             }
-            Down::Publish { message, kind, payload } => {
-                let machine = &mut self.machines[index];
-                machine.next += 1;
-                let token = machine.next;
-                machine.deliveries.insert(token, message);
-                let delivery = Some(Delivery { connection, token });
+            Down::Publish { packet, kind, payload } => {
+                let delivery = packet.map(|packet| Delivery { connection, token: u64::from(packet) });
+                if let Some(delivery) = delivery {
+                    // What a device cannot read it still has to answer for.
+                    let message = message::Down::decode(kind, &payload).map(|envelope| envelope.id);
+                    let message = message.unwrap_or(MessageId([0; 16]));
+                    self.machines[index].deliveries.insert(delivery.token, message);
+                }
                 self.with_device(index, |device, boot_ms| {
                     device.handle_message(delivery, kind.as_str(), &payload, boot_ms);
                 });
             }
-            Down::Reply { kind, payload } => {
-                self.with_device(index, |device, boot_ms| {
-                    device.handle_message(None, kind.as_str(), &payload, boot_ms);
-                });
-            }
-            Down::Promise { packet, code } => {
-                if let Some(message) = self.machines[index].packets.remove(&packet) {
+            Down::Promise { tag, code } => {
+                if let Some(message) = self.machines[index].packets.remove(&tag) {
                     self.with_device(index, |device, boot_ms| {
                         device.handle_published(connection, message, code, boot_ms);
                     });
                 }
             }
         }
+        Ok(())
     }
 
     pub(super) fn machine_offline(&mut self, index: usize, connection: u64) {

@@ -10,6 +10,7 @@
 
 mod audit;
 mod bank;
+mod client;
 mod coverage;
 mod facts;
 mod fault;
@@ -22,6 +23,7 @@ mod people;
 mod plan;
 mod random;
 mod shop;
+mod tap;
 mod trace;
 mod verdict;
 mod wire;
@@ -118,10 +120,14 @@ pub fn run(seed: u64, with_trace: bool) -> Report {
 /// What will happen.
 #[derive(Debug, Clone)]
 enum Happening {
-    /// A packet reaches the core.
+    /// Bytes reach the core.
     ArriveUp(u64),
-    /// A packet reaches a person or a machine.
+    /// Bytes reach a person or a machine.
     ArriveDown(u64),
+    /// The core's end of a connection looks at the time.
+    SessionAlarm(u64),
+    /// The other end does.
+    ClientAlarm(u64),
     /// Somebody tries to connect.
     Connect(Party),
     /// The next step of THE order, in this run of the core.
@@ -287,7 +293,9 @@ impl World {
         match happening {
             Happening::ArriveUp(connection) => self.arrive_up(connection)?,
             Happening::ArriveDown(connection) => self.arrive_down(connection)?,
-            Happening::Connect(party) => self.connect(party),
+            Happening::SessionAlarm(connection) => self.session_alarm(connection)?,
+            Happening::ClientAlarm(connection) => self.client_alarm(connection)?,
+            Happening::Connect(party) => self.connect(party)?,
             Happening::CoreStep(run) => self.core_step(run)?,
             Happening::CoreTick(run) => self.core_tick(run)?,
             Happening::CoreStart => self.core_open()?,
@@ -296,7 +304,7 @@ impl World {
             Happening::MachineStart(machine) if self.machines[machine].must_not_start() => {}
             Happening::MachineStart(machine) => {
                 self.machine_open(machine)?;
-                self.connect(Party::Machine(machine));
+                self.connect(Party::Machine(machine))?;
             }
             Happening::MachineReady(machine) => self.machine_ready(machine),
             Happening::HardwareMoves { machine, run, command, units, stops } => {
@@ -306,7 +314,7 @@ impl World {
                 self.hardware_says(machine, run, command, result);
             }
             Happening::Shop(purchase) => self.begin_purchase(purchase),
-            Happening::Act(person, deed) => self.act(person, deed),
+            Happening::Act(person, deed) => self.act(person, deed)?,
             Happening::BankHears(call) => self.bank_hears(call)?,
             Happening::BankSays(call, answer) => self.bank_says(call, answer)?,
             Happening::BankGivesUp(call) => self.bank_gives_up(call)?,

@@ -14,11 +14,12 @@ use schemas::time::Timestamp;
 use schemas::topic::Kind;
 use schemas::wire::Text;
 
+use super::client::{Down, Habits, Up};
 use super::facts::{Request, Wish};
 use super::fault::Fault;
-use super::lane::{Down, Party, Up};
+use super::lane::Party;
 use super::plan::PersonPlan;
-use super::{EPOCH_MS, Happening, World, say};
+use super::{EPOCH_MS, Happening, Violation, World, say};
 
 /// Something on a person's mind.
 #[derive(Debug, Clone)]
@@ -39,7 +40,7 @@ pub(super) enum Deed {
 struct Waiting {
     kind: Kind,
     payload: Vec<u8>,
-    /// The connection that it was sent on, and its packet there.
+    /// The connection that it was sent on, and its tag there.
     sent: Option<(u64, u64)>,
 }
 
@@ -81,23 +82,25 @@ impl Person {
 }
 
 impl World {
-    pub(super) fn arrive_down(&mut self, id: u64) -> Result<(), super::Violation> {
-        let now = self.now;
-        let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
-        let Some(packet) = connection.down.receive(now) else { return Ok(()) };
-        match connection.party {
-            Party::Machine(machine) => self.machine_hears(machine, id, packet),
-            Party::Person(person) => self.person_hears(person, id, packet),
+    /// How the client at this end behaves.
+    pub(super) fn habits(&self, party: Party) -> Habits {
+        match party {
+            Party::Person(person) => self.plan.people[person].habits.clone(),
+            Party::Machine(machine) => self.plan.machines[machine].habits.clone(),
         }
-        Ok(())
     }
 
-    fn person_hears(&mut self, index: usize, connection: u64, packet: Down) {
+    pub(super) fn person_hears(
+        &mut self,
+        index: usize,
+        connection: u64,
+        heard: Down,
+    ) -> Result<(), Violation> {
         if self.people[index].connection != Some(connection) {
-            return;
+            return Ok(());
         }
-        match packet {
-            Down::Accepted(true) => self.send_up(connection, Up::Subscribe),
+        match heard {
+            Down::Accepted(true) => self.send_up(connection, Up::Subscribe)?,
             Down::Accepted(false) | Down::Closed => {
                 let person = &mut self.people[index];
                 person.connection = None;
@@ -107,25 +110,27 @@ impl World {
             }
             Down::Subscribed => {
                 self.people[index].online = true;
-                self.send_waiting(index);
+                self.send_waiting(index)?;
             }
-            Down::Publish { message, kind, payload } => {
-                self.send_up(connection, Up::Acknowledge { message, code: 0 });
+            Down::Publish { packet, kind, payload } => {
+                if let Some(packet) = packet {
+                    self.send_up(connection, Up::Acknowledge { packet, code: 0 })?;
+                }
                 self.read(index, kind, &payload);
             }
-            Down::Reply { kind, payload } => self.read(index, kind, &payload),
-            Down::Promise { packet, code } => {
+            Down::Promise { tag, code } => {
                 let waiting = &mut self.people[index].waiting;
                 if code == 0x97 {
                     // Kept, and sent later as a new PUBLISH (correctness.md 9).
-                    let refused = waiting.iter_mut().filter(|found| found.sent == Some((connection, packet)));
+                    let refused = waiting.iter_mut().filter(|found| found.sent == Some((connection, tag)));
                     refused.for_each(|found| found.sent = None);
                     self.after(3_000, Happening::Act(index, Deed::SendAgain));
                 } else {
-                    waiting.retain(|found| found.sent != Some((connection, packet)));
+                    waiting.retain(|found| found.sent != Some((connection, tag)));
                 }
             }
         }
+        Ok(())
     }
 
     fn read(&mut self, index: usize, kind: Kind, payload: &[u8]) {
@@ -203,26 +208,28 @@ impl World {
         self.after(wait, Happening::Act(index, Deed::Verify(request, answer != Answer::Wrong)));
     }
 
-    pub(super) fn act(&mut self, index: usize, deed: Deed) {
+    pub(super) fn act(&mut self, index: usize, deed: Deed) -> Result<(), Violation> {
         match deed {
             Deed::Ask(wish) => self.ask(index, wish),
             Deed::Repeat(kind, payload) => self.say(index, kind, payload),
             Deed::Verify(request, good) => self.verify(index, &request, good),
             Deed::SendAgain => {
                 if self.people[index].online {
-                    self.send_waiting(index);
+                    self.send_waiting(index)
+                } else {
+                    Ok(())
                 }
             }
             Deed::Look => {
                 self.people[index].will_look = false;
                 let body = message::Up::StatusRequest(StatusRequest { payment: None });
                 let payload = Envelope::message(MessageId(self.random.bytes()), body).encode();
-                self.say(index, Kind::StatusRequest, payload);
+                self.say(index, Kind::StatusRequest, payload)
             }
         }
     }
 
-    fn ask(&mut self, index: usize, wish: Wish) {
+    fn ask(&mut self, index: usize, wish: Wish) -> Result<(), Violation> {
         let who = self.plan.people[index].principal.clone();
         let key = IdempotencyKey(self.random.bytes());
         say!(self, who, "wants {wish:?}");
@@ -255,7 +262,7 @@ impl World {
             let wait = self.random.range(100, 20_000);
             self.after(wait, Happening::Act(index, Deed::Ask(wish)));
         }
-        self.say(index, kind, payload);
+        self.say(index, kind, payload)
     }
 
     /// A payment is named after who asked, with which key, until when.
@@ -266,7 +273,7 @@ impl World {
         self.facts.payment(id).request = Some((who, key));
     }
 
-    fn verify(&mut self, index: usize, request: &VerificationRequest, good: bool) {
+    fn verify(&mut self, index: usize, request: &VerificationRequest, good: bool) -> Result<(), Violation> {
         let person = &self.plan.people[index];
         let mut said = Verification {
             payer: person.principal.clone(),
@@ -288,35 +295,27 @@ impl World {
         facts.verified_wrong |= !good;
         let body = message::Up::PaymentVerification(VerificationAnswer { verification: said.sign(&key) });
         let payload = Envelope::message(MessageId(self.random.bytes()), body).encode();
-        self.say(index, Kind::PaymentVerification, payload);
+        self.say(index, Kind::PaymentVerification, payload)
     }
 
     /// Kept until it is promised, sent once per connection.
-    fn say(&mut self, index: usize, kind: Kind, payload: Vec<u8>) {
+    fn say(&mut self, index: usize, kind: Kind, payload: Vec<u8>) -> Result<(), Violation> {
         self.people[index].waiting.push(Waiting { kind, payload, sent: None });
-        if self.people[index].online {
-            self.send_waiting(index);
-        }
+        if self.people[index].online { self.send_waiting(index) } else { Ok(()) }
     }
 
-    fn send_waiting(&mut self, index: usize) {
+    fn send_waiting(&mut self, index: usize) -> Result<(), Violation> {
         let person = &mut self.people[index];
-        let Some(connection) = person.connection else { return };
+        let Some(connection) = person.connection else { return Ok(()) };
         let mut packets = Vec::new();
         for waiting in &mut person.waiting {
             if waiting.sent.is_none_or(|(on, _)| on != connection) {
                 person.next += 1;
                 waiting.sent = Some((connection, person.next));
-                packets.push(Up::Publish {
-                    packet: person.next,
-                    promised: true,
-                    kind: waiting.kind,
-                    payload: waiting.payload.clone(),
-                });
+                let (kind, payload) = (waiting.kind, waiting.payload.clone());
+                packets.push(Up::Publish { tag: person.next, kind, payload });
             }
         }
-        for packet in packets {
-            self.send_up(connection, packet);
-        }
+        packets.into_iter().try_for_each(|packet| self.send_up(connection, packet))
     }
 }

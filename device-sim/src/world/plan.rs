@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use broker_session::{Limits, Version};
 use cloud_core_flows::admin::{AdminCommand, BankKind, Deadlines, OnUnknown};
 use ed25519_dalek::SigningKey;
 use schemas::ids::{Hash, MerchantId, Principal, TenantId};
@@ -10,6 +11,7 @@ use schemas::signed::PublicKey;
 use schemas::time::Timestamp;
 
 use super::Violation;
+use super::client::Habits;
 use super::fault::Fault;
 use super::random::Random;
 
@@ -29,6 +31,7 @@ pub(super) struct PersonPlan {
     pub(super) key: SigningKey,
     pub(super) is_till: bool,
     pub(super) wealth: Money,
+    pub(super) habits: Habits,
 }
 
 pub(super) struct MachinePlan {
@@ -39,6 +42,7 @@ pub(super) struct MachinePlan {
     /// For a chip: the index of its executor.
     pub(super) executor: Option<usize>,
     pub(super) drift_ppm: i64,
+    pub(super) habits: Habits,
 }
 
 pub(super) struct Plan {
@@ -49,6 +53,8 @@ pub(super) struct Plan {
     pub(super) machines: Vec<MachinePlan>,
     pub(super) purchases: u64,
     pub(super) faults_end_ms: u64,
+    /// Of every connection.
+    pub(super) lane: Limits,
 }
 
 fn name<T: std::str::FromStr>(text: &str) -> Result<T, Violation>
@@ -70,6 +76,7 @@ impl Plan {
             // A calm machine is never asked for more than its queue holds.
             purchases: if mix.is_calm() { random.range(2, 4) } else { random.range(3, 14) },
             faults_end_ms: random.range(60_000, 600_000),
+            lane: draw_limits(random, mix.is_calm()),
         };
         let first = random.index(3);
         let count = if random.chance(300) { 2 } else { 1 };
@@ -103,8 +110,10 @@ impl Plan {
         for (person, is_till) in [("ann", false), ("bob", false), ("till", true)] {
             let poor = random.chance(mix.permille(Fault::Poor));
             let minor = if poor { random.range(0, 500) } else { random.range(50_000, 200_000) };
+            let principal: Principal = name(&format!("{id}/{person}"))?;
             self.people.push(PersonPlan {
-                principal: name(&format!("{id}/{person}"))?,
+                habits: draw_habits(random, &principal),
+                principal,
                 tenant,
                 key: SigningKey::from_bytes(&random.bytes()),
                 is_till,
@@ -138,6 +147,14 @@ impl Plan {
             is_chip: chip.is_some(),
             executor: chip.flatten(),
             drift_ppm,
+            habits: Habits {
+                version: Version::V5,
+                client_id: "agent".to_owned(),
+                login: None,
+                keep_alive_s: 30,
+                receive_maximum: 16,
+                will: None,
+            },
         });
         Ok(())
     }
@@ -214,6 +231,37 @@ impl Plan {
             });
         }
         Ok(commands)
+    }
+}
+
+/// Terminals are ordinary clients of both versions (correctness.md 11).
+fn draw_habits(random: &mut Random, principal: &Principal) -> Habits {
+    let name = principal.to_string();
+    Habits {
+        version: if random.chance(500) { Version::V5 } else { Version::V3_1_1 },
+        client_id: "phone".to_owned(),
+        login: Some((name.clone(), name.into_bytes())),
+        keep_alive_s: [0, 20, 60][random.index(3)],
+        receive_maximum: [1, 2, 20, 65_535][random.index(4)],
+        will: None,
+    }
+}
+
+/// In half of the worlds the lane's windows are small, so that they fill.
+fn draw_limits(random: &mut Random, calm: bool) -> Limits {
+    if calm || random.chance(500) {
+        return Limits::default();
+    }
+    let maximum = |random: &mut Random| u16::try_from(random.range(1, 8)).unwrap_or(1);
+    Limits {
+        receive_maximum: maximum(random),
+        max_in_flight: maximum(random),
+        max_transmit_bytes: if random.chance(500) { 2 << 10 } else { 64 << 10 },
+        max_skipped: 2,
+        ack_timeout_ms: random.range(5_000, 30_000),
+        write_timeout_ms: random.range(5_000, 30_000),
+        connect_timeout_ms: random.range(2_000, 10_000),
+        ..Limits::default()
     }
 }
 

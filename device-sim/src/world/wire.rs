@@ -1,152 +1,408 @@
-//! The lane between the core and everybody: connections come and break, publishes go up, what is owed is pulled and
-//! goes down (mqtt.md; correctness.md 7 to 13).
+//! Between the network and the core: the broker's real session at the core's end of every connection, moved by bytes,
+//! time and the core's outputs just as the broker moves it over sockets (mqtt.md; correctness.md 7 to 13).
 
-use cloud_core_flows::port::{ConnectionId, Credentials, Input, Output};
-use schemas::ids::{CommandId, Hash};
+use broker_session::{
+    self as session, ConnectRefusal, Event, Owed, Promise, PublishToken, Qos, Secret, Session,
+};
+use cloud_core_flows::port::{
+    ConnectionId, Credentials, DisconnectReason, Input, Output, OwedMessage, StandingRefusal,
+};
+use schemas::ids::{CommandId, Hash, MessageId};
 use schemas::message::{self, CommandProgress, Outcome};
 use schemas::signed::Verification;
 use schemas::topic::Kind;
 
+use super::client::{Client, Down, Saying, Up};
 use super::facts::Word;
 use super::fault::Fault;
-use super::host::{Note, RequestKey};
-use super::lane::{Connection, Down, Party, Up};
-use super::{Happening, Violation, World, say};
+use super::lane::{Connection, Party, Piece};
+use super::tap::{Broken, Note, RequestKey, Sight};
+use super::{EPOCH_MS, Happening, Violation, World, say};
 
-/// Messages of the outbox under way on one connection.
-const WINDOW: usize = 8;
+/// One direction of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Up,
+    Down,
+}
 
+/// Making and breaking connections, and what travels on them.
 impl World {
-    pub(super) fn connect(&mut self, party: Party) {
-        let run = match party {
-            Party::Person(person) if self.people[person].connection.is_some() => return,
-            Party::Machine(machine) if !self.machines[machine].may_connect() => return,
-            _ => self.core.run,
-        };
+    pub(super) fn connect(&mut self, party: Party) -> Result<(), Violation> {
+        match party {
+            Party::Person(person) if self.people[person].connection.is_some() => return Ok(()),
+            Party::Machine(machine) if !self.machines[machine].may_connect() => return Ok(()),
+            _ => {}
+        }
         if self.core.driver.is_none() {
             let wait = self.random.range(500, 4_000);
             self.after(wait, Happening::Connect(party));
-            return;
+            return Ok(());
         }
         self.next += 1;
         let id = self.next;
-        self.connections.insert(id, Connection::new(party, run));
+        let client = Client::new(&self.principal(party), self.habits(party), self.now);
+        let hello = client.connect().map_err(|error| Violation::harness(error.to_string()))?;
+        let limits = self.plan.lane.clone();
+        let connection = Connection::new(id, party, client, limits, self.now);
+        self.connections.insert(id, connection);
         match party {
             Party::Person(person) => self.people[person].connection = Some(id),
             Party::Machine(machine) => self.machines[machine].connection = Some(id),
         }
-        self.send_up(id, Up::Connect);
+        self.send_sayings(id, vec![hello]);
+        self.set_alarms(id);
+        Ok(())
     }
 
-    pub(super) fn send_up(&mut self, id: u64, packet: Up) {
-        let at = self.now + self.random.range(1, 40);
-        let sent = self.connections.get_mut(&id).and_then(|connection| connection.up.send(at, packet));
-        if let Some(at) = sent {
-            self.after(at - self.now, Happening::ArriveUp(id));
+    /// A client says something.
+    pub(super) fn send_up(&mut self, id: u64, up: Up) -> Result<(), Violation> {
+        let now = self.now;
+        let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
+        let sayings = connection.client.say(now, up);
+        let sayings = sayings.map_err(|error| Violation::harness(error.to_string()))?;
+        self.send_sayings(id, sayings);
+        Ok(())
+    }
+
+    pub(super) fn send_sayings(&mut self, id: u64, sayings: Vec<Saying>) {
+        for saying in sayings {
+            if let Some(connection) = self.connections.get_mut(&id) {
+                connection.sent += saying.bytes.len() as u64;
+                if let Some(mark) = saying.mark {
+                    connection.tap.sent(connection.sent, mark);
+                }
+            }
+            self.send(id, Way::Up, saying.bytes);
         }
     }
 
-    pub(super) fn send_down(&mut self, id: u64, packet: Down) {
-        let at = self.now + self.random.range(1, 40);
-        let sent = self.connections.get_mut(&id).and_then(|connection| connection.down.send(at, packet));
-        if let Some(at) = sent {
-            self.after(at - self.now, Happening::ArriveDown(id));
+    /// Bytes travel in one or two pieces.
+    fn send(&mut self, id: u64, way: Way, mut bytes: Vec<u8>) {
+        let splits = bytes.len() > 1 && self.random.chance(100);
+        let rest = splits.then(|| bytes.split_off(1 + self.random.index(bytes.len() - 1)));
+        for piece in [Some(bytes), rest].into_iter().flatten() {
+            let slow = way == Way::Down && self.strikes(Fault::SlowReader);
+            let wait = if slow { self.random.range(1_000, 60_000) } else { self.random.range(1, 40) };
+            let at = self.now + wait;
+            let Some(connection) = self.connections.get_mut(&id) else { return };
+            let (stream, happening) = match way {
+                Way::Up => (&mut connection.up, Happening::ArriveUp(id)),
+                Way::Down => (&mut connection.down, Happening::ArriveDown(id)),
+            };
+            if let Some(at) = stream.send(at, Piece::Bytes(piece)) {
+                self.after(at - self.now, happening);
+            }
         }
     }
 
     /// A suffix of each direction is lost; both sides notice, one perhaps much later.
     pub(super) fn break_connection(&mut self, id: u64) {
         let Some(connection) = self.connections.get(&id).filter(|found| !found.is_broken()) else { return };
-        let (up, down) = (connection.up.len() as u64 + 1, connection.down.len() as u64 + 1);
-        let up_kept = self.random.index(up as usize);
-        let down_kept = self.random.index(down as usize);
+        let (up, down) = (connection.up.bytes() + 1, connection.down.bytes() + 1);
+        let (up_kept, down_kept) = (self.random.index(up), self.random.index(down));
         let (up_at, down_at) = (self.noticed_at(), self.noticed_at());
+        self.cut(id, Way::Up, up_kept, up_at);
+        self.cut(id, Way::Down, down_kept, down_at);
+    }
+
+    fn cut(&mut self, id: u64, way: Way, kept: usize, noticed_at: u64) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        let up = connection.up.cut(up_kept, Up::Closed, up_at);
-        let down = connection.down.cut(down_kept, Down::Closed, down_at);
-        if let Some(at) = up {
-            self.after(at.saturating_sub(self.now), Happening::ArriveUp(id));
-        }
-        if let Some(at) = down {
-            self.after(at.saturating_sub(self.now), Happening::ArriveDown(id));
+        let (stream, happening) = match way {
+            Way::Up => (&mut connection.up, Happening::ArriveUp(id)),
+            Way::Down => (&mut connection.down, Happening::ArriveDown(id)),
+        };
+        if let Some(at) = stream.cut(kept, noticed_at) {
+            self.after(at.saturating_sub(self.now), happening);
         }
     }
 
     fn noticed_at(&mut self) -> u64 {
         let late = self.strikes(Fault::HalfOpen);
-        self.now + if late { self.random.range(5_000, 60_000) } else { self.random.range(1, 300) }
+        self.now + if late { self.random.range(5_000, 120_000) } else { self.random.range(1, 300) }
+    }
+
+    /// The core's process is dead, and with it its ends of all connections.
+    pub(super) fn lane_dies(&mut self) {
+        let connections: Vec<u64> = self.connections.keys().copied().collect();
+        for id in connections {
+            if let Some(connection) = self.connections.get_mut(&id) {
+                connection.session = None;
+            }
+            self.break_connection(id);
+        }
     }
 
     pub(super) fn arrive_up(&mut self, id: u64) -> Result<(), Violation> {
-        let (now, run, runs) = (self.now, self.core.run, self.core.driver.is_some());
+        let now = self.now;
         let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
-        let Some(packet) = connection.up.receive(now) else { return Ok(()) };
-        if connection.run != run || !runs || connection.core_closed {
+        let Some(piece) = connection.up.receive(now) else { return Ok(()) };
+        let Some(session) = connection.session.as_mut() else { return Ok(()) };
+        match piece {
+            Piece::Bytes(bytes) => {
+                connection.arrived += bytes.len() as u64;
+                connection.tap.arrived(connection.arrived);
+                connection.unread.extend(bytes);
+            }
+            Piece::End => session.handle_connection_lost(),
+        }
+        self.pump(id)
+    }
+
+    pub(super) fn arrive_down(&mut self, id: u64) -> Result<(), Violation> {
+        let now = self.now;
+        let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
+        let Some(piece) = connection.down.receive(now) else { return Ok(()) };
+        let party = connection.party;
+        let heard = match piece {
+            Piece::End => vec![Down::Closed],
+            Piece::Bytes(bytes) => {
+                let heard = connection.client.hear(&bytes);
+                let (heard, sayings) = heard.map_err(|error| self.broken("wire", error.to_string()))?;
+                self.send_sayings(id, sayings);
+                heard
+            }
+        };
+        for down in heard {
+            match party {
+                Party::Machine(machine) => self.machine_hears(machine, id, down)?,
+                Party::Person(person) => self.person_hears(person, id, down)?,
+            }
+        }
+        // The socket has room again.
+        self.pump(id)
+    }
+
+    /// The client looks at the time: it keeps its connection alive, or gives it up.
+    pub(super) fn client_alarm(&mut self, id: u64) -> Result<(), Violation> {
+        let now = self.now;
+        let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
+        connection.client_alarm = None;
+        let party = connection.party;
+        if connection.down.is_broken() && connection.down.is_empty() {
             return Ok(());
         }
-        let (party, admitted) = (connection.party, connection.admitted);
-        say!(self, format!("lane {id}"), "{}: {}", self.principal(party), packet.name());
+        if connection.client.gives_up(now) {
+            say!(self, self.principal(party), "gives connection {id} up");
+            self.break_connection(id);
+            return match party {
+                Party::Machine(machine) => self.machine_hears(machine, id, Down::Closed),
+                Party::Person(person) => self.person_hears(person, id, Down::Closed),
+            };
+        }
+        if connection.client.due().is_some_and(|due| due <= now) {
+            self.send_up(id, Up::Ping)?;
+        }
+        self.set_alarms(id);
+        Ok(())
+    }
+
+    pub(super) fn session_alarm(&mut self, id: u64) -> Result<(), Violation> {
+        let now = self.now;
         let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
-        match packet {
-            Up::Connect => {
-                let input = self.connect_input(id, party);
-                self.core_handle(input)
+        connection.session_alarm = None;
+        if let Some(session) = connection.session.as_mut() {
+            session.handle_timeout(now);
+        }
+        self.pump(id)
+    }
+
+    fn set_alarms(&mut self, id: u64) {
+        let now = self.now;
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let due = connection.session.as_ref().and_then(Session::poll_timeout).map(|due| due.max(now));
+        let session = due.filter(|due| connection.session_alarm.is_none_or(|at| at > *due));
+        connection.session_alarm = session.or(connection.session_alarm);
+        let due = connection.client.due().map(|due| due.max(now));
+        let client = due.filter(|due| connection.client_alarm.is_none_or(|at| at > *due));
+        connection.client_alarm = client.or(connection.client_alarm);
+        if let Some(at) = session {
+            self.after(at - now, Happening::SessionAlarm(id));
+        }
+        if let Some(at) = client {
+            self.after(at - now, Happening::ClientAlarm(id));
+        }
+    }
+}
+
+/// The core's end.
+impl World {
+    /// Moves everything that can move: bytes in, events to the core, bytes out.
+    fn pump(&mut self, id: u64) -> Result<(), Violation> {
+        let now = self.now;
+        loop {
+            let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
+            let Some(session) = connection.session.as_mut() else { return Ok(()) };
+            if !connection.unread.is_empty() && session.wants_bytes() {
+                let bytes = std::mem::take(&mut connection.unread);
+                session.handle_bytes(now, &bytes);
             }
-            Up::Subscribe if admitted => {
-                connection.subscribed = true;
-                self.send_down(id, Down::Subscribed);
-                self.core_handle(Input::Subscribed { connection: ConnectionId(id) })?;
-                self.pull(id)
+            let event = session.poll_event();
+            let had_event = event.is_some();
+            if let Some(event) = event {
+                self.session_says(id, event)?;
             }
-            Up::Publish { packet, promised, kind, payload } if admitted => {
-                connection.awaiting.push_back((packet, promised));
-                self.publish(id, party, packet, kind, payload)
+            let wrote = self.write(id)?;
+            if !had_event && !wrote {
+                break;
             }
-            Up::Acknowledge { message, code } if admitted => {
-                connection.in_flight.remove(&message);
-                self.core_handle(Input::Acknowledged { connection: ConnectionId(id), message, code })?;
-                self.pull(id)
+        }
+        self.set_alarms(id);
+        Ok(())
+    }
+
+    /// What the session has for its client leaves, as far as the socket takes it.
+    fn write(&mut self, id: u64) -> Result<bool, Violation> {
+        let now = self.now;
+        let Some(connection) = self.connections.get_mut(&id) else { return Ok(false) };
+        let polled = connection.session.as_mut().and_then(Session::poll_transmit);
+        let mut wrote = polled.is_some();
+        let sights = match &polled {
+            Some(bytes) => connection.tap.left(bytes),
+            None => Ok(Vec::new()),
+        };
+        connection.unwritten.extend(polled.into_iter().flatten());
+        let bytes = connection.writable();
+        if !bytes.is_empty() {
+            if let Some(session) = connection.session.as_mut() {
+                session.handle_transmitted(now, bytes.len());
             }
-            Up::Closed => {
-                connection.core_closed = true;
-                self.core_handle(Input::Closed { connection: ConnectionId(id) })
+            wrote = true;
+            self.send(id, Way::Down, bytes);
+        }
+        for sight in sights.map_err(|broken| self.rule(broken))? {
+            self.witness(id, sight)?;
+        }
+        Ok(wrote)
+    }
+
+    fn witness(&mut self, id: u64, sight: Sight) -> Result<(), Violation> {
+        match sight {
+            Sight::Message { kind, payload } => {
+                let Some(party) = self.connections.get(&id).map(|connection| connection.party) else {
+                    return Ok(());
+                };
+                self.witness_down(party, kind, &payload)
             }
-            _ => Ok(()),
+            Sight::Promise(note) => {
+                self.core.told = self.core.told.max(note.position);
+                if let Some(request) = note.request.and_then(|request| self.facts.requests.get_mut(&request))
+                {
+                    request.promised = true;
+                }
+                if let Some((command, word)) = note.word {
+                    self.facts.words.entry(command).or_default().push(word);
+                }
+                Ok(())
+            }
         }
     }
 
-    fn connect_input(&self, id: u64, party: Party) -> Input {
-        let (client, credentials) = match party {
-            Party::Person(person) => {
-                let principal = self.plan.people[person].principal.clone();
-                let token_hash = Hash::of(principal.to_string().as_bytes());
-                ("phone", Credentials::Token { principal, token_hash })
+    fn rule(&self, (rule, text): Broken) -> Violation {
+        self.broken(rule, text)
+    }
+
+    /// An event of the session, in the core's words.
+    fn session_says(&mut self, id: u64, event: Event) -> Result<(), Violation> {
+        let connection = ConnectionId(id);
+        let Some(party) = self.connections.get(&id).map(|found| found.party) else { return Ok(()) };
+        match event {
+            Event::Connect(hello) => {
+                say!(self, format!("lane {id}"), "{}: CONNECT {:?}", self.principal(party), hello.version);
+                let Some(credentials) = self.credentials(party, &hello) else {
+                    return Err(self.broken("wire", "the credentials have changed on their way"));
+                };
+                self.core_handle(Input::Connect { connection, client: hello.client_id, credentials })
+            }
+            Event::Publish { token, kind, payload, qos } => {
+                say!(self, format!("lane {id}"), "{}: PUBLISH {kind}", self.principal(party));
+                self.publish(id, party, token, qos, kind, payload)
+            }
+            Event::Subscribed { .. } => self.core_handle(Input::Subscribed { connection }),
+            Event::Pull { after_sequence, max } => {
+                self.core_handle(Input::Pull { connection, after: after_sequence, max })
+            }
+            Event::Acknowledged { message, code } => {
+                say!(self, format!("lane {id}"), "{}: PUBACK {message} {code}", self.principal(party));
+                self.check_acknowledged(id, message, code)?;
+                self.core_handle(Input::Acknowledged { connection, message, code })
+            }
+            Event::Refused(refusal) => {
+                say!(self, format!("lane {id}"), "refuses {}: {}", refusal.topic, refusal.reason);
+                self.core_handle(Input::LaneRefused {
+                    connection,
+                    principal: Some(self.principal(party)),
+                    told: refusal.client_was_told,
+                    what: format!("{:?} {}", refusal.action, refusal.topic),
+                    why: refusal.reason.to_owned(),
+                })
+            }
+            Event::StateChanged { .. } => Ok(()),
+            Event::Closed { reason } => {
+                say!(self, format!("lane {id}"), "{}: {reason}", self.principal(party));
+                self.session_closed(id)?;
+                self.core_handle(Input::Closed { connection })
+            }
+        }
+    }
+
+    fn check_acknowledged(&mut self, id: u64, message: MessageId, code: u8) -> Result<(), Violation> {
+        let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
+        connection.tap.acknowledged(message, code).map_err(|broken| self.rule(broken))
+    }
+
+    /// The last bytes leave, then the end.
+    fn session_closed(&mut self, id: u64) -> Result<(), Violation> {
+        self.write(id)?;
+        let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
+        connection.session = None;
+        let last = std::mem::take(&mut connection.unwritten);
+        if !last.is_empty() {
+            self.send(id, Way::Down, last);
+        }
+        let Some(kept) = self.connections.get(&id).map(|connection| connection.down.bytes()) else {
+            return Ok(());
+        };
+        self.cut(id, Way::Up, 0, self.now);
+        self.cut(id, Way::Down, kept, self.now + 20);
+        Ok(())
+    }
+
+    fn credentials(&self, party: Party, hello: &session::Connect) -> Option<Credentials> {
+        match party {
+            Party::Person(_) => {
+                let principal = hello.username.as_ref()?.parse().ok()?;
+                let Secret(token) = hello.password.as_ref()?;
+                Some(Credentials::Token { principal, token_hash: Hash::of(token) })
             }
             Party::Machine(machine) => {
                 let principal = self.plan.machines[machine].principal.clone();
                 let instance = self.machines[machine].settings.instance;
-                ("agent", Credentials::Certificate { principal, instance, serial: Vec::new() })
+                Some(Credentials::Certificate { principal, instance, serial: Vec::new() })
             }
-        };
-        Input::Connect { connection: ConnectionId(id), client: client.to_owned(), credentials }
+        }
     }
 
     fn publish(
         &mut self,
         id: u64,
         party: Party,
-        token: u64,
+        token: PublishToken,
+        qos: Qos,
         kind: Kind,
         payload: Vec<u8>,
     ) -> Result<(), Violation> {
         let (request, word) = self.read_publish(party, kind, &payload);
-        self.core_handle(Input::Publish { connection: ConnectionId(id), token, kind, payload })?;
+        let content = (qos == Qos::AtLeastOnce).then(|| payload.clone());
+        let connection = ConnectionId(id);
+        self.core_handle(Input::Publish { connection, token: token.0, kind, payload })?;
         if let Some((command, word)) = word {
             self.facts.heard.entry(command).or_default().push(word);
         }
         let position = self.core.driver.as_ref().map_or(0, |driver| driver.decided().value());
-        self.core.notes.insert((id, token), Note { position, request, word });
-        Ok(())
+        let note = Note { position, request, word };
+        let Some((connection, content)) = self.connections.get_mut(&id).zip(content) else { return Ok(()) };
+        connection.tap.handed_over(token.0, &content, note).map_err(|broken| self.rule(broken))
     }
 
     fn read_publish(
@@ -207,121 +463,72 @@ impl World {
         }
     }
 
-    fn pull(&mut self, id: u64) -> Result<(), Violation> {
-        let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
-        if !connection.subscribed || connection.core_closed {
-            return Ok(());
-        }
-        if connection.pulling {
-            connection.pull_again = true;
-            return Ok(());
-        }
-        let max = WINDOW.saturating_sub(connection.in_flight.len());
-        if max == 0 {
-            return Ok(());
-        }
-        connection.pulling = true;
-        let after = connection.after;
-        say!(self, format!("lane {id}"), "pulls after {after}, at most {max}");
-        self.core_handle(Input::Pull { connection: ConnectionId(id), after, max })
-    }
-
     /// One output of the core leaves.
     pub(super) fn release(&mut self, output: Output) -> Result<(), Violation> {
+        let now = self.now;
         match output {
             Output::Standing { connection, result } => {
-                let accepted = result.is_ok();
-                if let Some(connection) = self.connections.get_mut(&connection.0) {
-                    connection.admitted = accepted;
-                }
-                self.send_down(connection.0, Down::Accepted(accepted));
+                let result = result.map_err(|refusal| match refusal {
+                    StandingRefusal::BadCredentials => ConnectRefusal::BadCredentials,
+                    StandingRefusal::Revoked => ConnectRefusal::Banned,
+                });
+                self.tell_session(connection, |session| session.handle_standing(now, result))
             }
             Output::Promise { connection, token, result } => {
-                let code = result.map_or_else(|refusal| refusal.code(), |()| 0);
-                self.release_promise(connection.0, token, code)?;
+                if let (Err(_), Some(found)) = (result, self.connections.get_mut(&connection.0)) {
+                    found.tap.refused(token);
+                }
+                let promise =
+                    result.map_or_else(|refusal| Promise::Refused(refusal.code()), |()| Promise::Kept);
+                self.tell_session(connection, |session| session.handle_promise(PublishToken(token), promise))
             }
             Output::Reply { connection, kind, payload } => {
-                let subscribed = self.connections.get(&connection.0).filter(|found| found.subscribed);
-                if let Some(party) = subscribed.map(|found| found.party) {
-                    self.witness_down(party, kind, &payload)?;
-                    self.send_down(connection.0, Down::Reply { kind, payload });
-                }
+                self.tell_session(connection, |session| session.handle_reply(kind, payload))
             }
-            Output::Wake { connection } => {
-                say!(self, format!("lane {}", connection.0), "woken");
-                self.pull(connection.0)?;
+            Output::Wake { connection } => self.tell_session(connection, Session::handle_wake),
+            Output::Owed { connection, messages } => {
+                let owed = messages.into_iter().map(owed).collect();
+                self.tell_session(connection, |session| session.handle_owed(now, owed))
             }
-            Output::Owed { connection, messages } => self.release_owed(connection.0, messages)?,
-            Output::Disconnect { connection, .. } => {
-                if let Some(found) = self.connections.get_mut(&connection.0) {
-                    found.core_closed = true;
-                    let kept = found.down.len();
-                    let at = self.now + 20;
-                    found.up.cut(0, Up::Closed, at);
-                    if let Some(at) = found.down.cut(kept, Down::Closed, at) {
-                        self.after(at.saturating_sub(self.now), Happening::ArriveDown(connection.0));
-                    }
-                }
+            Output::Disconnect { connection, reason } => {
+                let reason = match reason {
+                    DisconnectReason::TakenOver => session::DisconnectReason::TakenOver,
+                    DisconnectReason::Revoked => session::DisconnectReason::NotAuthorized,
+                };
+                self.tell_session(connection, |session| session.handle_disconnect(reason))
             }
-            Output::Bank(order) => self.bank_order(order)?,
+            Output::Bank(order) => self.bank_order(order),
             Output::Admin { ticket, reply } => {
                 self.core.replies.insert(ticket, reply);
+                Ok(())
             }
             Output::Sign { ticket, order } => {
-                self.core_handle(Input::Signed { ticket, order, certificate: vec![0x30] })?;
+                self.core_handle(Input::Signed { ticket, order, certificate: vec![0x30] })
             }
-            Output::Enrolled { ticket, result } => self.enrolled(ticket, &result)?,
+            Output::Enrolled { ticket, result } => self.enrolled(ticket, &result),
         }
-        Ok(())
     }
 
-    fn release_promise(&mut self, id: u64, token: u64, code: u8) -> Result<(), Violation> {
-        let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
-        let Some((packet, promised)) = connection.awaiting.pop_front() else {
-            return Err(self.broken("correctness.md 8", "a PUBACK for nothing"));
-        };
-        if packet != token {
-            let text = format!("PUBACK for {token} before the one for {packet}");
-            return Err(self.broken("correctness.md 8", text));
-        }
-        if let Some(note) = self.core.notes.remove(&(id, token))
-            && code < 0x80
-        {
-            self.core.told = self.core.told.max(note.position);
-            if let Some(request) = note.request.and_then(|request| self.facts.requests.get_mut(&request)) {
-                request.promised = true;
-            }
-            if let Some((command, word)) = note.word {
-                self.facts.words.entry(command).or_default().push(word);
-            }
-        }
-        if promised {
-            self.send_down(id, Down::Promise { packet, code });
-        }
-        Ok(())
-    }
-
-    fn release_owed(
+    fn tell_session(
         &mut self,
-        id: u64,
-        messages: Vec<cloud_core_flows::port::OwedMessage>,
+        connection: ConnectionId,
+        tell: impl FnOnce(&mut Session),
     ) -> Result<(), Violation> {
-        let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
-        connection.pulling = false;
-        let (party, again) = (connection.party, std::mem::take(&mut connection.pull_again));
-        let more = again || !messages.is_empty();
-        for owed in messages {
-            self.witness_down(party, owed.kind, &owed.payload)?;
-            if let Some(connection) = self.connections.get_mut(&id) {
-                if owed.sequence <= connection.after {
-                    return Err(self.broken("MQTT-4.4.0-1", "sent again on the same connection"));
-                }
-                connection.after = owed.sequence;
-                connection.in_flight.insert(owed.message);
-            }
-            let (message, kind, payload) = (owed.message, owed.kind, owed.payload);
-            self.send_down(id, Down::Publish { message, kind, payload });
+        let found = self.connections.get_mut(&connection.0);
+        if let Some(session) = found.and_then(|connection| connection.session.as_mut()) {
+            tell(session);
         }
-        if more { self.pull(id) } else { Ok(()) }
+        self.pump(connection.0)
+    }
+}
+
+/// The lane's clock is the world's.
+fn owed(message: OwedMessage) -> Owed {
+    Owed {
+        message: message.message,
+        sequence: message.sequence,
+        kind: message.kind,
+        payload: message.payload,
+        expires_at_ms: message.expires_at.0.saturating_sub(EPOCH_MS),
     }
 }

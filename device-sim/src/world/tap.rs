@@ -1,0 +1,249 @@
+//! The onlooker at the wire: every packet that leaves the core's process and every packet that reaches it, and the
+//! rules of MQTT that they must keep (mqtt.md; correctness.md 8 to 11). It knows nothing of the session's state.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use broker_session::Version;
+use schemas::ids::{CommandId, IdempotencyKey, MessageId, Principal};
+use schemas::message::Down;
+use schemas::topic::Kind;
+
+use super::facts::Word;
+use crate::mqtt::{self, FromServer};
+
+/// Who asks, with which key.
+pub(super) type RequestKey = (Principal, IdempotencyKey);
+
+/// What hangs on the promise of one PUBLISH.
+#[derive(Debug)]
+pub(super) struct Note {
+    /// The journal position of the state right after it was handled.
+    pub(super) position: u64,
+    pub(super) request: Option<RequestKey>,
+    pub(super) word: Option<(CommandId, Word)>,
+}
+
+/// What a client has put on the wire, as far as the rules need it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// With QoS 1.
+    Publish {
+        packet: u16,
+        again: bool,
+        payload: Vec<u8>,
+    },
+    Acknowledge {
+        packet: u16,
+    },
+}
+
+/// A PUBLISH with QoS 1 that has arrived and has no PUBACK yet.
+#[derive(Debug)]
+struct Arrived {
+    packet: u16,
+    payload: Vec<u8>,
+    /// The session's name for it, once the core has it.
+    token: Option<u64>,
+    note: Option<Note>,
+    /// The core has refused it.
+    refused: bool,
+    /// The client's own state: the lane keeps it.
+    is_state: bool,
+}
+
+/// What the onlooker sees leave.
+#[derive(Debug)]
+pub(super) enum Sight {
+    /// A message; its topic was this principal's own.
+    Message { kind: Kind, payload: Vec<u8> },
+    /// A PUBACK that promises.
+    Promise(Note),
+}
+
+/// A rule that does not hold, and what was seen.
+pub(super) type Broken = (&'static str, String);
+
+/// One connection, seen from outside.
+#[derive(Debug)]
+pub(super) struct Tap {
+    version: Version,
+    /// `ft/{tenant}/{principal}/down/`
+    own: String,
+    receive_maximum: usize,
+    marks: VecDeque<(u64, Mark)>,
+    publishes: VecDeque<Arrived>,
+    leaving: Vec<u8>,
+    greeted: bool,
+    subscribed: bool,
+    /// Deliveries without a PUBACK: packet identifier, content.
+    open: BTreeMap<u16, (MessageId, Vec<u8>)>,
+    /// Messages whose PUBACK has arrived and of which the core was not yet told.
+    acknowledged: BTreeSet<MessageId>,
+}
+
+impl Tap {
+    pub(super) fn new(version: Version, base: &str, receive_maximum: usize) -> Self {
+        Self {
+            version,
+            own: format!("{base}down/"),
+            receive_maximum,
+            marks: VecDeque::new(),
+            publishes: VecDeque::new(),
+            leaving: Vec::new(),
+            greeted: false,
+            subscribed: false,
+            open: BTreeMap::new(),
+            acknowledged: BTreeSet::new(),
+        }
+    }
+
+    /// A packet whose last byte is the stream's byte number `ends_at`.
+    pub(super) fn sent(&mut self, ends_at: u64, mark: Mark) {
+        self.marks.push_back((ends_at, mark));
+    }
+
+    /// So many bytes of the client have arrived.
+    pub(super) fn arrived(&mut self, bytes: u64) {
+        while self.marks.front().is_some_and(|(ends_at, _)| *ends_at <= bytes) {
+            match self.marks.pop_front() {
+                Some((_, Mark::Publish { packet, again, payload })) => {
+                    // A repeat of what is on its way already is one and the same.
+                    if !again || self.publishes.iter().all(|known| known.packet != packet) {
+                        let (token, note) = (None, None);
+                        let arrived =
+                            Arrived { packet, payload, token, note, refused: false, is_state: false };
+                        self.publishes.push_back(arrived);
+                    }
+                }
+                Some((_, Mark::Acknowledge { packet })) => {
+                    let message = self.open.remove(&packet).map(|(message, _)| message);
+                    self.acknowledged.extend(message);
+                }
+                None => return,
+            }
+        }
+    }
+
+    /// The core has this PUBLISH, under the session's `token`.
+    pub(super) fn handed_over(&mut self, token: u64, payload: &[u8], note: Note) -> Result<(), Broken> {
+        let found = self.publishes.iter_mut().find(|known| known.token.is_none() && known.payload == payload);
+        let Some(found) = found else {
+            return Err(("wire", "the core gets a publish that nobody has sent".to_owned()));
+        };
+        (found.token, found.note) = (Some(token), Some(note));
+        Ok(())
+    }
+
+    /// The lane keeps the client's own state itself.
+    pub(super) fn kept_by_lane(&mut self, payload: &[u8]) {
+        if let Some(found) =
+            self.publishes.iter_mut().find(|known| known.token.is_none() && known.payload == payload)
+        {
+            found.is_state = true;
+        }
+    }
+
+    /// The core refuses it. MQTT 3.1.1 has no word for that in its PUBACK.
+    pub(super) fn refused(&mut self, token: u64) {
+        let found = self.publishes.iter_mut().find(|known| known.token == Some(token));
+        if let Some(found) = found {
+            found.refused = true;
+        }
+    }
+
+    /// The core is told that the client has acknowledged `message`.
+    pub(super) fn acknowledged(&mut self, message: MessageId, code: u8) -> Result<(), Broken> {
+        // 0x95: the session says so itself of a message that is larger than the client takes.
+        if self.acknowledged.remove(&message) || code == 0x95 {
+            return Ok(());
+        }
+        Err(("correctness.md 8", format!("{message} counts as acknowledged, and the client never did so")))
+    }
+
+    /// Bytes leave the core's process.
+    pub(super) fn left(&mut self, bytes: &[u8]) -> Result<Vec<Sight>, Broken> {
+        self.leaving.extend_from_slice(bytes);
+        let mut sights = Vec::new();
+        loop {
+            let packet = mqtt::take(self.version, &mut self.leaving);
+            let Some(packet) = packet.map_err(|error| ("wire", error.to_string()))? else {
+                return Ok(sights);
+            };
+            sights.extend(self.see(packet)?);
+        }
+    }
+
+    fn see(&mut self, packet: FromServer) -> Result<Option<Sight>, Broken> {
+        let is_first = !std::mem::replace(&mut self.greeted, true);
+        match packet {
+            FromServer::Connack { session_present, .. } => {
+                if !is_first || session_present {
+                    return Err(("mqtt.md", "a CONNACK that comes late, or remembers a session".to_owned()));
+                }
+            }
+            _ if is_first => return Err(("mqtt.md", "CONNACK is not the first packet".to_owned())),
+            FromServer::Suback { codes, .. } => {
+                self.subscribed |= codes.iter().any(|code| *code < 0x80);
+            }
+            FromServer::Publish { topic, payload, packet_id, dup, retain } => {
+                if dup || retain {
+                    return Err(("MQTT-4.4.0-1", format!("sent again, or retained, on {topic}")));
+                }
+                return self.see_publish(&topic, payload, packet_id).map(Some);
+            }
+            FromServer::Puback { packet_id, code } => return self.see_puback(packet_id, code),
+            FromServer::Pingresp | FromServer::Disconnect { .. } => {}
+        }
+        Ok(None)
+    }
+
+    fn see_publish(
+        &mut self,
+        topic: &str,
+        payload: Vec<u8>,
+        packet_id: Option<u16>,
+    ) -> Result<Sight, Broken> {
+        if !self.subscribed {
+            return Err(("correctness.md 11", format!("{topic} goes to a client that has not subscribed")));
+        }
+        let kind = topic.strip_prefix(&self.own).and_then(|kind| kind.parse::<Kind>().ok());
+        let Some(kind) = kind else {
+            return Err(("delivery", format!("{topic} goes to a client whose own topics are {}", self.own)));
+        };
+        if let Some(packet) = packet_id {
+            let message = Down::decode(kind, &payload).map(|envelope| envelope.id);
+            let message = message.map_err(|error| ("wire", error.to_string()))?;
+            if self.open.values().any(|(_, known)| *known == payload) {
+                return Err(("MQTT-4.4.0-1", format!("{message} is sent again on the same connection")));
+            }
+            if self.open.insert(packet, (message, payload.clone())).is_some() {
+                return Err(("correctness.md 8", format!("packet {packet} is used before its PUBACK")));
+            }
+            if self.open.len() > self.receive_maximum {
+                return Err(("mqtt.md", "more deliveries than the client's Receive Maximum".to_owned()));
+            }
+        }
+        Ok(Sight::Message { kind, payload })
+    }
+
+    fn see_puback(&mut self, packet: u16, code: u8) -> Result<Option<Sight>, Broken> {
+        let Some(arrived) = self.publishes.pop_front() else {
+            return Err(("correctness.md 8", format!("a PUBACK for packet {packet}, which nobody sent")));
+        };
+        if arrived.packet != packet {
+            let text = format!("PUBACK for packet {packet} before the one for {}", arrived.packet);
+            return Err(("correctness.md 8", text));
+        }
+        if code >= 0x80 || arrived.is_state {
+            return Ok(None);
+        }
+        match (arrived.note, arrived.refused, self.version) {
+            (Some(note), false, _) => Ok(Some(Sight::Promise(note))),
+            (Some(_), true, Version::V3_1_1) | (None, _, Version::V3_1_1) => Ok(None),
+            _ => Err((
+                "MO-5 durable before visible",
+                format!("packet {packet} is promised, and nobody has it"),
+            )),
+        }
+    }
+}
