@@ -2,6 +2,8 @@
 //! depends on a shell. Nothing else here touches the system.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
+mod calls;
+
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -13,6 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
 
 use crate::disk::{Disk, DiskError};
+pub use calls::Call;
+use calls::Calls;
 
 const LOCK_NAME: &str = "journal.lock";
 const ZERO_CHUNK_BYTES: usize = 1 << 20;
@@ -28,6 +32,7 @@ pub struct FileDisk {
 #[derive(Debug)]
 struct Inner {
     directory: PathBuf,
+    calls: Calls,
     files: Mutex<BTreeMap<String, Arc<Held>>>,
     hold_until_sync: bool,
     read_only: bool,
@@ -72,19 +77,28 @@ pub enum FileDiskError {
 impl FileDisk {
     /// Opens the directory for this process alone, making it (mode 0700) when it is missing.
     pub fn open(directory: impl AsRef<Path>) -> Result<Self, FileDiskError> {
-        Self::open_as(directory.as_ref(), false)
+        Self::open_as(directory.as_ref(), false, Calls::default())
+    }
+
+    /// As [`FileDisk::open`], and `observer` hears of every change that the system was asked for and has made, in
+    /// order: from the recording the power-loss tests build what a power cut at any moment may leave.
+    pub fn open_observed(
+        directory: impl AsRef<Path>,
+        observer: impl Fn(Call<'_>) + Send + Sync + 'static,
+    ) -> Result<Self, FileDiskError> {
+        Self::open_as(directory.as_ref(), false, Calls { observer: Some(Arc::new(observer)) })
     }
 
     /// The test mode of correctness.md 5: writes stay in this process until `sync`, so that SIGKILL is a power cut.
     pub fn hold_until_sync(directory: impl AsRef<Path>) -> Result<Self, FileDiskError> {
-        Self::open_as(directory.as_ref(), true)
+        Self::open_as(directory.as_ref(), true, Calls::default())
     }
 
     /// Opens the directory for reading only, beside a process that owns it: for `journal verify` and `dump`.
     pub fn open_read_only(directory: impl AsRef<Path>) -> Result<Self, FileDiskError> {
         let directory = directory.as_ref();
         fs::read_dir(directory).map_err(|source| open_error(directory, source))?;
-        Ok(Self::new(directory, false, None))
+        Ok(Self::new(directory, false, None, Calls::default()))
     }
 
     /// The directory.
@@ -93,12 +107,13 @@ impl FileDisk {
         &self.inner.directory
     }
 
-    fn open_as(directory: &Path, hold_until_sync: bool) -> Result<Self, FileDiskError> {
+    fn open_as(directory: &Path, hold_until_sync: bool, calls: Calls) -> Result<Self, FileDiskError> {
         let in_directory = |source| open_error(directory, source);
         if !directory.is_dir() {
             DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(in_directory)?;
             let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty());
-            sync_directory(parent.unwrap_or(Path::new("."))).map_err(in_directory)?;
+            // Another directory than the observed one.
+            Calls::default().sync_directory(parent.unwrap_or(Path::new("."))).map_err(in_directory)?;
         }
         let mut lock = OpenOptions::new()
             .create(true)
@@ -113,7 +128,7 @@ impl FileDisk {
                 lock.set_len(0).map_err(in_directory)?;
                 // For the error text of the next one only, so it needs no sync.
                 write!(lock, "process {}", std::process::id()).map_err(in_directory)?;
-                Ok(Self::new(directory, hold_until_sync, Some(lock)))
+                Ok(Self::new(directory, hold_until_sync, Some(lock), calls))
             }
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
@@ -124,10 +139,11 @@ impl FileDisk {
         }
     }
 
-    fn new(directory: &Path, hold_until_sync: bool, lock: Option<File>) -> Self {
+    fn new(directory: &Path, hold_until_sync: bool, lock: Option<File>, calls: Calls) -> Self {
         Self {
             inner: Arc::new(Inner {
                 directory: directory.to_owned(),
+                calls,
                 files: Mutex::default(),
                 hold_until_sync,
                 read_only: lock.is_none(),
@@ -172,24 +188,26 @@ impl FileDisk {
     }
 
     /// Writes beside, syncs, renames: the file is there completely or not at all.
-    fn put_atomically(&self, name: &str, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+    fn put_atomically<'a>(&self, name: &str, content: impl Iterator<Item = &'a [u8]>) -> io::Result<()> {
         self.refuse_read_only()?;
-        let temporary = self.path(&format!("{name}.tmp"));
-        let written =
-            OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary).and_then(
-                |mut file| {
-                    fill(&mut file)?;
-                    file.sync_all()
-                },
-            );
+        let Inner { directory, calls, .. } = &*self.inner;
+        let temporary = format!("{name}.tmp");
+        let written = calls.create(directory, &temporary).and_then(|file| {
+            let mut offset = 0;
+            for bytes in content {
+                calls.write_next(&file, &temporary, offset, bytes)?;
+                offset += bytes.len() as u64;
+            }
+            calls.sync_all(&file, &temporary)
+        });
         if let Err(error) = written {
             // Gives the space back; if that fails too, the next recovery removes it.
-            let _ = fs::remove_file(&temporary);
+            let _ = calls.remove(directory, &temporary);
             return Err(error);
         }
-        fs::rename(&temporary, self.path(name))?;
+        calls.rename(directory, &temporary, name)?;
         self.forget(name);
-        sync_directory(&self.inner.directory)
+        calls.sync_directory(directory)
     }
 
     fn refuse_read_only(&self) -> io::Result<()> {
@@ -225,17 +243,13 @@ impl Disk for FileDisk {
         // Real zeros, not a hole: the blocks are allocated and written now, so later writes change data only and
         // fdatasync has no metadata to write.
         let zeros = vec![0; ZERO_CHUNK_BYTES];
-        self.put_atomically(name, |file| {
-            let mut left = len;
-            while left > 0 {
-                let length =
-                    usize::try_from(left).map_or(ZERO_CHUNK_BYTES, |left| left.min(ZERO_CHUNK_BYTES));
-                file.write_all(&zeros[..length])?;
-                left -= length as u64;
-            }
-            Ok(())
-        })
-        .map_err(|error| disk_error("create", name, &error))
+        let mut left = len;
+        let chunks = std::iter::from_fn(|| {
+            let length = usize::try_from(left).map_or(ZERO_CHUNK_BYTES, |left| left.min(ZERO_CHUNK_BYTES));
+            left -= length as u64;
+            (length > 0).then(|| &zeros[..length])
+        });
+        self.put_atomically(name, chunks).map_err(|error| disk_error("create", name, &error))
     }
 
     fn len(&self, name: &str) -> Result<u64, DiskError> {
@@ -266,7 +280,7 @@ impl Disk for FileDisk {
                 lock(&held.waiting).push((offset, bytes.to_vec()));
                 return Ok(());
             }
-            held.file.write_all_at(bytes, offset)
+            self.inner.calls.write_at(&held.file, name, offset, bytes)
         };
         write().map_err(|error| disk_error("write", name, &error))
     }
@@ -281,25 +295,24 @@ impl Disk for FileDisk {
             {
                 let mut waiting = lock(&held.waiting);
                 for (offset, bytes) in waiting.drain(..) {
-                    held.file.write_all_at(&bytes, offset)?;
+                    self.inner.calls.write_at(&held.file, name, offset, &bytes)?;
                 }
             }
-            held.file.sync_data()
+            self.inner.calls.sync_data(&held.file, name)
         };
         sync().map_err(|error| disk_error("sync", name, &error))
     }
 
     fn publish(&self, name: &str, bytes: &[u8]) -> Result<(), DiskError> {
-        self.put_atomically(name, |file| file.write_all(bytes))
-            .map_err(|error| disk_error("publish", name, &error))
+        self.put_atomically(name, std::iter::once(bytes)).map_err(|error| disk_error("publish", name, &error))
     }
 
     fn remove(&self, name: &str) -> Result<(), DiskError> {
         let remove = || {
             self.refuse_read_only()?;
-            fs::remove_file(self.path(name))?;
+            self.inner.calls.remove(&self.inner.directory, name)?;
             self.forget(name);
-            sync_directory(&self.inner.directory)
+            self.inner.calls.sync_directory(&self.inner.directory)
         };
         remove().map_err(|error| disk_error("remove", name, &error))
     }
@@ -313,10 +326,6 @@ fn overlay(buffer: &mut [u8], buffer_at: u64, at: u64, bytes: &[u8]) {
         buffer[index(from, buffer_at)..index(to, buffer_at)]
             .copy_from_slice(&bytes[index(from, at)..index(to, at)]);
     }
-}
-
-fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -41,7 +41,7 @@ mod verify;
 
 pub use disk::{Disk, DiskError};
 #[cfg(feature = "file")]
-pub use file::{FileDisk, FileDiskError};
+pub use file::{Call, FileDisk, FileDiskError};
 pub use fold::{Fold, Records};
 pub use frame::{FRAME_HEADER_BYTES, RECORD_HEADER_BYTES};
 pub use journal::{AppendError, Journal, JournalError, Room};

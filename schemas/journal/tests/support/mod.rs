@@ -1,5 +1,5 @@
 //! What the tests share: tiny limits, a state that remembers every record, and how to open.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, clippy::unwrap_used, clippy::disallowed_methods)]
 
 use schemas_journal::{ChainId, Disk, Fold, Journal, JournalLimits, OpenError, Position};
 
@@ -92,5 +92,37 @@ pub(crate) fn fill<D: Disk>(journal: &mut Journal<D>, numbers: std::ops::Range<u
         journal.append(&[record(number, length)]).unwrap();
         journal.sync().unwrap();
         run_jobs(journal);
+    }
+}
+
+/// Numbers that follow from a seed (splitmix64), so that what failed can be played again.
+#[derive(Debug, Clone)]
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// From 0 to `bound` - 1.
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound.max(1)
+    }
+
+    /// An index of a collection with `length` elements.
+    pub(crate) fn index(&mut self, length: usize) -> usize {
+        usize::try_from(self.below(length as u64)).unwrap()
+    }
+}
+
+/// The seed from the environment, to repeat a run, or the given one.
+pub(crate) fn seed_or(default: u64) -> u64 {
+    match std::env::var("FARTHING_SEED") {
+        Ok(text) => text.parse().expect("FARTHING_SEED is a decimal number"),
+        Err(_) => default,
     }
 }
