@@ -292,7 +292,6 @@ impl Owner {
                     inputs += 1;
                 }
                 FromLane::Answer(answer) => self.broker.deliver(answer),
-                FromLane::Nothing => {}
             }
         }
         self.arrived.lane = lane;

@@ -269,6 +269,18 @@ pub struct TenantRow {
     pub deadlines: Deadlines,
 }
 
+/// What is known of somebody's connection. Volatile: of those not seen since the core's start nothing is
+/// (correctness.md 13).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Presence {
+    /// Whether a connection stands.
+    pub connected: bool,
+    /// Since when that is so; none: not seen since the core's start.
+    pub since: Option<Timestamp>,
+    /// What `state` or the will said last, as text of at most 64 characters.
+    pub state: Option<String>,
+}
+
 /// A device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceRow {
@@ -280,8 +292,9 @@ pub struct DeviceRow {
     pub standing: String,
     /// Enrolment number; 0 before the first.
     pub instance: Instance,
-    /// Whether it is connected; none since a start of the core means unknown.
-    pub connected: bool,
+    /// Whether it is connected.
+    #[serde(flatten)]
+    pub presence: Presence,
     /// Messages that it is owed.
     pub owed: usize,
     /// For a chip: for whom it sells.
@@ -302,7 +315,8 @@ pub struct PersonRow {
     /// Whether they can verify payments.
     pub can_verify: bool,
     /// Whether a terminal is connected.
-    pub connected: bool,
+    #[serde(flatten)]
+    pub presence: Presence,
     /// Messages that they are owed.
     pub owed: usize,
 }

@@ -8,7 +8,7 @@ use schemas::time::Timestamp;
 
 use crate::admin::{
     AccountRow, AdminAnswer, AdminCommand, AdminReply, BankKind, BooksReport, DeviceRow, MerchantRow,
-    PaymentRow, PersonRow, TenantRow,
+    PaymentRow, PersonRow, Presence, TenantRow,
 };
 use crate::books;
 use crate::chip::ChipFlow;
@@ -21,11 +21,11 @@ use crate::port::SignOrder;
 use crate::registry::Standing;
 use crate::rejection::Rejection;
 
-/// Carries out one command. `connected` says who is connected, which no journal knows.
+/// Carries out one command. `presence` says who is connected, which no journal knows.
 pub(crate) fn decide(
     cloud: &Cloud,
     command: &AdminCommand,
-    connected: &dyn Fn(&Principal) -> bool,
+    presence: &dyn Fn(&Principal) -> Presence,
     now: Timestamp,
     out: &mut Decision,
 ) -> AdminReply {
@@ -44,7 +44,7 @@ pub(crate) fn decide(
         | AdminCommand::ListAccounts
         | AdminCommand::ListPayments { .. }
         | AdminCommand::ListExceptions
-        | AdminCommand::Books => Ok(look(cloud, command, connected)),
+        | AdminCommand::Books => Ok(look(cloud, command, presence)),
         _ => register(cloud, command, now, out),
     }
 }
@@ -214,11 +214,11 @@ pub(crate) fn enrolled(
     }
 }
 
-fn look(cloud: &Cloud, command: &AdminCommand, connected: &dyn Fn(&Principal) -> bool) -> AdminAnswer {
+fn look(cloud: &Cloud, command: &AdminCommand, presence: &dyn Fn(&Principal) -> Presence) -> AdminAnswer {
     match command {
         AdminCommand::ListTenants => AdminAnswer::Tenants(tenants(cloud)),
-        AdminCommand::ListDevices => AdminAnswer::Devices(devices(cloud, connected)),
-        AdminCommand::ListPersons => AdminAnswer::Persons(persons(cloud, connected)),
+        AdminCommand::ListDevices => AdminAnswer::Devices(devices(cloud, presence)),
+        AdminCommand::ListPersons => AdminAnswer::Persons(persons(cloud, presence)),
         AdminCommand::ListMerchants => AdminAnswer::Merchants(merchants(cloud)),
         AdminCommand::ListAccounts => AdminAnswer::Accounts(accounts(cloud)),
         AdminCommand::ListPayments { open_only } => AdminAnswer::Payments(payments(cloud, *open_only)),
@@ -239,7 +239,7 @@ fn tenants(cloud: &Cloud) -> Vec<TenantRow> {
     .collect()
 }
 
-fn devices(cloud: &Cloud, connected: &dyn Fn(&Principal) -> bool) -> Vec<DeviceRow> {
+fn devices(cloud: &Cloud, presence: &dyn Fn(&Principal) -> Presence) -> Vec<DeviceRow> {
     let rows = cloud.registry.devices.iter().take(limits::ADMIN_ROWS);
     rows.map(|(device, found)| DeviceRow {
         device: device.clone(),
@@ -251,7 +251,7 @@ fn devices(cloud: &Cloud, connected: &dyn Fn(&Principal) -> bool) -> Vec<DeviceR
         }
         .to_owned(),
         instance: found.instance,
-        connected: connected(device),
+        presence: presence(device),
         owed: cloud.outbox.depth(device),
         merchant: found.binding.as_ref().map(|binding| binding.merchant.clone()),
         executor: found.binding.as_ref().and_then(|binding| binding.executor.clone()),
@@ -260,13 +260,13 @@ fn devices(cloud: &Cloud, connected: &dyn Fn(&Principal) -> bool) -> Vec<DeviceR
     .collect()
 }
 
-fn persons(cloud: &Cloud, connected: &dyn Fn(&Principal) -> bool) -> Vec<PersonRow> {
+fn persons(cloud: &Cloud, presence: &dyn Fn(&Principal) -> Presence) -> Vec<PersonRow> {
     let rows = cloud.registry.persons.iter().take(limits::ADMIN_ROWS);
     rows.map(|(person, found)| PersonRow {
         person: person.clone(),
         bank_account: found.bank_account.clone(),
         can_verify: found.public_key.is_some(),
-        connected: connected(person),
+        presence: presence(person),
         owed: cloud.outbox.depth(person),
     })
     .collect()

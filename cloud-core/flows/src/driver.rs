@@ -286,7 +286,10 @@ impl<D: Disk> Driver<D> {
                 }
                 self.audit(principal.as_ref(), &what, &why, now, &mut out);
             }
-            Input::Closed { connection } => self.lobby.leave(connection),
+            Input::State { connection, principal, payload } => {
+                self.lobby.state(connection, &principal, &payload);
+            }
+            Input::Closed { connection } => self.lobby.leave(connection, now),
             Input::Bank { payment, call, key, answer } => {
                 if let Some(payment) = self.cloud.payment(payment) {
                     ChipFlow { cloud: &self.cloud, now, out: &mut out }
@@ -294,9 +297,9 @@ impl<D: Disk> Driver<D> {
                 }
             }
             Input::Admin { ticket, command } => {
-                let connected = |principal: &Principal| self.lobby.is_connected(principal);
-                let reply = desk::decide(&self.cloud, &command, &connected, now, &mut out);
-                self.disconnect_revoked(&command, &mut out);
+                let presence = |principal: &Principal| self.lobby.presence(principal);
+                let reply = desk::decide(&self.cloud, &command, &presence, now, &mut out);
+                self.disconnect_revoked(&command, now, &mut out);
                 out.outputs.push(Output::Admin { ticket, reply });
             }
             Input::Enrol { ticket, principal, claim_hash, public_key } => {
@@ -334,7 +337,7 @@ impl<D: Disk> Driver<D> {
         let result = self.standing(credentials, now);
         match &result {
             Ok(principal) => {
-                let leaving = self.lobby.admit(connection, principal, client);
+                let leaving = self.lobby.admit(connection, principal, client, now);
                 out.disconnect(leaving, DisconnectReason::TakenOver);
             }
             Err(why) => {
@@ -348,7 +351,7 @@ impl<D: Disk> Driver<D> {
     fn subscribed(&mut self, connection: ConnectionId, now: Timestamp, out: &mut Decision) {
         let Some(principal) = self.lobby.principal(connection).cloned() else { return };
         let is_device = self.cloud.registry().device(&principal).is_some();
-        out.disconnect(self.lobby.subscribe(connection, is_device), DisconnectReason::TakenOver);
+        out.disconnect(self.lobby.subscribe(connection, is_device, now), DisconnectReason::TakenOver);
         offer_open_questions(&self.cloud, &principal, now, out);
         out.woken.push(principal);
     }
@@ -433,9 +436,14 @@ impl<D: Disk> Driver<D> {
         ChipFlow { cloud: &self.cloud, now, out }.command_not_accepted(&principal, message);
     }
 
-    fn disconnect_revoked(&mut self, command: &crate::admin::AdminCommand, out: &mut Decision) {
+    fn disconnect_revoked(
+        &mut self,
+        command: &crate::admin::AdminCommand,
+        now: Timestamp,
+        out: &mut Decision,
+    ) {
         let crate::admin::AdminCommand::RevokeDevice { device } = command else { return };
-        out.disconnect(self.lobby.dismiss(device), DisconnectReason::Revoked);
+        out.disconnect(self.lobby.dismiss(device, now), DisconnectReason::Revoked);
     }
 
     fn signed(
@@ -449,7 +457,7 @@ impl<D: Disk> Driver<D> {
         let result = desk::enrolled(&self.cloud, order, certificate, now, out);
         if result.is_ok() {
             // The former enrolment's session ends: its certificate counts no more.
-            out.disconnect(self.lobby.dismiss(&order.principal), DisconnectReason::Revoked);
+            out.disconnect(self.lobby.dismiss(&order.principal, now), DisconnectReason::Revoked);
         }
         out.outputs.push(Output::Enrolled { ticket, result });
     }

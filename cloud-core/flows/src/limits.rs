@@ -36,3 +36,6 @@ pub const ADMIN_ROWS: usize = 1_000;
 pub const AUDIT_TEXT_BYTES: usize = 200;
 /// Validity of a device certificate, in milliseconds: 2 years.
 pub const CERTIFICATE_LIFE_MS: u64 = 2 * 365 * 24 * 3_600_000;
+
+/// Of a `state` that operators are shown, in characters.
+pub(crate) const STATE_CHARS: usize = 64;

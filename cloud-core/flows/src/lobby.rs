@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemas::ids::{Hash, Principal};
 use schemas::time::Timestamp;
 
+use crate::admin::Presence;
 use crate::limits;
 use crate::port::ConnectionId;
 
@@ -23,6 +24,8 @@ pub(crate) struct Lobby {
     /// The platform's own probe: it may ask for the time, nothing else.
     pub(crate) probe: Option<(Principal, Hash)>,
     refusals: BTreeMap<Option<Principal>, (u64, u32)>,
+    /// Of everybody who was admitted since the start, with the newest connection that they had.
+    presences: BTreeMap<Principal, (ConnectionId, Presence)>,
 }
 
 impl Lobby {
@@ -33,6 +36,7 @@ impl Lobby {
         connection: ConnectionId,
         principal: &Principal,
         client: &str,
+        now: Timestamp,
     ) -> Vec<ConnectionId> {
         let present = self.connections(principal).to_vec();
         let mut leaving: Vec<_> = present
@@ -43,7 +47,11 @@ impl Lobby {
         if present.len() - leaving.len() >= limits::CONNECTIONS_OF_PRINCIPAL {
             leaving.extend(present.iter().copied().find(|id| !leaving.contains(id)));
         }
-        leaving.iter().for_each(|id| self.leave(*id));
+        leaving.iter().for_each(|id| self.leave(*id, now));
+        let since = self.presences.get(principal).filter(|(_, known)| known.connected && !present.is_empty());
+        let since = since.and_then(|(_, known)| known.since).unwrap_or(now);
+        let presence = Presence { connected: true, since: Some(since), state: None };
+        self.presences.insert(principal.clone(), (connection, presence));
         let guest = Guest { principal: principal.clone(), client: client.to_owned(), subscribed: false };
         self.guests.insert(connection, guest);
         self.by_principal.entry(principal.clone()).or_default().push(connection);
@@ -51,18 +59,21 @@ impl Lobby {
     }
 
     /// Everyone of `principal` has to go.
-    pub(crate) fn dismiss(&mut self, principal: &Principal) -> Vec<ConnectionId> {
+    pub(crate) fn dismiss(&mut self, principal: &Principal, now: Timestamp) -> Vec<ConnectionId> {
         let leaving = self.connections(principal).to_vec();
-        leaving.iter().for_each(|id| self.leave(*id));
+        leaving.iter().for_each(|id| self.leave(*id, now));
         leaving
     }
 
-    pub(crate) fn leave(&mut self, connection: ConnectionId) {
+    pub(crate) fn leave(&mut self, connection: ConnectionId, now: Timestamp) {
         let Some(guest) = self.guests.remove(&connection) else { return };
         if let Some(present) = self.by_principal.get_mut(&guest.principal) {
             present.retain(|id| *id != connection);
             if present.is_empty() {
                 self.by_principal.remove(&guest.principal);
+                if let Some((_, presence)) = self.presences.get_mut(&guest.principal) {
+                    (presence.connected, presence.since) = (false, Some(now));
+                }
             }
         }
     }
@@ -73,13 +84,18 @@ impl Lobby {
 
     /// The connection takes what its principal is owed. Of a device only one does: those that did before have to go
     /// (correctness.md 11). One that never subscribes, such as a check of the connection, disturbs nobody.
-    pub(crate) fn subscribe(&mut self, connection: ConnectionId, is_device: bool) -> Vec<ConnectionId> {
+    pub(crate) fn subscribe(
+        &mut self,
+        connection: ConnectionId,
+        is_device: bool,
+        now: Timestamp,
+    ) -> Vec<ConnectionId> {
         let Some(guest) = self.guests.get_mut(&connection) else { return Vec::new() };
         guest.subscribed = true;
         let principal = guest.principal.clone();
         let others = self.listening(&principal).filter(|other| is_device && *other != connection);
         let leaving: Vec<_> = others.collect();
-        leaving.iter().for_each(|id| self.leave(*id));
+        leaving.iter().for_each(|id| self.leave(*id, now));
         leaving
     }
 
@@ -93,8 +109,18 @@ impl Lobby {
         self.connections(principal).iter().filter(subscribed).copied()
     }
 
-    pub(crate) fn is_connected(&self, principal: &Principal) -> bool {
-        self.by_principal.contains_key(principal)
+    /// `state` as it was published, or left as a will. The word of an older connection is ignored: a will that
+    /// comes late must not bury a device that is back (correctness.md 13).
+    pub(crate) fn state(&mut self, connection: ConnectionId, principal: &Principal, payload: &[u8]) {
+        let Some((newest, presence)) = self.presences.get_mut(principal) else { return };
+        if connection >= *newest {
+            let text = String::from_utf8_lossy(payload);
+            presence.state = Some(text.chars().take(limits::STATE_CHARS).collect());
+        }
+    }
+
+    pub(crate) fn presence(&self, principal: &Principal) -> Presence {
+        self.presences.get(principal).map_or_else(Presence::default, |(_, presence)| presence.clone())
     }
 
     pub(crate) fn count(&self) -> usize {

@@ -105,6 +105,16 @@ pub enum Input {
         /// `down/refused` (correctness.md 9).
         told: bool,
     },
+    /// What the connection's principal published as its own `state`, or left as its will. Volatile; may come after
+    /// the end of the connection.
+    State {
+        /// The connection.
+        connection: ConnectionId,
+        /// Whose.
+        principal: Principal,
+        /// As it came.
+        payload: Vec<u8>,
+    },
     /// The connection has ended.
     Closed {
         /// The connection.

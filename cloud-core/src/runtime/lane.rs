@@ -15,8 +15,6 @@ pub(super) enum FromLane {
     Input(Input),
     /// The shell answers: no state is asked.
     Answer(FromCore),
-    /// Nothing.
-    Nothing,
 }
 
 /// Translates what the lane says.
@@ -42,8 +40,9 @@ pub(super) fn from_lane(message: ToCore) -> FromLane {
         ToCore::Acknowledged { connection: id, message, code, .. } => {
             Input::Acknowledged { connection: connection(id), message, code }
         }
-        // Presence is volatile and has no readers on the lane yet: observers get it from the feed.
-        ToCore::StateChanged { .. } => return FromLane::Nothing,
+        ToCore::StateChanged { connection: id, principal, payload, .. } => {
+            Input::State { connection: connection(id), principal: (*principal).clone(), payload }
+        }
         ToCore::Refused { connection: id, principal, refusal, .. } => Input::LaneRefused {
             connection: connection(id),
             principal: principal.map(|principal| (*principal).clone()),

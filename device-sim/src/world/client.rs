@@ -192,6 +192,13 @@ impl Client {
         self.send_waiting()
     }
 
+    /// A subscription to what is somebody else's: it must be refused.
+    pub(super) fn listen(&mut self, filter: &str) -> Result<Vec<Saying>, PacketError> {
+        let packet = self.free_packet();
+        let bytes = mqtt::subscribe(self.habits.version, packet, filter, Qos::AtLeastOnce)?;
+        Ok(vec![Saying { bytes, mark: Some(Mark::Listen { packet }) }])
+    }
+
     fn send_waiting(&mut self) -> Result<Vec<Saying>, PacketError> {
         let mut sayings = Vec::new();
         while self.in_flight.len() < self.server_maximum {
@@ -229,7 +236,9 @@ impl Client {
                     self.server_maximum = usize::from(receive_maximum);
                     heard.push(Down::Accepted(code == 0));
                 }
-                FromServer::Suback { .. } => heard.push(Down::Subscribed),
+                FromServer::Suback { codes, .. } => {
+                    heard.extend(codes.iter().any(|code| *code < 0x80).then_some(Down::Subscribed));
+                }
                 FromServer::Publish { topic, payload, packet_id, .. } => {
                     let kind = topic.rsplit('/').next().and_then(|kind| kind.parse().ok());
                     heard.extend(kind.map(|kind| Down::Publish { packet: packet_id, kind, payload }));

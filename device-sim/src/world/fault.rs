@@ -40,6 +40,12 @@ faults! {
     Break = "break", 20;
     /// One side notices much later.
     HalfOpen = "half-open", 400;
+    /// A 3.1.1 client repeats a publish on the same connection, marked as a duplicate.
+    SendsDup = "sends-dup", 100;
+    /// A client publishes or listens where only others may.
+    Trespass = "trespass", 20;
+    /// A client sends what is no MQTT, and begins anew.
+    Garbage = "garbage", 5;
     /// A client does not read for a while.
     SlowReader = "slow-reader", 20;
     /// A sync takes long.

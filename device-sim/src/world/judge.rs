@@ -1,12 +1,14 @@
 //! What is checked while the world runs: nothing reaches a principal that is not its own, no command without the
 //! bank's success, the same answer to the same request. And when it has come to rest: that it has.
 
+use cloud_core_flows::admin::{AdminAnswer, AdminCommand};
 use schemas::ids::{PaymentId, Principal};
 use schemas::message::{Down, ExecutorCommand, RequestAnswer};
 use schemas::topic::Kind;
 
 use super::facts::{CommandFacts, Wish};
 use super::lane::Party;
+use super::machine::state_on;
 use super::plan::LONGEST_ACT_MS;
 use super::{EPOCH_MS, Violation, World, say};
 
@@ -199,6 +201,7 @@ impl World {
     pub(super) fn judge(&mut self) -> Result<bool, Violation> {
         self.core_settle()?;
         self.check_replay()?;
+        self.check_presence()?;
         let ends = self.audit()?;
         if self.is_resolved {
             for (row, count) in ends.into_iter().filter(|(row, _)| row.contains("then")) {
@@ -210,6 +213,27 @@ impl World {
         self.is_resolved = true;
         let some = self.resolve_exceptions()?;
         Ok(!some)
+    }
+}
+
+impl World {
+    /// correctness.md 13: at rest everybody is back, and the operator sees what each device said on the connection
+    /// that it has now, not the will of one that is gone.
+    fn check_presence(&mut self) -> Result<(), Violation> {
+        let AdminAnswer::Devices(rows) = self.operate_now(AdminCommand::ListDevices)? else {
+            return Err(Violation::harness("no list of devices"));
+        };
+        for machine in self.machines.iter().filter(|machine| machine.subscribed && !machine.revoked) {
+            let (who, Some(connection)) = (&machine.settings.principal, machine.connection) else { continue };
+            let row = rows.iter().find(|row| row.device == *who);
+            let said = String::from_utf8_lossy(&state_on(connection)).into_owned();
+            let seen = row.filter(|row| row.presence.connected).and_then(|row| row.presence.state.clone());
+            if seen.as_deref() != Some(said.as_str()) {
+                let text = format!("{who} is {said}, and the operator sees {seen:?}");
+                return Err(self.broken("correctness.md 13", text));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -360,6 +360,7 @@ impl World {
             Down::Accepted(false) | Down::Closed => self.machine_offline(index, connection),
             Down::Subscribed => {
                 self.machines[index].subscribed = true;
+                self.send_up(connection, Up::State { payload: state_on(connection) })?;
                 self.with_device(index, |device, boot_ms| device.handle_connected(connection, 10, boot_ms));
             }
             Down::Publish { packet, kind, payload } => {
@@ -424,6 +425,11 @@ impl World {
             self.machine_ready(index);
         }
     }
+}
+
+/// What a device says of itself, once on each connection.
+pub(super) fn state_on(connection: u64) -> Vec<u8> {
+    format!("here on {connection}").into_bytes()
 }
 
 /// The message that carries a command (architecture.md: every message has an id that its content gives).

@@ -351,13 +351,7 @@ impl World {
             return Ok(());
         }
         self.connections.retain(|_, connection| !connection.is_over());
-        let live = self.connections.iter().filter(|(_, connection)| !connection.is_broken());
-        let live: Vec<u64> = live.map(|(id, _)| *id).collect();
-        for connection in live {
-            if self.strikes(Fault::Break) {
-                self.break_connection(connection);
-            }
-        }
+        self.trouble_lane()?;
         for machine in 0..self.machines.len() {
             self.trouble_machine(machine)?;
         }

@@ -153,7 +153,7 @@ impl Plan {
                 login: None,
                 keep_alive_s: 30,
                 receive_maximum: 16,
-                will: None,
+                will: Some(b"gone".to_vec()),
             },
         });
         Ok(())

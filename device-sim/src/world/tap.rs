@@ -35,6 +35,10 @@ pub(super) enum Mark {
     Acknowledge {
         packet: u16,
     },
+    /// A subscription to what is somebody else's.
+    Listen {
+        packet: u16,
+    },
 }
 
 /// A PUBLISH with QoS 1 that has arrived and has no PUBACK yet.
@@ -75,6 +79,8 @@ pub(super) struct Tap {
     leaving: Vec<u8>,
     greeted: bool,
     subscribed: bool,
+    /// Subscriptions that must be refused.
+    trespasses: BTreeSet<u16>,
     /// Deliveries without a PUBACK: packet identifier, content.
     open: BTreeMap<u16, (MessageId, Vec<u8>)>,
     /// Messages whose PUBACK has arrived and of which the core was not yet told.
@@ -92,6 +98,7 @@ impl Tap {
             leaving: Vec::new(),
             greeted: false,
             subscribed: false,
+            trespasses: BTreeSet::new(),
             open: BTreeMap::new(),
             acknowledged: BTreeSet::new(),
         }
@@ -118,6 +125,9 @@ impl Tap {
                 Some((_, Mark::Acknowledge { packet })) => {
                     let message = self.open.remove(&packet).map(|(message, _)| message);
                     self.acknowledged.extend(message);
+                }
+                Some((_, Mark::Listen { packet })) => {
+                    self.trespasses.insert(packet);
                 }
                 None => return,
             }
@@ -182,8 +192,12 @@ impl Tap {
                 }
             }
             _ if is_first => return Err(("mqtt.md", "CONNACK is not the first packet".to_owned())),
-            FromServer::Suback { codes, .. } => {
-                self.subscribed |= codes.iter().any(|code| *code < 0x80);
+            FromServer::Suback { packet_id, codes } => {
+                let granted = codes.iter().any(|code| *code < 0x80);
+                if granted && self.trespasses.remove(&packet_id) {
+                    return Err(("PL-1", "a subscription to what is somebody else's is granted".to_owned()));
+                }
+                self.subscribed |= granted;
             }
             FromServer::Publish { topic, payload, packet_id, dup, retain } => {
                 if dup || retain {

@@ -2,7 +2,7 @@
 //! time and the core's outputs just as the broker moves it over sockets (mqtt.md; correctness.md 7 to 13).
 
 use broker_session::{
-    self as session, ConnectRefusal, Event, Owed, Promise, PublishToken, Qos, Secret, Session,
+    self as session, ConnectRefusal, Event, Owed, Promise, PublishToken, Qos, Secret, Session, Version,
 };
 use cloud_core_flows::port::{
     ConnectionId, Credentials, DisconnectReason, Input, Output, OwedMessage, StandingRefusal,
@@ -207,6 +207,59 @@ impl World {
         self.pump(id)
     }
 
+    /// Once a second: clients that repeat themselves, that meddle with what is not theirs, that send what is no MQTT.
+    pub(super) fn trouble_lane(&mut self) -> Result<(), Violation> {
+        let live = self.connections.iter().filter(|(_, connection)| !connection.is_broken());
+        let live: Vec<u64> = live.map(|(id, _)| *id).collect();
+        for id in live {
+            if self.strikes(Fault::Break) {
+                self.break_connection(id);
+            }
+            let is_v3 =
+                self.connections.get(&id).is_some_and(|found| found.client.version() == Version::V3_1_1);
+            if is_v3 && self.strikes(Fault::SendsDup) {
+                let again = self.connections.get(&id).map(|connection| connection.client.say_again());
+                let again = again.transpose().map_err(|error| Violation::harness(error.to_string()))?;
+                self.send_sayings(id, again.flatten().into_iter().collect());
+            }
+            if self.strikes(Fault::Trespass) {
+                self.trespass(id)?;
+            }
+            if self.strikes(Fault::Garbage) {
+                let bytes: [u8; 40] = self.random.bytes();
+                self.send_sayings(id, vec![Saying { bytes: bytes.to_vec(), mark: None }]);
+                // It might be the beginning of a packet that never ends: the client is broken, and so it begins anew.
+                self.break_connection(id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Somebody publishes, or listens, where only others may.
+    fn trespass(&mut self, id: u64) -> Result<(), Violation> {
+        let Some(party) = self.connections.get(&id).map(|connection| connection.party) else { return Ok(()) };
+        let own = self.principal(party);
+        let other = Party::Person(self.random.index(self.people.len()));
+        let other = self.principal(other);
+        let (up, listens) = match self.random.index(6) {
+            0 => (format!("ft/{own}/down/payment-status"), false),
+            1 => ("$SYS/broker".to_owned(), false),
+            2 if own != other => (format!("ft/{other}/up/status-request"), false),
+            3 if own != other => (format!("ft/{other}/down/#"), true),
+            4 => ("ft/+/+/down/#".to_owned(), true),
+            _ => ("#".to_owned(), true),
+        };
+        let nonsense: [u8; 16] = self.random.bytes();
+        let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
+        let sayings = if listens {
+            connection.client.listen(&up)
+        } else {
+            connection.client.trespass(&up, nonsense.to_vec())
+        };
+        self.send_sayings(id, sayings.map_err(|error| Violation::harness(error.to_string()))?);
+        Ok(())
+    }
+
     fn set_alarms(&mut self, id: u64) {
         let now = self.now;
         let Some(connection) = self.connections.get_mut(&id) else { return };
@@ -337,7 +390,13 @@ impl World {
                     why: refusal.reason.to_owned(),
                 })
             }
-            Event::StateChanged { .. } => Ok(()),
+            Event::StateChanged { payload, .. } => {
+                if let Some(connection) = self.connections.get_mut(&id) {
+                    connection.tap.kept_by_lane(&payload);
+                }
+                let principal = self.principal(party);
+                self.core_handle(Input::State { connection, principal, payload })
+            }
             Event::Closed { reason } => {
                 say!(self, format!("lane {id}"), "{}: {reason}", self.principal(party));
                 self.session_closed(id)?;

@@ -1,6 +1,6 @@
 //! Answers as people read them.
 
-use cloud_core_flows::admin::{AdminAnswer, BankKind, BooksReport};
+use cloud_core_flows::admin::{AdminAnswer, BankKind, BooksReport, Presence};
 use cloud_core_flows::registry::LastReport;
 use schemas::money::Money;
 
@@ -60,19 +60,8 @@ fn table_of(answer: &AdminAnswer) -> Table {
         }
         AdminAnswer::Devices(rows) => {
             let header = [
-                "DEVICE",
-                "PROFILE",
-                "STANDING",
-                "INSTANCE",
-                "CONNECTED",
-                "OWED",
-                "MERCHANT",
-                "EXECUTOR",
-                "VERSION",
-                "SPOOL",
-                "DEAD",
-                "READY",
-                "REPORTED",
+                "DEVICE", "PROFILE", "STANDING", "INSTANCE", "PRESENCE", "OWED", "MERCHANT", "EXECUTOR",
+                "VERSION", "SPOOL", "DEAD", "READY", "REPORTED",
             ];
             table(&header, rows, |row| {
                 let last = row.last_report.as_ref();
@@ -82,7 +71,7 @@ fn table_of(answer: &AdminAnswer) -> Table {
                     row.profile.clone(),
                     row.standing.clone(),
                     row.instance.to_string(),
-                    yes_no(row.connected),
+                    presence(&row.presence),
                     row.owed.to_string(),
                     or_dash(row.merchant.as_ref()),
                     or_dash(row.executor.as_ref()),
@@ -95,13 +84,13 @@ fn table_of(answer: &AdminAnswer) -> Table {
             })
         }
         AdminAnswer::Persons(rows) => {
-            let header = ["PERSON", "BANK ACCOUNT", "CAN VERIFY", "CONNECTED", "OWED"];
+            let header = ["PERSON", "BANK ACCOUNT", "CAN VERIFY", "PRESENCE", "OWED"];
             table(&header, rows, |row| {
                 vec![
                     row.person.to_string(),
                     or_dash(row.bank_account.as_ref()),
                     yes_no(row.can_verify),
-                    yes_no(row.connected),
+                    presence(&row.presence),
                     row.owed.to_string(),
                 ]
             })
@@ -203,6 +192,14 @@ fn print_story(story: &Story) -> anyhow::Result<()> {
 }
 
 /// A device's words, as a terminal bears them.
+/// Nothing is known of those whom the core has not seen since its start.
+fn presence(presence: &Presence) -> String {
+    let Some(since) = presence.since else { return "unknown".to_owned() };
+    let what = if presence.connected { "connected" } else { "gone" };
+    let state = presence.state.as_ref().map_or(String::new(), |state| format!(" ({})", printable(state)));
+    format!("{what}{state} since {since}")
+}
+
 fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(24).collect()
 }
