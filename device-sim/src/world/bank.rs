@@ -91,13 +91,19 @@ impl World {
             return Ok(());
         }
         let late = self.strikes(Fault::BankRequestLate);
-        let way = if late { self.random.range(1_000, 90_000) } else { self.random.range(5, 200) };
+        let way = self.bank_way(late.then_some((Fault::BankRequestLate, 1_000, 90_000)));
         self.after(way, Happening::BankHears(id));
         if self.strikes(Fault::BankRepeats) {
-            let again = self.random.range(5, 30_000);
+            let again = self.random.of(Fault::BankRepeats).range(5, 30_000);
             self.after(way + again, Happening::BankHears(id));
         }
         Ok(())
+    }
+
+    /// How long a message takes. The ordinary way is always drawn, so that a fault does not disturb the rest.
+    fn bank_way(&mut self, late: Option<(Fault, u64, u64)>) -> u64 {
+        let ordinary = self.random.bank.range(5, 200);
+        late.map_or(ordinary, |(fault, low, high)| self.random.of(fault).range(low, high))
     }
 
     pub(super) fn bank_hears(&mut self, id: u64) -> Result<(), Violation> {
@@ -111,7 +117,7 @@ impl World {
             return Ok(());
         }
         let late = self.strikes(Fault::BankAnswerLate);
-        let way = if late { self.random.range(500, 20_000) } else { self.random.range(5, 200) };
+        let way = self.bank_way(late.then_some((Fault::BankAnswerLate, 500, 20_000)));
         self.after(way, Happening::BankSays(id, answer));
         Ok(())
     }
@@ -178,8 +184,11 @@ impl World {
     }
 
     pub(super) fn trouble_bank(&mut self) {
-        if self.now >= self.bank.outage_until && self.random.chance(10) && self.strikes(Fault::BankOutage) {
-            self.bank.outage_until = self.now + self.random.range(5_000, 300_000);
+        if self.now >= self.bank.outage_until
+            && self.random.of(Fault::BankOutage).chance(10)
+            && self.strikes(Fault::BankOutage)
+        {
+            self.bank.outage_until = self.now + self.random.of(Fault::BankOutage).range(5_000, 300_000);
             say!(self, "bank", "is away until {} ms", self.bank.outage_until);
         }
     }

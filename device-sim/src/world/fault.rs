@@ -120,10 +120,11 @@ pub(super) struct Mix(BTreeMap<Fault, u64>);
 
 impl Mix {
     /// Each seed draws its own: some worlds are calm, some have one trouble, some have all of them.
-    pub(super) fn draw(random: &mut Random) -> Self {
-        let share = [0, 80, 150, 250, 400, 600, 1000][random.index(7)];
+    pub(super) fn draw(seed: u64, plan: &mut Random) -> Self {
+        let share = [0, 80, 150, 250, 400, 600, 1000][plan.index(7)];
         let mut mix = BTreeMap::new();
         for fault in Fault::ALL {
+            let mut random = Random::named(seed, &format!("mix/{}", fault.as_str()));
             if random.chance(share) {
                 let most = fault.most_permille();
                 mix.insert(*fault, random.range(most / 8 + 1, most));

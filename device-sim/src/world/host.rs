@@ -128,7 +128,7 @@ impl World {
     fn core_kick(&mut self) {
         if matches!(self.core.stage, Stage::Idle) {
             self.core.stage = Stage::Append;
-            let wait = self.random.below(3);
+            let wait = self.random.core.below(3);
             self.after(wait, Happening::CoreStep(self.core.run));
         } else {
             self.core.dirty = true;
@@ -160,7 +160,7 @@ impl World {
     fn core_append(&mut self) -> Result<(), Violation> {
         if self.strikes(Fault::CoreCrash) {
             // In the middle of the writes.
-            self.core.disk.stop_after(self.random.below(4));
+            self.core.disk.stop_after(self.random.of(Fault::CoreCrash).below(4));
             if let Some(driver) = self.core.driver.as_mut() {
                 let _ = driver.append();
             }
@@ -179,8 +179,8 @@ impl World {
         done.map_err(|fault| self.broken("core", fault.to_string()))?;
         let wait = match &point {
             None => 0,
-            Some(_) if self.strikes(Fault::SlowDisk) => self.random.range(50, 2_000),
-            Some(_) => self.random.range(1, 8),
+            Some(_) if self.strikes(Fault::SlowDisk) => self.random.of(Fault::SlowDisk).range(50, 2_000),
+            Some(_) => self.random.core.range(1, 8),
         };
         self.core.stage = point.map_or(Stage::Release(None), Stage::Sync);
         self.after(wait, Happening::CoreStep(self.core.run));
@@ -199,7 +199,7 @@ impl World {
         let outputs: Vec<Output> = std::iter::from_fn(|| driver.poll_output()).collect();
         synced.map_err(|fault| self.broken("core", fault.to_string()))?;
         let dies_after =
-            if self.strikes(Fault::CoreCrash) { Some(self.random.index(outputs.len())) } else { None };
+            self.strikes(Fault::CoreCrash).then(|| self.random.of(Fault::CoreCrash).index(outputs.len()));
         for (number, output) in outputs.into_iter().enumerate() {
             if dies_after == Some(number) {
                 self.core_crash("while releasing");
@@ -208,7 +208,7 @@ impl World {
             self.release(output)?;
         }
         self.core_snapshot()?;
-        if self.random.chance(8) {
+        if self.random.core.chance(8) {
             self.check_replay()?;
         }
         self.core.stage = Stage::Idle;
@@ -259,7 +259,7 @@ impl World {
     }
 
     fn core_crash(&mut self, when: &str) {
-        let seed = self.random.next();
+        let seed = self.random.of(Fault::CoreCrash).next();
         let ends = self.core.disk.unsynced_sectors();
         say!(self, "core", "dies {when}, {ends} sectors unsynced");
         self.core.disk.crash(seed);
@@ -269,7 +269,11 @@ impl World {
         self.core.dirty = false;
         self.lane_dies();
         let long = self.strikes(Fault::CoreLongOutage);
-        let away = if long { self.random.range(200_000, 900_000) } else { self.random.range(50, 15_000) };
+        let away = if long {
+            self.random.of(Fault::CoreLongOutage).range(200_000, 900_000)
+        } else {
+            self.random.of(Fault::CoreCrash).range(50, 15_000)
+        };
         self.after(away, Happening::CoreStart);
     }
 }

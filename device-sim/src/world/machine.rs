@@ -111,7 +111,7 @@ impl Machine {
 impl World {
     pub(super) fn machine_open(&mut self, index: usize) -> Result<(), Violation> {
         let now = self.now;
-        let seed = self.random.bytes();
+        let seed = self.random.ids.bytes();
         let machine = &mut self.machines[index];
         let mut recovered = Recovered::default();
         let chain = ChainId([2; 32]);
@@ -158,7 +158,7 @@ impl World {
     }
 
     fn machine_kick(&mut self, index: usize) {
-        let wait = self.random.below(4);
+        let wait = self.random.machines.below(4);
         let machine = &mut self.machines[index];
         if machine.stage == Stage::Idle {
             machine.stage = Stage::Append;
@@ -186,7 +186,8 @@ impl World {
 
     fn machine_append(&mut self, index: usize) -> Result<(), Violation> {
         let slow = self.strikes(Fault::SlowDisk);
-        let wait = if slow { self.random.range(50, 2_000) } else { self.random.range(1, 6) };
+        let ordinary = self.random.machines.range(1, 6);
+        let wait = if slow { self.random.of(Fault::SlowDisk).range(50, 2_000) } else { ordinary };
         let machine = &mut self.machines[index];
         let disk = machine.disk.clone();
         let Some(running) = machine.running.as_mut() else { return Ok(()) };
@@ -228,7 +229,7 @@ impl World {
         let run = machine.run;
         synced.map_err(|error| self.broken("device", error.to_string()))?;
         let dies = !outputs.is_empty() && self.strikes(Fault::DeviceCrash);
-        let dies_after = dies.then(|| self.random.index(outputs.len()));
+        let dies_after = dies.then(|| self.random.of(Fault::DeviceCrash).index(outputs.len()));
         for (number, output) in outputs.into_iter().enumerate() {
             if dies_after == Some(number) {
                 self.machine_crash(index);
@@ -266,7 +267,7 @@ impl World {
     }
 
     pub(super) fn machine_crash(&mut self, index: usize) {
-        let seed = self.random.next();
+        let seed = self.random.of(Fault::DeviceCrash).next();
         let machine = &mut self.machines[index];
         machine.disk.crash(seed);
         machine.running = None;
@@ -280,7 +281,11 @@ impl World {
             self.break_connection(connection);
         }
         let long = self.strikes(Fault::DeviceLongOutage);
-        let away = if long { self.random.range(100_000, 900_000) } else { self.random.range(100, 20_000) };
+        let away = if long {
+            self.random.of(Fault::DeviceLongOutage).range(100_000, 900_000)
+        } else {
+            self.random.of(Fault::DeviceCrash).range(100, 20_000)
+        };
         self.after(away, Happening::MachineStart(index));
     }
 
@@ -393,18 +398,18 @@ impl World {
         machine.deliveries.clear();
         machine.packets.clear();
         self.with_device(index, |device, _| device.handle_disconnected(connection));
-        let wait = self.random.range(100, 3_000);
+        let wait = self.random.network.range(100, 3_000);
         self.after(wait, Happening::Connect(Party::Machine(index)));
     }
 
     pub(super) fn trouble_machine(&mut self, index: usize) -> Result<(), Violation> {
-        if self.random.chance(20)
+        if self.random.of(Fault::NotReady).chance(20)
             && !self.machines[index].conditions.tampered
             && self.strikes(Fault::NotReady)
         {
             self.machines[index].conditions.tampered = true;
             self.tell_conditions(index);
-            let wait = self.random.range(1_000, 60_000);
+            let wait = self.random.of(Fault::NotReady).range(1_000, 60_000);
             self.after(wait, Happening::MachineReady(index));
         }
         self.trouble_office(index)
@@ -455,10 +460,10 @@ impl World {
         if facts.acts > 1 || facts.machine != index || facts.quantity != quantity {
             return Err(self.broken("CP-9", format!("{who} acts again, or otherwise, on {command}")));
         }
-        let took_ms = self.random.range(200, 8_000);
+        let took_ms = self.random.hardware.range(200, 8_000);
         let (result, out, says_after) = self.draw_act(quantity, took_ms);
         let run = self.machines[index].run;
-        let stops = self.random.chance(500);
+        let stops = self.random.hardware.chance(500);
         self.after(
             took_ms.saturating_sub(100),
             Happening::HardwareMoves { machine: index, run, command, units: out, stops },
@@ -475,7 +480,7 @@ impl World {
     /// What it says (or nothing), what falls out, and when it speaks.
     fn draw_act(&mut self, quantity: u32, took_ms: u64) -> (Option<HardwareResult>, u32, u64) {
         let code = || Code::known("jam");
-        let some = self.random.units(0, quantity);
+        let some = self.random.hardware.units(0, quantity);
         if self.strikes(Fault::ActHangs) {
             return (None, some, 0);
         }
@@ -483,11 +488,12 @@ impl World {
             return (Some(HardwareResult::Unknown { code: code() }), some, took_ms);
         }
         let late = self.strikes(Fault::ActLate);
-        let after = if late { LONGEST_ACT_MS + self.random.range(3_000, 90_000) } else { took_ms };
+        let after =
+            if late { LONGEST_ACT_MS + self.random.of(Fault::ActLate).range(3_000, 90_000) } else { took_ms };
         let (result, out) = if self.strikes(Fault::ActFails) {
             (HardwareResult::Failed { code: code() }, 0)
         } else if quantity > 1 && self.strikes(Fault::ActInPart) {
-            let delivered = self.random.units(1, quantity - 1);
+            let delivered = self.random.of(Fault::ActInPart).units(1, quantity - 1);
             (HardwareResult::DoneInPart { delivered }, delivered)
         } else {
             (HardwareResult::Done, quantity)
@@ -544,7 +550,7 @@ impl World {
         item: &ItemId,
         quantity: u32,
     ) -> bool {
-        let nonce = Nonce(self.random.bytes());
+        let nonce = Nonce(self.random.ids.bytes());
         let key = self.plan.machines[chip].key.clone();
         let request = IssueRequest { ticket, item: item.clone(), quantity, valid_ms: None };
         self.with_device(chip, |device, boot_ms| device.handle_issue_request(&request, nonce, &key, boot_ms))

@@ -6,7 +6,7 @@
 //! auditor, who knows the table in correctness.md and nothing of the core, must find every cent where it belongs.
 //!
 //! # What is absent
-//! No clock, no threads, no randomness but one seeded stream, no map whose order depends on the process.
+//! No clock, no threads, no randomness but seeded streams, no map whose order depends on the process.
 
 mod audit;
 mod bank;
@@ -39,7 +39,7 @@ use facts::Facts;
 use fault::Mix;
 use lane::{Connection, Party};
 use plan::Plan;
-use random::Random;
+use random::Streams;
 use schemas::ids::PaymentId;
 
 /// The world's clock begins here, in milliseconds since 1970.
@@ -170,7 +170,7 @@ struct World {
     steps: u64,
     next: u64,
     queue: BTreeMap<(u64, u64), Happening>,
-    random: Random,
+    random: Streams,
     mix: Mix,
     plan: Plan,
     healed: bool,
@@ -204,10 +204,10 @@ pub(crate) use say;
 
 impl World {
     fn new(seed: u64, with_trace: bool) -> Result<Self, Violation> {
-        let mut random = Random::new(seed);
-        let mix = Mix::draw(&mut random);
+        let mut random = Streams::new(seed);
+        let mix = Mix::draw(seed, &mut random.plan);
         let plan = Plan::draw(&mut random, &mix)?;
-        let core = host::Core::new(&mut random);
+        let core = host::Core::new(&mut random.core);
         let people = plan.people.iter().map(people::Person::new).collect();
         let mut machines = Vec::new();
         for machine in &plan.machines {
@@ -254,11 +254,11 @@ impl World {
         for machine in 0..self.machines.len() {
             self.enrol_now(machine)?;
             self.machine_open(machine)?;
-            let at = self.random.range(0, 500);
+            let at = self.random.network.range(0, 500);
             self.after(at, Happening::Connect(Party::Machine(machine)));
         }
         for person in 0..self.people.len() {
-            let at = self.random.range(0, 1_000);
+            let at = self.random.network.range(0, 1_000);
             self.after(at, Happening::Connect(Party::Person(person)));
         }
         for fault in [Fault::Poor, Fault::ClockDrift] {
@@ -336,7 +336,7 @@ impl World {
 
     /// Whether this fault strikes now. Counted against every payment that is under way.
     fn strikes(&mut self, fault: Fault) -> bool {
-        if self.healed || !self.random.chance(self.mix.permille(fault)) {
+        if self.healed || !self.random.of(fault).chance(self.mix.permille(fault)) {
             return false;
         }
         let states = self.core.open_states();

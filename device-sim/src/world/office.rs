@@ -26,7 +26,7 @@ impl World {
         if self.machines[index].revoked {
             return Ok(());
         }
-        if self.machines[index].errand.is_none() && self.random.chance(2) {
+        if self.machines[index].errand.is_none() && self.random.office.chance(2) {
             if self.strikes(Fault::Revoked) {
                 self.machines[index].errand = Some(Errand::Revoke(u64::MAX, 0));
             } else if self.strikes(Fault::Replaced) {
@@ -85,7 +85,7 @@ impl World {
     fn enrol(&mut self, index: usize) -> Result<(), Violation> {
         let principal = self.plan.machines[index].principal.clone();
         let public_key = PublicKey::of(&self.plan.machines[index].key);
-        let claim_hash = Hash(self.random.bytes());
+        let claim_hash = Hash(self.random.ids.bytes());
         let expires_at = self.stamp().plus_ms(3_600_000);
         self.operate(AdminCommand::CreateClaim { device: principal.clone(), claim_hash, expires_at })?;
         let ticket = index as u64;
@@ -126,7 +126,7 @@ impl World {
                 Some(PaymentState::RefundBlocked) => [Resolution::Refund, Resolution::WriteOff],
                 _ => [Resolution::Accept, Resolution::Accept],
             };
-            let resolution = choice[self.random.index(2)];
+            let resolution = choice[self.random.office.index(2)];
             say!(self, "operator", "resolves {payment} {resolution:?}");
             self.resolved.insert(*payment, resolution);
             for _ in 0..2 {

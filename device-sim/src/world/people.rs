@@ -105,7 +105,7 @@ impl World {
                 let person = &mut self.people[index];
                 person.connection = None;
                 person.online = false;
-                let wait = self.random.range(100, 5_000);
+                let wait = self.random.network.range(100, 5_000);
                 self.after(wait, Happening::Connect(Party::Person(index)));
             }
             Down::Subscribed => {
@@ -140,7 +140,7 @@ impl World {
         }
         if self.strikes(Fault::TerminalLoses) {
             if !std::mem::replace(&mut self.people[index].will_look, true) {
-                let wait = self.random.range(1_000, 8_000);
+                let wait = self.random.of(Fault::TerminalLoses).range(1_000, 8_000);
                 self.after(wait, Happening::Act(index, Deed::Look));
             }
             return;
@@ -153,7 +153,7 @@ impl World {
                     && matches!(self.wish_of(index, answer.key), Some(Wish::Pay { .. }))
                     && self.strikes(Fault::Cancel)
                 {
-                    let wait = self.random.range(0, 20_000);
+                    let wait = self.random.of(Fault::Cancel).range(0, 20_000);
                     self.after(wait, Happening::Act(index, Deed::Ask(Wish::Cancel { payment })));
                 }
             }
@@ -179,7 +179,7 @@ impl World {
     fn heard_status(&mut self, index: usize, status: &PaymentStatus) {
         let delivered = matches!(status.state, PaymentState::Delivered | PaymentState::DeliveredInPart);
         if self.plan.people[index].is_till && delivered && self.strikes(Fault::MerchantRefund) {
-            let wait = self.random.range(500, 30_000);
+            let wait = self.random.of(Fault::MerchantRefund).range(500, 30_000);
             let payment = status.payment;
             self.after(wait, Happening::Act(index, Deed::Ask(Wish::Refund { payment })));
         }
@@ -202,8 +202,10 @@ impl World {
         let left = request.answer_by.0.saturating_sub(EPOCH_MS + self.now);
         let wait = match answer {
             Answer::Never => return,
-            Answer::Late => (left + 3_000).saturating_sub(self.random.range(0, 6_000)),
-            Answer::Wrong | Answer::Good => self.random.range(500, 4_000),
+            Answer::Late => {
+                (left + 3_000).saturating_sub(self.random.of(Fault::VerifiesLate).range(0, 6_000))
+            }
+            Answer::Wrong | Answer::Good => self.random.people.range(500, 4_000),
         };
         self.after(wait, Happening::Act(index, Deed::Verify(request, answer != Answer::Wrong)));
     }
@@ -223,7 +225,7 @@ impl World {
             Deed::Look => {
                 self.people[index].will_look = false;
                 let body = message::Up::StatusRequest(StatusRequest { payment: None });
-                let payload = Envelope::message(MessageId(self.random.bytes()), body).encode();
+                let payload = Envelope::message(MessageId(self.random.ids.bytes()), body).encode();
                 self.say(index, Kind::StatusRequest, payload)
             }
         }
@@ -231,7 +233,7 @@ impl World {
 
     fn ask(&mut self, index: usize, wish: Wish) -> Result<(), Violation> {
         let who = self.plan.people[index].principal.clone();
-        let key = IdempotencyKey(self.random.bytes());
+        let key = IdempotencyKey(self.random.ids.bytes());
         say!(self, who, "wants {wish:?}");
         let body = match wish {
             Wish::Pay { offer } => {
@@ -243,23 +245,23 @@ impl World {
         };
         self.facts.requests.insert((who, key), Request { wish, promised: false, answer: None });
         let kind = body.kind();
-        let not_after = Timestamp(EPOCH_MS + self.now + self.random.range(60_000, 600_000));
+        let not_after = Timestamp(EPOCH_MS + self.now + self.random.people.range(60_000, 600_000));
         self.expect_payment(index, key, not_after);
         let payload =
-            Envelope::request(MessageId(self.random.bytes()), key, not_after, body.clone()).encode();
+            Envelope::request(MessageId(self.random.ids.bytes()), key, not_after, body.clone()).encode();
         if self.strikes(Fault::SendsTwice) {
-            let wait = self.random.range(0, 30_000);
+            let wait = self.random.of(Fault::SendsTwice).range(0, 30_000);
             self.after(wait, Happening::Act(index, Deed::Repeat(kind, payload.clone())));
         }
         if self.strikes(Fault::KeyReused) {
             let other = not_after.plus_ms(1_000);
             self.expect_payment(index, key, other);
-            let payload = Envelope::request(MessageId(self.random.bytes()), key, other, body).encode();
-            let wait = self.random.range(0, 5_000);
+            let payload = Envelope::request(MessageId(self.random.ids.bytes()), key, other, body).encode();
+            let wait = self.random.of(Fault::KeyReused).range(0, 5_000);
             self.after(wait, Happening::Act(index, Deed::Repeat(kind, payload)));
         }
         if self.strikes(Fault::NewKey) {
-            let wait = self.random.range(100, 20_000);
+            let wait = self.random.of(Fault::NewKey).range(100, 20_000);
             self.after(wait, Happening::Act(index, Deed::Ask(wish)));
         }
         self.say(index, kind, payload)
@@ -284,8 +286,10 @@ impl World {
         };
         let mut key = person.key.clone();
         if !good {
-            match self.random.index(3) {
-                0 => key = ed25519_dalek::SigningKey::from_bytes(&self.random.bytes()),
+            match self.random.of(Fault::VerifiesWrong).index(3) {
+                0 => {
+                    key = ed25519_dalek::SigningKey::from_bytes(&self.random.of(Fault::VerifiesWrong).bytes())
+                }
                 1 => said.amount = self.plan.currency.minor(request.amount.minor + 1),
                 _ => said.payee = Text::new("somebody else"),
             }
@@ -294,7 +298,7 @@ impl World {
         facts.verified_well |= good;
         facts.verified_wrong |= !good;
         let body = message::Up::PaymentVerification(VerificationAnswer { verification: said.sign(&key) });
-        let payload = Envelope::message(MessageId(self.random.bytes()), body).encode();
+        let payload = Envelope::message(MessageId(self.random.ids.bytes()), body).encode();
         self.say(index, Kind::PaymentVerification, payload)
     }
 

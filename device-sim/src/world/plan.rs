@@ -13,7 +13,7 @@ use schemas::time::Timestamp;
 use super::Violation;
 use super::client::Habits;
 use super::fault::Fault;
-use super::random::Random;
+use super::random::{Random, Streams};
 
 /// The longest act of the shipped executor profile, in milliseconds.
 pub(super) const LONGEST_ACT_MS: u64 = 30_000;
@@ -65,7 +65,7 @@ where
 }
 
 impl Plan {
-    pub(super) fn draw(random: &mut Random, mix: &super::fault::Mix) -> Result<Self, Violation> {
+    pub(super) fn draw(random: &mut Streams, mix: &super::fault::Mix) -> Result<Self, Violation> {
         let currency: Currency = name("EUR")?;
         let mut plan = Self {
             currency,
@@ -74,17 +74,17 @@ impl Plan {
             people: Vec::new(),
             machines: Vec::new(),
             // A calm machine is never asked for more than its queue holds.
-            purchases: if mix.is_calm() { random.range(2, 4) } else { random.range(3, 14) },
-            faults_end_ms: random.range(60_000, 600_000),
-            lane: draw_limits(random, mix.is_calm()),
+            purchases: if mix.is_calm() { random.plan.range(2, 4) } else { random.plan.range(3, 14) },
+            faults_end_ms: random.plan.range(60_000, 600_000),
+            lane: draw_limits(&mut random.plan, mix.is_calm()),
         };
-        let first = random.index(3);
-        let count = if random.chance(300) { 2 } else { 1 };
+        let first = random.plan.index(3);
+        let count = if random.plan.chance(300) { 2 } else { 1 };
         for number in 0..count {
             let (id, on_unknown, http) = [
                 ("north", OnUnknown::Refund, true),
                 ("south", OnUnknown::Hold, true),
-                ("house", if random.chance(500) { OnUnknown::Refund } else { OnUnknown::Hold }, false),
+                ("house", if random.plan.chance(500) { OnUnknown::Refund } else { OnUnknown::Hold }, false),
             ][(first + number) % 3];
             plan.add_tenant(random, mix, id, on_unknown, http)?;
         }
@@ -93,7 +93,7 @@ impl Plan {
 
     fn add_tenant(
         &mut self,
-        random: &mut Random,
+        random: &mut Streams,
         mix: &super::fault::Mix,
         id: &str,
         on_unknown: OnUnknown,
@@ -105,23 +105,24 @@ impl Plan {
         } else {
             BankKind::Internal
         };
-        let deadlines = draw_deadlines(random, mix.is_calm());
+        let deadlines = draw_deadlines(&mut random.plan, mix.is_calm());
         self.tenants.push(TenantPlan { id: name(id)?, bank, on_unknown, deadlines });
         for (person, is_till) in [("ann", false), ("bob", false), ("till", true)] {
-            let poor = random.chance(mix.permille(Fault::Poor));
-            let minor = if poor { random.range(0, 500) } else { random.range(50_000, 200_000) };
+            let poor = random.of(Fault::Poor).chance(mix.permille(Fault::Poor));
+            let ordinary = random.plan.range(50_000, 200_000);
+            let minor = if poor { random.of(Fault::Poor).range(0, 500) } else { ordinary };
             let principal: Principal = name(&format!("{id}/{person}"))?;
             self.people.push(PersonPlan {
-                habits: draw_habits(random, &principal),
+                habits: draw_habits(&mut random.plan, &principal),
                 principal,
                 tenant,
-                key: SigningKey::from_bytes(&random.bytes()),
+                key: SigningKey::from_bytes(&random.plan.bytes()),
                 is_till,
                 wealth: self.currency.minor(minor),
             });
         }
-        for number in 0..random.range(1, 2) {
-            let executor = random.chance(750).then_some(self.machines.len());
+        for number in 0..random.plan.range(1, 2) {
+            let executor = random.plan.chance(750).then_some(self.machines.len());
             if executor.is_some() {
                 self.add_machine(random, mix, &format!("{id}/vend-{number}"), tenant, None)?;
             }
@@ -132,18 +133,19 @@ impl Plan {
 
     fn add_machine(
         &mut self,
-        random: &mut Random,
+        random: &mut Streams,
         mix: &super::fault::Mix,
         principal: &str,
         tenant: usize,
         chip: Option<Option<usize>>,
     ) -> Result<(), Violation> {
-        let drifts = random.chance(mix.permille(Fault::ClockDrift));
-        let drift_ppm = if drifts { if random.chance(500) { 190 } else { -190 } } else { 0 };
+        let drift = random.of(Fault::ClockDrift);
+        let drifts = drift.chance(mix.permille(Fault::ClockDrift));
+        let drift_ppm = if drifts { if drift.chance(500) { 190 } else { -190 } } else { 0 };
         self.machines.push(MachinePlan {
             principal: name(principal)?,
             tenant,
-            key: SigningKey::from_bytes(&random.bytes()),
+            key: SigningKey::from_bytes(&random.plan.bytes()),
             is_chip: chip.is_some(),
             executor: chip.flatten(),
             drift_ppm,

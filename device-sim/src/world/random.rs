@@ -1,12 +1,70 @@
 //! The only source of chance in a world: SplitMix64 (Steele, Lea, Flood 2014), small and the same everywhere.
+//!
+//! Each concern and each fault has a stream of its own, derived from the seed and its name. So a world without one
+//! fault, or with a new one, is otherwise nearly the same world: that is what makes a failing world shrink.
 
-/// One stream of numbers per seed.
+use super::fault::Fault;
+
+/// The streams of one world.
+#[derive(Debug, Clone)]
+pub(super) struct Streams {
+    /// Who lives here and how often what fails.
+    pub(super) plan: Random,
+    /// Ids, keys and nonces.
+    pub(super) ids: Random,
+    /// Purchases, in order.
+    pub(super) shop: Random,
+    pub(super) network: Random,
+    pub(super) people: Random,
+    pub(super) bank: Random,
+    /// The core's process and its disk.
+    pub(super) core: Random,
+    /// The devices' processes and their disks.
+    pub(super) machines: Random,
+    pub(super) hardware: Random,
+    /// The operator and the technician.
+    pub(super) office: Random,
+    faults: Vec<Random>,
+}
+
+impl Streams {
+    pub(super) fn new(seed: u64) -> Self {
+        let named = |name: &str| Random::named(seed, name);
+        Self {
+            plan: named("plan"),
+            ids: named("ids"),
+            shop: named("shop"),
+            network: named("network"),
+            people: named("people"),
+            bank: named("bank"),
+            core: named("core"),
+            machines: named("machines"),
+            hardware: named("hardware"),
+            office: named("office"),
+            faults: Fault::ALL.iter().map(|fault| Random::named(seed, fault.as_str())).collect(),
+        }
+    }
+
+    /// Whether this fault strikes, and how hard.
+    pub(super) fn of(&mut self, fault: Fault) -> &mut Random {
+        // `Fault::ALL` is in the order of the declaration.
+        &mut self.faults[fault as usize]
+    }
+}
+
+/// One stream of numbers.
 #[derive(Debug, Clone)]
 pub(super) struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d)
+    /// The stream of this name, for instance a fault's, in the world of this seed.
+    pub(super) fn named(seed: u64, name: &str) -> Self {
+        // FNV-1a, so that a stream does not depend on which others there are.
+        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        let mut mixed = Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ hash);
+        Self(mixed.next())
     }
 
     pub(super) fn next(&mut self) -> u64 {

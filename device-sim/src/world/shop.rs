@@ -25,20 +25,20 @@ impl World {
         let chips: Vec<usize> =
             (0..self.plan.machines.len()).filter(|index| self.plan.machines[*index].is_chip).collect();
         for _ in 0..self.plan.purchases {
-            let chip = chips[self.random.index(chips.len())];
+            let chip = chips[self.random.shop.index(chips.len())];
             let tenant = self.plan.machines[chip].tenant;
             let payers: Vec<usize> = (0..self.plan.people.len())
                 .filter(|index| {
                     self.plan.people[*index].tenant == tenant && !self.plan.people[*index].is_till
                 })
                 .collect();
-            let payer = payers[self.random.index(payers.len())];
-            let name = ["water", "crisps", "coffee"][self.random.index(3)];
+            let payer = payers[self.random.shop.index(payers.len())];
+            let name = ["water", "crisps", "coffee"][self.random.shop.index(3)];
             let Ok(item) = name.parse() else { continue };
-            let quantity = if self.random.chance(400) { self.random.units(2, 4) } else { 1 };
+            let quantity = if self.random.shop.chance(400) { self.random.shop.units(2, 4) } else { 1 };
             self.shop.push(Purchase { payer, chip, item, quantity, tries: 0 });
             // All of it in the first two thirds, so that something happens to all of it.
-            let at = self.random.range(3_000, self.plan.faults_end_ms * 2 / 3);
+            let at = self.random.shop.range(3_000, self.plan.faults_end_ms * 2 / 3);
             self.after(at, Happening::Shop(self.shop.len() - 1));
         }
     }
@@ -54,7 +54,7 @@ impl World {
             let known: Vec<usize> =
                 (0..self.facts.offers.len()).filter(|offer| self.facts.offers[*offer].chip == chip).collect();
             if !known.is_empty() && self.strikes(Fault::Replayed) {
-                let offer = known[self.random.index(known.len())];
+                let offer = known[self.random.of(Fault::Replayed).index(known.len())];
                 self.facts.honest.insert(offer, false);
                 self.present(payer, offer);
                 return;
@@ -69,7 +69,7 @@ impl World {
 
     pub(super) fn try_purchase_again(&mut self, index: usize) {
         if self.shop[index].tries < TRIES && !self.healed {
-            let wait = self.random.range(1_000, 8_000);
+            let wait = self.random.people.range(1_000, 8_000);
             self.after(wait, Happening::Shop(index));
         }
     }
@@ -94,7 +94,7 @@ impl World {
     }
 
     fn present(&mut self, payer: usize, offer: usize) {
-        let wait = self.random.range(200, 3_000);
+        let wait = self.random.people.range(200, 3_000);
         self.after(wait, Happening::Act(payer, Deed::Ask(Wish::Pay { offer })));
     }
 
@@ -107,7 +107,7 @@ impl World {
         let seconds = (EPOCH_MS + self.now) / 1000 * 1000;
         let information = PaymentInformation {
             chip: who,
-            nonce: Nonce(self.random.bytes()),
+            nonce: Nonce(self.random.ids.bytes()),
             issued_at: schemas::time::Timestamp(seconds),
             expires_at: schemas::time::Timestamp(seconds + 120_000),
             payee: self.plan.merchant.clone(),

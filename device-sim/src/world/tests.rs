@@ -8,7 +8,11 @@ fn assert_sound(seed: u64, story: &str) -> Report {
     report
 }
 
-/// Worlds that met a defect, with what was wrong: each fails again if the defect comes back.
+/// Worlds that met a defect, with what was wrong.
+///
+/// A seed means another world whenever chance is drawn otherwise. These were found when one stream of chance served
+/// everything; since each concern and fault has its own, they are ordinary worlds, and the table tests of flows and
+/// device hold their defects (`cloud-core/flows/tests`, `edge-agent/device/tests`).
 const SCENARIOS: &[(u64, &str)] = &[
     (24, "a revoked chip was owed statuses that it could never fetch"),
     (1279, "a bank that had refused the refund was still named unreachable"),

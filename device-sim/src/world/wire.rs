@@ -35,7 +35,7 @@ impl World {
             _ => {}
         }
         if self.core.driver.is_none() {
-            let wait = self.random.range(500, 4_000);
+            let wait = self.random.network.range(500, 4_000);
             self.after(wait, Happening::Connect(party));
             return Ok(());
         }
@@ -79,11 +79,12 @@ impl World {
 
     /// Bytes travel in one or two pieces.
     fn send(&mut self, id: u64, way: Way, mut bytes: Vec<u8>) {
-        let splits = bytes.len() > 1 && self.random.chance(100);
-        let rest = splits.then(|| bytes.split_off(1 + self.random.index(bytes.len() - 1)));
+        let splits = bytes.len() > 1 && self.random.network.chance(100);
+        let rest = splits.then(|| bytes.split_off(1 + self.random.network.index(bytes.len() - 1)));
         for piece in [Some(bytes), rest].into_iter().flatten() {
             let slow = way == Way::Down && self.strikes(Fault::SlowReader);
-            let wait = if slow { self.random.range(1_000, 60_000) } else { self.random.range(1, 40) };
+            let ordinary = self.random.network.range(1, 40);
+            let wait = if slow { self.random.of(Fault::SlowReader).range(1_000, 60_000) } else { ordinary };
             let at = self.now + wait;
             let Some(connection) = self.connections.get_mut(&id) else { return };
             let (stream, happening) = match way {
@@ -100,7 +101,7 @@ impl World {
     pub(super) fn break_connection(&mut self, id: u64) {
         let Some(connection) = self.connections.get(&id).filter(|found| !found.is_broken()) else { return };
         let (up, down) = (connection.up.bytes() + 1, connection.down.bytes() + 1);
-        let (up_kept, down_kept) = (self.random.index(up), self.random.index(down));
+        let (up_kept, down_kept) = (self.random.network.index(up), self.random.network.index(down));
         let (up_at, down_at) = (self.noticed_at(), self.noticed_at());
         self.cut(id, Way::Up, up_kept, up_at);
         self.cut(id, Way::Down, down_kept, down_at);
@@ -119,7 +120,8 @@ impl World {
 
     fn noticed_at(&mut self) -> u64 {
         let late = self.strikes(Fault::HalfOpen);
-        self.now + if late { self.random.range(5_000, 120_000) } else { self.random.range(1, 300) }
+        let ordinary = self.random.network.range(1, 300);
+        self.now + if late { self.random.of(Fault::HalfOpen).range(5_000, 120_000) } else { ordinary }
     }
 
     /// The core's process is dead, and with it its ends of all connections.
