@@ -136,6 +136,11 @@ impl<'a> Frame<'a> {
         })
     }
 
+    /// The position after its records.
+    pub(crate) fn end(&self) -> Position {
+        self.before.advanced(u64::from(self.count))
+    }
+
     pub(crate) fn hash(&self) -> FrameHash {
         hash(self.bytes)
     }

@@ -13,6 +13,9 @@ type Sector = [u8; SECTOR_BYTES];
 ///
 /// Unsynced writes are held per sector of 512 bytes with all their versions: [`MemoryDisk::crash`] keeps for each
 /// sector either what was durable or any version written since, as a disk may write a sector back at any time.
+///
+/// A failed sync does what Linux does: the pages stay readable, count as clean, and no later sync writes them, until
+/// somebody writes them again.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryDisk {
     state: Arc<Mutex<State>>,
@@ -33,6 +36,8 @@ struct File {
     len: usize,
     durable: BTreeMap<usize, Sector>,
     pending: BTreeMap<usize, Vec<Sector>>,
+    /// Versions that a failed sync left in the page cache as clean.
+    abandoned: BTreeMap<usize, Vec<Sector>>,
 }
 
 impl MemoryDisk {
@@ -54,7 +59,7 @@ impl MemoryDisk {
         let mut state = self.lock();
         let mut random = SplitMix64(seed);
         for file in state.files.values_mut() {
-            for (sector, versions) in std::mem::take(&mut file.pending) {
+            for (sector, versions) in file.take_unsynced() {
                 let choice = usize::try_from(random.below(versions.len() as u64 + 1)).unwrap_or(0);
                 if let Some(version) = choice.checked_sub(1).and_then(|index| versions.get(index)) {
                     file.durable.insert(sector, *version);
@@ -65,12 +70,26 @@ impl MemoryDisk {
         state.operations_left = None;
     }
 
+    /// The process ends and another one starts, without a power cut: what was written can be read. Faults set before
+    /// end; the capacity stays. Journals opened before must not be used again.
+    pub fn restart(&self) {
+        let mut state = self.lock();
+        state.fail_sync_at = None;
+        state.operations_left = None;
+    }
+
     /// From now on all files together may have this many bytes; `None` for no limit.
     pub fn set_capacity_bytes(&self, capacity_bytes: Option<u64>) {
         self.lock().capacity_bytes = capacity_bytes;
     }
 
-    /// Fails the n-th sync from now (1 = the next), and with it nothing becomes durable.
+    /// Length of all files together, in bytes.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.lock().files.values().map(|file| file.len as u64).sum()
+    }
+
+    /// Fails the n-th sync from now (1 = the next), and with it nothing becomes durable, also not by a later sync.
     pub fn fail_sync(&self, nth: u64) {
         let mut state = self.lock();
         state.fail_sync_at = Some(state.sync_count + nth);
@@ -95,8 +114,9 @@ impl MemoryDisk {
             return false;
         }
         file.durable.entry(byte / SECTOR_BYTES).or_insert([0; SECTOR_BYTES])[byte % SECTOR_BYTES] ^= mask;
-        if let Some(versions) = file.pending.get_mut(&(byte / SECTOR_BYTES)) {
-            versions.iter_mut().for_each(|version| version[byte % SECTOR_BYTES] ^= mask);
+        for unsynced in [&mut file.pending, &mut file.abandoned] {
+            let versions = unsynced.get_mut(&(byte / SECTOR_BYTES)).into_iter().flatten();
+            versions.for_each(|version| version[byte % SECTOR_BYTES] ^= mask);
         }
         true
     }
@@ -110,7 +130,11 @@ impl MemoryDisk {
     /// Number of sectors that a power cut could lose now.
     #[must_use]
     pub fn unsynced_sectors(&self) -> usize {
-        self.lock().files.values().map(|file| file.pending.len()).sum()
+        let count = |file: &File| {
+            let abandoned = file.abandoned.keys().filter(|sector| !file.pending.contains_key(sector));
+            file.pending.len() + abandoned.count()
+        };
+        self.lock().files.values().map(count).sum()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -146,9 +170,11 @@ impl Disk for MemoryDisk {
         let end = start + buffer.len();
         buffer.fill(0);
         let sectors = start / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES);
-        let pending =
-            file.pending.range(sectors.clone()).filter_map(|(at, versions)| Some((at, versions.last()?)));
-        for (sector, bytes) in file.durable.range(sectors).chain(pending) {
+        let newest = |(at, versions): (_, &'_ Vec<Sector>)| Some((at, *versions.last()?));
+        let abandoned = file.abandoned.range(sectors.clone()).filter_map(newest);
+        let pending = file.pending.range(sectors.clone()).filter_map(newest);
+        let durable = file.durable.range(sectors).map(|(at, bytes)| (at, *bytes));
+        for (sector, bytes) in durable.chain(abandoned).chain(pending) {
             let sector_start = sector * SECTOR_BYTES;
             let from = start.max(sector_start);
             let to = end.min(sector_start + SECTOR_BYTES);
@@ -183,12 +209,17 @@ impl Disk for MemoryDisk {
         state.change("sync", name)?;
         state.sync_count += 1;
         if state.fail_sync_at == Some(state.sync_count) {
+            let file = state.file("sync", name)?;
+            for (sector, versions) in std::mem::take(&mut file.pending) {
+                file.abandoned.entry(sector).or_default().extend(versions);
+            }
             return Err(failed("sync", name, "input/output error (injected)"));
         }
         let file = state.file("sync", name)?;
         for (sector, versions) in std::mem::take(&mut file.pending) {
             if let Some(latest) = versions.last() {
                 file.durable.insert(sector, *latest);
+                file.abandoned.remove(&sector);
             }
         }
         Ok(())
@@ -261,12 +292,25 @@ impl File {
             sector[..chunk.len()].copy_from_slice(chunk);
             sector
         });
-        Self { len: bytes.len(), durable: sectors.enumerate().collect(), pending: BTreeMap::new() }
+        Self { len: bytes.len(), durable: sectors.enumerate().collect(), ..Self::default() }
+    }
+
+    fn take_unsynced(&mut self) -> BTreeMap<usize, Vec<Sector>> {
+        let mut unsynced = std::mem::take(&mut self.abandoned);
+        for (sector, versions) in std::mem::take(&mut self.pending) {
+            unsynced.entry(sector).or_default().extend(versions);
+        }
+        unsynced
     }
 
     fn latest(&self, sector: usize) -> Sector {
-        let pending = self.pending.get(&sector).and_then(|versions| versions.last());
-        pending.or_else(|| self.durable.get(&sector)).copied().unwrap_or([0; SECTOR_BYTES])
+        let newest = |unsynced: &'_ BTreeMap<usize, Vec<Sector>>| {
+            unsynced.get(&sector).and_then(|versions| versions.last()).copied()
+        };
+        newest(&self.pending)
+            .or_else(|| newest(&self.abandoned))
+            .or_else(|| self.durable.get(&sector).copied())
+            .unwrap_or([0; SECTOR_BYTES])
     }
 }
 

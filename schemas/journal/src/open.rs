@@ -155,7 +155,9 @@ fn repair<D: Disk>(
     }
     for (number, position) in &found.segment_ends {
         if *position > found.synced_through {
-            disk.sync(&segment_name(*number))?;
+            let from = found.unvouched_from(disk, chain_id, *number)?;
+            let to = if *number == tail { found.end.offset } else { disk.len(&segment_name(*number))? };
+            write_again(disk, &segment_name(*number), from, to)?;
         }
     }
     Ok((bytes > 0).then(|| Cut {
@@ -164,6 +166,15 @@ fn repair<D: Disk>(
         bytes,
         reason: found.defect.to_string(),
     }))
+}
+
+/// Writes what is there once more and syncs it. After a failed sync the pages may be readable and count as clean: a
+/// sync alone would then promise what is not on the disk.
+fn write_again<D: Disk>(disk: &D, name: &str, from: u64, to: u64) -> Result<(), DiskError> {
+    let mut bytes = vec![0; usize::try_from(to.saturating_sub(from)).unwrap_or(usize::MAX)];
+    disk.read(name, from, &mut bytes)?;
+    disk.write(name, from, &bytes)?;
+    disk.sync(name)
 }
 
 /// Zeroes a file from `offset` on, writing only where it is not zero yet, and returns how many bytes were not.
@@ -202,6 +213,8 @@ fn prepare_spare<D: Disk>(
     if disk.list()?.contains(&name) {
         let file_bytes = disk.len(&name)?;
         if file_bytes >= limits.segment_bytes {
+            // Its header may be in the page cache only, left by a sync that failed.
+            write_again(disk, &name, 0, HEADER_BYTES as u64)?;
             return Ok(Spare::Ready { file_bytes });
         }
         disk.remove(&name)?;

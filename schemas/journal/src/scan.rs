@@ -95,6 +95,21 @@ impl Scan {
         self.defect = defect;
     }
 
+    /// The offset in a segment of the first frame that no later frame says to be durable; the header too where that is
+    /// the first one.
+    pub(crate) fn unvouched_from<D: Disk>(
+        &self,
+        disk: &D,
+        chain_id: ChainId,
+        segment: u64,
+    ) -> Result<u64, OpenError> {
+        let mut buffer = Vec::new();
+        load(disk, &segment_name(segment), &mut buffer)?;
+        let mut frames = frames_anywhere(&buffer, chain_id, segment, HEADER_BYTES);
+        let first = frames.find(|(_, frame)| frame.end() > self.synced_through);
+        Ok(first.map_or(0, |(offset, _)| if offset == HEADER_BYTES { 0 } else { offset as u64 }))
+    }
+
     /// Nothing was written behind the end of the chain, so what is missing belongs into the next segment.
     pub(crate) fn tail_is_blank(&self) -> bool {
         matches!(self.defect, Defect::Blank | Defect::SegmentEnd)

@@ -18,8 +18,16 @@ enum Step {
     Full,
     Freed,
     Crash(u64),
-    CrashDuringRecovery { after: u64, seed: u64 },
-    PowerCutInWork { after: u64, seed: u64 },
+    /// A sync fails, the process starts anew, and what it finds readable is not on the disk.
+    FailedSync,
+    CrashDuringRecovery {
+        after: u64,
+        seed: u64,
+    },
+    PowerCutInWork {
+        after: u64,
+        seed: u64,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -33,6 +41,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Full),
         2 => Just(Step::Freed),
         1 => any::<u64>().prop_map(Step::Crash),
+        1 => Just(Step::FailedSync),
         1 => (0_u64..12, any::<u64>()).prop_map(|(after, seed)| Step::CrashDuringRecovery { after, seed }),
         1 => (0_u64..6, any::<u64>()).prop_map(|(after, seed)| Step::PowerCutInWork { after, seed }),
     ]
@@ -97,6 +106,12 @@ impl World {
             }
             Step::Crash(seed) => {
                 self.disk.crash(*seed);
+                self.recover();
+            }
+            Step::FailedSync => {
+                self.disk.fail_sync(1);
+                let _ = self.journal.sync();
+                self.disk.restart();
                 self.recover();
             }
             Step::CrashDuringRecovery { after, seed } => {
@@ -207,6 +222,50 @@ fn recovered_frames_are_durable_before_they_are_used() {
     assert_eq!((log.records.len(), journal.synced()), (9, Position::new(9)));
     disk.crash(7);
     assert_eq!(open(&disk).unwrap().1.records.len(), 9);
+}
+
+/// After a failed sync the kernel may hold the pages as clean, and the next sync says Ok for nothing. What recovery
+/// reads it writes again (storage.md 1).
+#[test]
+fn frames_of_a_failed_sync_are_written_again_before_they_are_used() {
+    for seed in 0..20 {
+        let disk = MemoryDisk::new();
+        let (mut journal, _) = open(&disk).unwrap();
+        journal.append(&[record(0, 300)]).unwrap();
+        journal.sync().unwrap();
+        for number in 1..9 {
+            journal.append(&[record(number, 300)]).unwrap();
+        }
+        disk.fail_sync(1);
+        assert!(journal.sync().is_err());
+        disk.restart();
+        let (journal, log) = open(&disk).unwrap();
+        assert_eq!(journal.synced().value(), log.records.len() as u64);
+        assert_eq!(disk.unsynced_sectors(), 0, "recovered means durable");
+        disk.crash(seed);
+        assert_eq!(open(&disk).unwrap().1.records, log.records);
+    }
+}
+
+#[test]
+fn spare_whose_header_was_never_synced_is_written_again() {
+    for seed in 0..20 {
+        let disk = MemoryDisk::new();
+        let (mut journal, _) = open(&disk).unwrap();
+        while journal.spare_job().is_none() {
+            journal.append(&[record(0, 300)]).unwrap();
+        }
+        journal.sync().unwrap();
+        drop(journal);
+        disk.fail_sync(1);
+        assert!(open(&disk).is_err(), "the spare cannot be made");
+        disk.restart();
+        let (mut journal, _) = open(&disk).unwrap();
+        support::fill(&mut journal, 0..20, 300);
+        journal.sync().unwrap();
+        disk.crash(seed);
+        open(&disk).unwrap();
+    }
 }
 
 #[test]
