@@ -143,3 +143,44 @@ impl Lobby {
         count.1 <= limits::AUDITED_REFUSALS_PER_MINUTE
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEVICE: &str = "acme/vend-7";
+
+    fn seen(lobby: &Lobby) -> (bool, Option<u64>, Option<String>) {
+        let presence = lobby.presence(&DEVICE.parse().unwrap());
+        (presence.connected, presence.since.map(|since| since.0), presence.state)
+    }
+
+    /// correctness.md 13: nobody is known after a start; a will that comes after the device is back is an older word.
+    #[test]
+    fn a_will_of_an_older_connection_does_not_bury_the_newer_one() {
+        let (mut lobby, device) = (Lobby::default(), DEVICE.parse::<Principal>().unwrap());
+        let (first, second) = (ConnectionId(1), ConnectionId(2));
+        lobby.state(first, &device, b"before anybody was admitted");
+        assert_eq!(seen(&lobby), (false, None, None));
+        lobby.admit(first, &device, "agent", Timestamp(10));
+        lobby.state(first, &device, b"ready");
+        assert_eq!(seen(&lobby), (true, Some(10), Some("ready".to_owned())));
+        assert_eq!(lobby.admit(second, &device, "agent", Timestamp(20)), [first], "taken over");
+        lobby.state(second, &device, b"back");
+        lobby.state(first, &device, b"gone");
+        lobby.leave(first, Timestamp(30));
+        assert_eq!(seen(&lobby), (true, Some(20), Some("back".to_owned())));
+        lobby.state(second, &device, b"gone");
+        lobby.leave(second, Timestamp(40));
+        assert_eq!(seen(&lobby), (false, Some(40), Some("gone".to_owned())));
+    }
+
+    #[test]
+    fn a_state_is_kept_short_and_may_be_no_text() {
+        let (mut lobby, device) = (Lobby::default(), DEVICE.parse::<Principal>().unwrap());
+        lobby.admit(ConnectionId(1), &device, "agent", Timestamp(1));
+        lobby.state(ConnectionId(1), &device, &[0xFF; 5_000]);
+        let state = seen(&lobby).2.unwrap();
+        assert_eq!(state.chars().count(), limits::STATE_CHARS);
+    }
+}

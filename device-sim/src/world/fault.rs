@@ -46,6 +46,8 @@ faults! {
     Trespass = "trespass", 20;
     /// A client sends what is no MQTT, and begins anew.
     Garbage = "garbage", 5;
+    /// What a client sends takes long.
+    SlowWriter = "slow-writer", 20;
     /// A client does not read for a while.
     SlowReader = "slow-reader", 20;
     /// A sync takes long.

@@ -223,8 +223,9 @@ impl World {
         let AdminAnswer::Devices(rows) = self.operate_now(AdminCommand::ListDevices)? else {
             return Err(Violation::harness("no list of devices"));
         };
-        for machine in self.machines.iter().filter(|machine| machine.subscribed && !machine.revoked) {
-            let (who, Some(connection)) = (&machine.settings.principal, machine.connection) else { continue };
+        for machine in self.machines.iter().filter(|machine| !machine.revoked) {
+            let told = machine.state_told.filter(|told| machine.connection == Some(*told));
+            let (who, Some(connection)) = (&machine.settings.principal, told) else { continue };
             let row = rows.iter().find(|row| row.device == *who);
             let said = String::from_utf8_lossy(&state_on(connection)).into_owned();
             let seen = row.filter(|row| row.presence.connected).and_then(|row| row.presence.state.clone());

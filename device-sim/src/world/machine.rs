@@ -42,6 +42,8 @@ pub(super) struct Machine {
     /// Counts starts.
     pub(super) run: u64,
     pub(super) subscribed: bool,
+    /// The connection on which the cloud has promised its state.
+    pub(super) state_told: Option<u64>,
     pub(super) revoked: bool,
     pub(super) errand: Option<Errand>,
     profile: Profile,
@@ -70,6 +72,7 @@ impl Machine {
             connection: None,
             run: 0,
             subscribed: false,
+            state_told: None,
             revoked: false,
             errand: None,
             profile,
@@ -380,6 +383,7 @@ impl World {
                     device.handle_message(delivery, kind.as_str(), &payload, boot_ms);
                 });
             }
+            Down::Promise { tag: 0, code: 0 } => self.machines[index].state_told = Some(connection),
             Down::Promise { tag, code } => {
                 if let Some(message) = self.machines[index].packets.remove(&tag) {
                     self.with_device(index, |device, boot_ms| {

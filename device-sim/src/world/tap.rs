@@ -45,6 +45,8 @@ pub(super) enum Mark {
 #[derive(Debug)]
 struct Arrived {
     packet: u16,
+    /// A repeat: the same as the first one if that has no PUBACK yet, else a publish of its own.
+    again: bool,
     payload: Vec<u8>,
     /// The session's name for it, once the core has it.
     token: Option<u64>,
@@ -114,13 +116,10 @@ impl Tap {
         while self.marks.front().is_some_and(|(ends_at, _)| *ends_at <= bytes) {
             match self.marks.pop_front() {
                 Some((_, Mark::Publish { packet, again, payload })) => {
-                    // A repeat of what is on its way already is one and the same.
-                    if !again || self.publishes.iter().all(|known| known.packet != packet) {
-                        let (token, note) = (None, None);
-                        let arrived =
-                            Arrived { packet, payload, token, note, refused: false, is_state: false };
-                        self.publishes.push_back(arrived);
-                    }
+                    let (token, note) = (None, None);
+                    let arrived =
+                        Arrived { packet, again, payload, token, note, refused: false, is_state: false };
+                    self.publishes.push_back(arrived);
                 }
                 Some((_, Mark::Acknowledge { packet })) => {
                     let message = self.open.remove(&packet).map(|(message, _)| message);
@@ -240,8 +239,26 @@ impl Tap {
         Ok(Sight::Message { kind, payload })
     }
 
+    /// The oldest one, past repeats that were one with their first: what hung on them is that of the one after.
+    fn next_unacknowledged(&mut self, packet: u16) -> Option<Arrived> {
+        let mut carried: Option<Arrived> = None;
+        loop {
+            let mut next = self.publishes.pop_front()?;
+            if next.again && next.packet != packet {
+                carried = next.token.is_some().then_some(next).or(carried);
+                continue;
+            }
+            if let Some(carried) =
+                carried.filter(|carried| next.token.is_none() && carried.payload == next.payload)
+            {
+                (next.token, next.note, next.refused) = (carried.token, carried.note, carried.refused);
+            }
+            return Some(next);
+        }
+    }
+
     fn see_puback(&mut self, packet: u16, code: u8) -> Result<Option<Sight>, Broken> {
-        let Some(arrived) = self.publishes.pop_front() else {
+        let Some(arrived) = self.next_unacknowledged(packet) else {
             return Err(("correctness.md 8", format!("a PUBACK for packet {packet}, which nobody sent")));
         };
         if arrived.packet != packet {

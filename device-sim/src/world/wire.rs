@@ -82,7 +82,8 @@ impl World {
         let splits = bytes.len() > 1 && self.random.network.chance(100);
         let rest = splits.then(|| bytes.split_off(1 + self.random.network.index(bytes.len() - 1)));
         for piece in [Some(bytes), rest].into_iter().flatten() {
-            let slow = way == Way::Down && self.strikes(Fault::SlowReader);
+            let fault = if way == Way::Down { Fault::SlowReader } else { Fault::SlowWriter };
+            let slow = self.strikes(fault);
             let ordinary = self.random.network.range(1, 40);
             let wait = if slow { self.random.of(Fault::SlowReader).range(1_000, 60_000) } else { ordinary };
             let at = self.now + wait;
@@ -228,7 +229,7 @@ impl World {
                 self.trespass(id)?;
             }
             if self.strikes(Fault::Garbage) {
-                let bytes: [u8; 40] = self.random.bytes();
+                let bytes: [u8; 40] = self.random.ids.bytes();
                 self.send_sayings(id, vec![Saying { bytes: bytes.to_vec(), mark: None }]);
                 // It might be the beginning of a packet that never ends: the client is broken, and so it begins anew.
                 self.break_connection(id);
@@ -241,9 +242,9 @@ impl World {
     fn trespass(&mut self, id: u64) -> Result<(), Violation> {
         let Some(party) = self.connections.get(&id).map(|connection| connection.party) else { return Ok(()) };
         let own = self.principal(party);
-        let other = Party::Person(self.random.index(self.people.len()));
+        let other = Party::Person(self.random.network.index(self.people.len()));
         let other = self.principal(other);
-        let (up, listens) = match self.random.index(6) {
+        let (up, listens) = match self.random.network.index(6) {
             0 => (format!("ft/{own}/down/payment-status"), false),
             1 => ("$SYS/broker".to_owned(), false),
             2 if own != other => (format!("ft/{other}/up/status-request"), false),
@@ -251,7 +252,7 @@ impl World {
             4 => ("ft/+/+/down/#".to_owned(), true),
             _ => ("#".to_owned(), true),
         };
-        let nonsense: [u8; 16] = self.random.bytes();
+        let nonsense: [u8; 16] = self.random.ids.bytes();
         let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
         let sayings = if listens {
             connection.client.listen(&up)
