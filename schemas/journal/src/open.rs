@@ -2,6 +2,7 @@
 
 use crate::disk::{Disk, DiskError};
 use crate::fold::Fold;
+use crate::frame;
 use crate::journal::{Journal, Spare};
 use crate::limits::JournalLimits;
 use crate::position::{Anchor, ChainId, Position};
@@ -188,10 +189,9 @@ fn zero_from<D: Disk>(disk: &D, name: &str, offset: u64) -> Result<u64, DiskErro
     while at < file_bytes {
         let length = usize::try_from(file_bytes - at).map_or(CHUNK_BYTES, |rest| rest.min(CHUNK_BYTES));
         disk.read(name, at, &mut chunk[..length])?;
-        let count = chunk[..length].iter().filter(|byte| **byte != 0).count() as u64;
-        if count > 0 {
+        if !frame::is_zero(&chunk[..length]) {
             disk.write(name, at, &zeros[..length])?;
-            dirty += count;
+            dirty += chunk[..length].iter().filter(|byte| **byte != 0).count() as u64;
         }
         at += length as u64;
     }

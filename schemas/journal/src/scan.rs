@@ -8,6 +8,9 @@ use crate::limits::LimitsError;
 use crate::position::{Anchor, ChainId, Position};
 use crate::segment::{HEADER_BYTES, check_header, load, segment_name};
 
+/// Skipped at once in the search for frames; a multiple of [`ALIGNMENT`].
+const ZERO_BLOCK_BYTES: usize = 1 << 10;
+
 /// Why a journal cannot be opened. Nothing on the disk was changed, unless it is a `Disk` error of the repair itself.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum OpenError {
@@ -262,7 +265,10 @@ fn frames_anywhere(
                 offset += frame.length();
                 return Some((here, frame));
             }
-            offset += ALIGNMENT;
+            // No frame begins in a block of zeros, and most of a segment is that.
+            let block = bytes.get(here..here + ZERO_BLOCK_BYTES).filter(|block| block[0] == 0);
+            let is_zero = block.is_some_and(frame::is_zero);
+            offset += if is_zero { ZERO_BLOCK_BYTES } else { ALIGNMENT };
         }
         None
     })
