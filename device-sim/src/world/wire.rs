@@ -229,7 +229,7 @@ impl World {
                 self.trespass(id)?;
             }
             if self.strikes(Fault::Garbage) {
-                let bytes: [u8; 40] = self.random.ids.bytes();
+                let bytes: [u8; 40] = self.random.of(Fault::Garbage).bytes();
                 self.send_sayings(id, vec![Saying { bytes: bytes.to_vec(), mark: None }]);
                 // It might be the beginning of a packet that never ends: the client is broken, and so it begins anew.
                 self.break_connection(id);
@@ -242,9 +242,9 @@ impl World {
     fn trespass(&mut self, id: u64) -> Result<(), Violation> {
         let Some(party) = self.connections.get(&id).map(|connection| connection.party) else { return Ok(()) };
         let own = self.principal(party);
-        let other = Party::Person(self.random.network.index(self.people.len()));
+        let other = Party::Person(self.random.of(Fault::Trespass).index(self.people.len()));
         let other = self.principal(other);
-        let (up, listens) = match self.random.network.index(6) {
+        let (up, listens) = match self.random.of(Fault::Trespass).index(6) {
             0 => (format!("ft/{own}/down/payment-status"), false),
             1 => ("$SYS/broker".to_owned(), false),
             2 if own != other => (format!("ft/{other}/up/status-request"), false),
@@ -252,7 +252,7 @@ impl World {
             4 => ("ft/+/+/down/#".to_owned(), true),
             _ => ("#".to_owned(), true),
         };
-        let nonsense: [u8; 16] = self.random.ids.bytes();
+        let nonsense: [u8; 16] = self.random.of(Fault::Trespass).bytes();
         let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
         let sayings = if listens {
             connection.client.listen(&up)
