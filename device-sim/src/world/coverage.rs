@@ -41,6 +41,21 @@ impl Coverage {
         self.cells.get(&(fault, state)).copied().unwrap_or(0)
     }
 
+    /// Faults that strike before there is anything to meet, or that are drawn with the world.
+    const WITHOUT_STATES: &'static [Fault] = &[Fault::Poor, Fault::ClockDrift];
+
+    /// How many cells the table has, without those that cannot be met.
+    pub fn cells() -> usize {
+        (Fault::ALL.len() - Self::WITHOUT_STATES.len()) * Self::COLUMNS.len()
+    }
+
+    /// The cells that nothing fell into.
+    pub fn empty(&self) -> Vec<(Fault, PaymentState)> {
+        let faults = Fault::ALL.iter().copied().filter(|fault| !Self::WITHOUT_STATES.contains(fault));
+        let cells = faults.flat_map(|fault| Self::COLUMNS.iter().map(move |state| (fault, *state)));
+        cells.filter(|(fault, state)| self.cell(*fault, *state) == 0).collect()
+    }
+
     /// The states that a payment is open in: the columns of the table.
     pub const COLUMNS: &'static [PaymentState] = &[
         PaymentState::Checking,

@@ -1,14 +1,16 @@
 //! Everything that may go wrong in a world, and how often it does under one seed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
 
 use super::random::Random;
 
 macro_rules! faults {
     ($($(#[doc = $doc:literal])* $name:ident = $text:literal, $most:literal;)*) => {
         /// One thing that may go wrong.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum Fault { $($(#[doc = $doc])* $name,)* }
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+        pub enum Fault { $($(#[doc = $doc])* #[serde(rename = $text)] $name,)* }
 
         impl Fault {
             /// All of them.
@@ -118,7 +120,22 @@ faults! {
 
 /// How often each fault strikes, in a thousand occasions.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Mix(BTreeMap<Fault, u64>);
+pub(super) struct Mix {
+    drawn: BTreeMap<Fault, u64>,
+    muted: BTreeSet<Fault>,
+}
+
+/// From its name.
+impl std::str::FromStr for Fault {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL.iter().copied().find(|fault| fault.as_str() == name).ok_or_else(|| {
+            let names: Vec<&str> = Self::ALL.iter().map(|fault| fault.as_str()).collect();
+            format!("no such fault; choose from {}", names.join(", "))
+        })
+    }
+}
 
 impl Mix {
     /// Each seed draws its own: some worlds are calm, some have one trouble, some have all of them.
@@ -132,24 +149,33 @@ impl Mix {
                 mix.insert(*fault, random.range(most / 8 + 1, most));
             }
         }
-        Self(mix)
+        Self { drawn: mix, muted: BTreeSet::new() }
+    }
+
+    /// These do not strike. The rest of the world stays as it was drawn with them.
+    pub(super) fn mute(&mut self, faults: &BTreeSet<Fault>) {
+        self.muted.extend(faults);
     }
 
     pub(super) fn permille(&self, fault: Fault) -> u64 {
-        self.0.get(&fault).copied().unwrap_or(0)
+        if self.muted.contains(&fault) { 0 } else { self.drawn.get(&fault).copied().unwrap_or(0) }
     }
 
-    /// No fault at all: then everything must succeed.
+    /// No fault was drawn at all: then everything must succeed.
     pub(super) fn is_calm(&self) -> bool {
-        self.0.is_empty()
+        self.drawn.is_empty()
     }
 
     pub(super) fn describe(&self) -> String {
         if self.is_calm() {
             return "calm".to_owned();
         }
-        let parts: Vec<_> =
-            self.0.iter().map(|(fault, permille)| format!("{}={permille}", fault.as_str())).collect();
+        let parts: Vec<_> = self
+            .drawn
+            .iter()
+            .filter(|(fault, _)| !self.muted.contains(fault))
+            .map(|(fault, permille)| format!("{}={permille}", fault.as_str()))
+            .collect();
         parts.join(" ")
     }
 }

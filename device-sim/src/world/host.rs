@@ -259,6 +259,8 @@ impl World {
     }
 
     fn core_crash(&mut self, when: &str) {
+        // Asked while it is still known what was under way.
+        let long = self.strikes(Fault::CoreLongOutage);
         let seed = self.random.of(Fault::CoreCrash).next();
         let ends = self.core.disk.unsynced_sectors();
         say!(self, "core", "dies {when}, {ends} sectors unsynced");
@@ -268,7 +270,6 @@ impl World {
         self.core.stage = Stage::Idle;
         self.core.dirty = false;
         self.lane_dies();
-        let long = self.strikes(Fault::CoreLongOutage);
         let away = if long {
             self.random.of(Fault::CoreLongOutage).range(200_000, 900_000)
         } else {

@@ -19,20 +19,26 @@ mod judge;
 mod lane;
 mod machine;
 mod office;
+mod options;
 mod people;
 mod plan;
 mod random;
 mod shop;
+mod shrink;
 mod tap;
 mod trace;
 mod verdict;
+mod walk;
 mod wire;
 
 use std::collections::BTreeMap;
 
 pub use coverage::Coverage;
 pub use fault::Fault;
+pub use options::Options;
+pub use shrink::{Failure, Shrunk, Size, attempt, shrink};
 pub use trace::{Trace, TraceLine};
+pub use walk::{Step, Walk};
 
 use cloud_core_flows::admin::Resolution;
 use facts::Facts;
@@ -94,7 +100,12 @@ pub struct Report {
 
 /// Runs the world of one seed to its rest.
 pub fn run(seed: u64, with_trace: bool) -> Report {
-    match World::new(seed, with_trace) {
+    run_with(seed, &Options::default(), with_trace)
+}
+
+/// Runs the world of one seed with something taken away.
+pub fn run_with(seed: u64, options: &Options, with_trace: bool) -> Report {
+    match World::new(seed, options, with_trace) {
         Ok(mut world) => {
             let violation = world.live().err().map(|violation| Violation {
                 at_ms: if violation.at_ms == 0 { world.now } else { violation.at_ms },
@@ -172,6 +183,9 @@ struct World {
     queue: BTreeMap<(u64, u64), Happening>,
     random: Streams,
     mix: Mix,
+    options: Options,
+    /// A rule that is declared broken, see [`Options::fail_on`].
+    pretended: Option<Violation>,
     plan: Plan,
     healed: bool,
     rest_by: u64,
@@ -203,9 +217,10 @@ macro_rules! say {
 pub(crate) use say;
 
 impl World {
-    fn new(seed: u64, with_trace: bool) -> Result<Self, Violation> {
+    fn new(seed: u64, options: &Options, with_trace: bool) -> Result<Self, Violation> {
         let mut random = Streams::new(seed);
-        let mix = Mix::draw(seed, &mut random.plan);
+        let mut mix = Mix::draw(seed, &mut random.plan);
+        mix.mute(&options.without);
         let plan = Plan::draw(&mut random, &mix)?;
         let core = host::Core::new(&mut random.core);
         let people = plan.people.iter().map(people::Person::new).collect();
@@ -222,6 +237,8 @@ impl World {
             queue: BTreeMap::new(),
             random,
             mix,
+            options: options.clone(),
+            pretended: None,
             plan,
             healed: false,
             rest_by: 0,
@@ -246,7 +263,7 @@ impl World {
     /// The operator sets everything up; nothing fails yet.
     fn found(&mut self) -> Result<(), Violation> {
         let mix = self.mix.describe();
-        say!(self, "world", "seed {} {mix}", self.seed);
+        say!(self, "world", "seed {}{} {mix}", self.seed, self.options);
         self.core_open()?;
         for command in self.plan.commands()? {
             self.operate_now(command)?;
@@ -265,27 +282,40 @@ impl World {
             (0..self.plan.drawn(fault)).for_each(|_| self.coverage.count(fault, &[]));
         }
         self.draw_purchases();
-        self.after(self.plan.faults_end_ms, Happening::Heal);
+        let end = self.options.faults_end_ms.unwrap_or(u64::MAX).min(self.plan.faults_end_ms);
+        self.after(end, Happening::Heal);
         self.after(1_000, Happening::Trouble);
         Ok(())
     }
 
     fn live(&mut self) -> Result<(), Violation> {
-        while let Some(((at, _), happening)) = self.queue.pop_first() {
-            self.now = self.now.max(at);
-            self.steps += 1;
-            if self.steps > HAPPENINGS_MAX {
-                return Err(self.broken("liveness", "the world goes round in circles"));
-            }
-            if self.happen(happening)? {
-                if self.judge()? {
-                    return Ok(());
-                }
-                self.rest_by = self.now + REST_WITHIN_MS;
-                self.after(5_000, Happening::RestCheck);
-            }
+        while !self.turn()? {}
+        Ok(())
+    }
+
+    /// The next happening. True when the world is at rest for good.
+    fn turn(&mut self) -> Result<bool, Violation> {
+        let Some(((at, _), happening)) = self.queue.pop_first() else {
+            let text = "nothing will ever happen again, and the world is not at rest";
+            return Err(self.broken("liveness", text));
+        };
+        self.now = self.now.max(at);
+        self.steps += 1;
+        if self.steps > HAPPENINGS_MAX {
+            return Err(self.broken("liveness", "the world goes round in circles"));
         }
-        Err(self.broken("liveness", "nothing will ever happen again, and the world is not at rest"))
+        let at_rest = self.happen(happening)?;
+        if let Some(violation) = self.pretended.take() {
+            return Err(violation);
+        }
+        if at_rest {
+            if self.judge()? {
+                return Ok(true);
+            }
+            self.rest_by = self.now + REST_WITHIN_MS;
+            self.after(5_000, Happening::RestCheck);
+        }
+        Ok(false)
     }
 
     /// True when the world is at rest.
@@ -342,6 +372,9 @@ impl World {
         let states = self.core.open_states();
         self.coverage.count(fault, &states);
         say!(self, "fault", "{}", fault.as_str());
+        if self.options.fail_on == Some(fault) {
+            self.pretended = Some(self.broken("pretended", fault.as_str()));
+        }
         true
     }
 

@@ -24,7 +24,7 @@ impl World {
     pub(super) fn draw_purchases(&mut self) {
         let chips: Vec<usize> =
             (0..self.plan.machines.len()).filter(|index| self.plan.machines[*index].is_chip).collect();
-        for _ in 0..self.plan.purchases {
+        for _ in 0..self.options.purchases.unwrap_or(u64::MAX).min(self.plan.purchases) {
             let chip = chips[self.random.shop.index(chips.len())];
             let tenant = self.plan.machines[chip].tenant;
             let payers: Vec<usize> = (0..self.plan.people.len())

@@ -1,9 +1,9 @@
 //! What happened, line by line.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One line.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TraceLine {
     /// Virtual milliseconds.
     pub at_ms: u64,
