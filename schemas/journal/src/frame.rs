@@ -129,11 +129,16 @@ impl<'a> Frame<'a> {
         if self.synced_through > self.before {
             return Err(format!("frame {} claims records as synced that follow it", self.sequence));
         }
-        Ok(Tip {
-            position: tip.position.advanced(u64::from(self.count)),
+        Ok(self.tip())
+    }
+
+    /// The tip after this frame, as the frame itself says.
+    pub(crate) fn tip(&self) -> Tip {
+        Tip {
+            position: self.before.advanced(u64::from(self.count)),
             sequence: self.sequence,
             hash: self.hash(),
-        })
+        }
     }
 
     /// The position after its records.

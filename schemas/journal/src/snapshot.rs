@@ -21,6 +21,7 @@ use thiserror::Error;
 use crate::disk::{Disk, DiskError};
 use crate::fold::Fold;
 use crate::frame::{self, Place, u32_at, u64_at};
+use crate::limits::SEGMENT_BYTES_MAX;
 use crate::position::{Anchor, ChainId, FrameHash, Position, Tip};
 use crate::scan::{OpenError, to_index};
 use crate::segment::{FORMAT_VERSION, HEADER_BYTES, check_header, load, segment_name};
@@ -221,7 +222,7 @@ fn check_anchor<D: Disk>(disk: &D, chain_id: ChainId, name: &str, anchor: &Ancho
     disk.read(&file, anchor.last_frame, &mut bytes)?;
     let place = Place { chain_id, segment: anchor.segment, offset: anchor.last_frame };
     let problem = match frame::parse_at(&bytes, &place) {
-        Ok(frame) if frame.hash() == anchor.tip.hash && frame.length() == bytes.len() => return Ok(()),
+        Ok(frame) if frame.tip() == anchor.tip && frame.length() == bytes.len() => return Ok(()),
         Ok(_) => "another frame is here".to_owned(),
         Err(defect) => defect.to_string(),
     };
@@ -287,6 +288,16 @@ fn encode_file(chain_id: ChainId, anchor: &Anchor, state: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// Of the numbers that no checksum makes right: every frame has a record, and counting goes on from here.
+fn is_possible(anchor: &Anchor) -> bool {
+    const LARGEST: u64 = u64::MAX / 2;
+    let behind_header = anchor.offset == HEADER_BYTES as u64;
+    anchor.tip.sequence <= anchor.tip.position.value()
+        && anchor.tip.position.value() <= LARGEST
+        && (1..=LARGEST).contains(&anchor.segment)
+        && if anchor.last_frame == 0 { behind_header } else { anchor.offset <= SEGMENT_BYTES_MAX }
+}
+
 pub(crate) struct SnapshotFile<'a> {
     pub(crate) anchor: Anchor,
     pub(crate) chain_id: ChainId,
@@ -325,5 +336,8 @@ pub(crate) fn decode_file<'a>(
         offset: u64_at(bytes, 40),
         last_frame: u64_at(bytes, 48),
     };
+    if !is_possible(&anchor) {
+        return Err("its numbers are none that a journal can have".to_owned());
+    }
     Ok(SnapshotFile { anchor, chain_id: ChainId(chain_id), state })
 }

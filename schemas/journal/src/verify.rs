@@ -1,7 +1,7 @@
 //! Reading without changing: for `journal verify` and `journal dump`.
 
 use crate::disk::Disk;
-use crate::frame::{self, Frame};
+use crate::frame;
 use crate::open::present_segments;
 use crate::position::{Anchor, ChainId, FrameHash, Position, Tip};
 use crate::scan::{OpenError, scan};
@@ -150,7 +150,7 @@ fn read<D: Disk>(
     report.starts_after = start.tip.position;
     report.records = start.tip.position;
     let found = scan(disk, chain_id, start, &segments, &mut |_, _, frame| {
-        on_frame(report, &tip_after(frame));
+        on_frame(report, &frame.tip());
         Ok(())
     })?;
     report.torn_tail = (!found.tail_is_blank()).then(|| Problem {
@@ -159,14 +159,6 @@ fn read<D: Disk>(
         reason: found.defect.to_string(),
     });
     Ok(())
-}
-
-fn tip_after(frame: &Frame<'_>) -> Tip {
-    Tip {
-        position: frame.before.advanced(u64::from(frame.count)),
-        sequence: frame.sequence,
-        hash: frame.hash(),
-    }
 }
 
 /// Where the first segment on disk starts: the genesis, or what its first frame says when older ones were archived.
