@@ -9,6 +9,7 @@
 
 pub mod bank;
 pub mod fleet;
+pub mod fuzz;
 pub mod killing;
 pub mod process;
 pub mod random;
