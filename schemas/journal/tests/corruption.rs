@@ -175,3 +175,35 @@ proptest! {
         }
     }
 }
+
+/// Numbers of a snapshot that a right checksum vouches for, but no frame: it is passed over or refused, never followed.
+#[test]
+fn forged_numbers_of_a_snapshot_lead_nowhere() {
+    let (disk, _) = filled(14);
+    let names = disk.list().unwrap();
+    let name = names.iter().rfind(|name| name.ends_with(".snap")).unwrap();
+    let mut original = vec![0; usize::try_from(disk.len(name).unwrap()).unwrap()];
+    disk.read(name, 0, &mut original).unwrap();
+    // Sequence, segment, offset behind the last frame, offset of the last frame (see `snapshot.rs`).
+    for field in [24, 32, 40, 48] {
+        for value in [0, 1, 64, u64::MAX / 2, u64::MAX] {
+            let mut bytes = original.clone();
+            bytes[field..field + 8].copy_from_slice(&value.to_le_bytes());
+            bytes[12..16].fill(0);
+            let checksum = crc32c::crc32c(&bytes);
+            bytes[12..16].copy_from_slice(&checksum.to_le_bytes());
+            let forged = disk.fork();
+            forged.publish(name, &bytes).unwrap();
+            let place = format!("{value} at byte {field}");
+            match open(&forged) {
+                Ok((mut journal, log)) => {
+                    assert_eq!(log.records.len(), 14, "{place}");
+                    fill(&mut journal, 14..24, 260);
+                    assert_eq!(open(&forged).unwrap().1.records.len(), 24, "{place}");
+                }
+                Err(OpenError::Corrupt { .. } | OpenError::Missing { .. }) => {}
+                Err(error) => panic!("{place}: {error}"),
+            }
+        }
+    }
+}
