@@ -29,9 +29,9 @@ pub enum CborError {
 /// promised, since an empty record in the journal would be a lost one.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     // Most messages and records fit: no buffer grows byte by byte.
-    let mut bytes = Vec::with_capacity(256);
-    match serde_cbor::to_writer(&mut bytes, value) {
-        Ok(()) => bytes,
+    let mut serializer = serde_cbor::Serializer::new(Vec::with_capacity(256));
+    match value.serialize(&mut serializer) {
+        Ok(()) => serializer.into_inner(),
         Err(error) => panic!("a value of ours cannot be encoded: {error}"),
     }
 }

@@ -77,7 +77,7 @@ impl Ledger {
     /// Sums per currency, in order of currency.
     pub fn trial_balance(&self) -> BTreeMap<LedgerCode, TrialBalance> {
         let mut balances: BTreeMap<LedgerCode, TrialBalance> = BTreeMap::new();
-        for account in self.accounts.values() {
+        for account in self.accounts.rows() {
             let totals = balances.entry(account.currency).or_default();
             totals.debits_pending += u128::from(account.debits_pending);
             totals.debits_posted += u128::from(account.debits_posted);
@@ -110,15 +110,16 @@ impl Ledger {
     fn check_records(&self) -> Result<Reserved, InvariantViolation> {
         let mut reserved = Reserved::new();
         let mut expiries = BTreeSet::new();
-        for (id, record) in &self.records {
+        for record in self.records.rows() {
+            let id = record.transfer.id;
             if !is_possible(record) {
-                return Err(InvariantViolation::StatusImpossible { id: *id });
+                return Err(InvariantViolation::StatusImpossible { id });
             }
             if let Some(movement) = movement(record) {
-                self.check_accounts_of(*id, movement)?;
+                self.check_accounts_of(id, movement)?;
             }
             if let TransferStatus::Reserved { expires_at_ms } = record.status {
-                expiries.extend(expires_at_ms.map(|expires_at_ms| (expires_at_ms, *id)));
+                expiries.extend(expires_at_ms.map(|expires_at_ms| (expires_at_ms, id)));
                 if let Some(movement) = movement(record) {
                     reserved.entry(movement.debit).or_default().0 += u128::from(record.amount);
                     reserved.entry(movement.credit).or_default().1 += u128::from(record.amount);
@@ -130,7 +131,7 @@ impl Ledger {
 
     fn check_accounts_of(&self, id: TransferId, movement: &Movement) -> Result<(), InvariantViolation> {
         for account in [movement.debit, movement.credit] {
-            if self.accounts.get(&account).is_none_or(|account| account.currency != movement.currency) {
+            if self.accounts.get(account).is_none_or(|account| account.currency != movement.currency) {
                 return Err(InvariantViolation::AccountUnknown { id, account });
             }
         }
@@ -138,7 +139,8 @@ impl Ledger {
     }
 
     fn check_each_account(&self, reserved: &Reserved) -> Result<(), InvariantViolation> {
-        for (&id, account) in &self.accounts {
+        for account in self.accounts.rows() {
+            let id = account.id;
             let reserved = reserved.get(&id).copied().unwrap_or_default();
             let totals = (account.debits_pending, account.credits_pending);
             if (u128::from(totals.0), u128::from(totals.1)) != reserved {
@@ -160,8 +162,9 @@ impl Ledger {
     }
 
     fn check_failures(&self) -> Result<(), InvariantViolation> {
-        for (&id, failure) in &self.failures {
-            if self.records.contains_key(&id) {
+        for failure in self.failures.rows() {
+            let id = failure.transfer.id;
+            if self.records.contains(id) {
                 return Err(InvariantViolation::HappenedAndFailed { id });
             }
             if !failure.reason.is_remembered() {

@@ -113,10 +113,10 @@ impl Ledger {
         }
         let mut known = BTreeSet::new();
         for id in ids {
-            match self.records.get(id).map(|record| record.status) {
+            match self.records.get(*id).map(|record| record.status) {
                 Some(TransferStatus::Reserved { .. }) => return Err(RetireRejection::Pending { id: *id }),
                 Some(_) => known.insert(*id),
-                None => self.failures.contains_key(id) && known.insert(*id),
+                None => self.failures.contains(*id) && known.insert(*id),
             };
         }
         if known.is_empty() {
@@ -140,13 +140,13 @@ impl Ledger {
         let mut first_linked = None;
         let mut existing = 0;
         for (index, transfer) in (0..).zip(chain) {
-            if let Some(record) = self.records.get(&transfer.id) {
+            if let Some(record) = self.records.get(transfer.id) {
                 if let Some(reason) = transfer.difference(&record.transfer) {
                     return Err(Rejection { index, reason });
                 }
                 first_existing = first_existing.or(Some(index));
                 existing += 1;
-            } else if let Some(failure) = self.failures.get(&transfer.id) {
+            } else if let Some(failure) = self.failures.get(transfer.id) {
                 if *transfer != failure.transfer {
                     return Err(Rejection { index, reason: Reason::IdAlreadyFailed });
                 }
@@ -301,7 +301,7 @@ impl<'a> Overlay<'a> {
     }
 
     fn account(&self, id: AccountId) -> Option<&Account> {
-        self.accounts.get(&id).or_else(|| self.ledger.accounts.get(&id))
+        self.accounts.get(&id).or_else(|| self.ledger.accounts.get(id))
     }
 
     /// The amount that the transfer will post, reserve or release.
@@ -389,13 +389,13 @@ fn checked_total(pending: u64, posted: u64, amount: u64) -> Option<u64> {
 impl Books for Overlay<'_> {
     fn account_mut(&mut self, id: AccountId) -> Option<&mut Account> {
         if !self.accounts.contains_key(&id) {
-            self.accounts.insert(id, self.ledger.accounts.get(&id)?.clone());
+            self.accounts.insert(id, self.ledger.accounts.get(id)?.clone());
         }
         self.accounts.get_mut(&id)
     }
 
     fn record(&self, id: TransferId) -> Option<&TransferRecord> {
-        self.records.get(&id).or_else(|| self.ledger.records.get(&id))
+        self.records.get(&id).or_else(|| self.ledger.records.get(id))
     }
 
     fn insert_record(&mut self, record: TransferRecord) {

@@ -1,10 +1,11 @@
 //! The state: what it holds, how it evolves, how it is read and stored.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
+use crate::table::Table;
 use crate::{
     Account, AccountId, Event, FailedTransfer, InvariantViolation, Limits, Movement, Transfer, TransferId,
     TransferKind, TransferRecord, TransferStatus,
@@ -17,12 +18,9 @@ use crate::{
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(try_from = "StoredLedger")]
 pub struct Ledger {
-    #[serde(serialize_with = "values")]
-    pub(crate) accounts: BTreeMap<AccountId, Account>,
-    #[serde(serialize_with = "values")]
-    pub(crate) records: BTreeMap<TransferId, TransferRecord>,
-    #[serde(serialize_with = "values")]
-    pub(crate) failures: BTreeMap<TransferId, FailedTransfer>,
+    pub(crate) accounts: Table<Account>,
+    pub(crate) records: Table<TransferRecord>,
+    pub(crate) failures: Table<FailedTransfer>,
     /// Open reservations that will expire, in the order in which they will. Derived from `records`.
     #[serde(skip)]
     pub(crate) expiries: BTreeSet<(u64, TransferId)>,
@@ -46,10 +44,10 @@ impl Ledger {
     pub fn evolve(&mut self, event: &Event) {
         match event {
             Event::AccountOpened { account, opened_at_ms } => {
-                self.accounts.insert(account.id, Account::open(account, *opened_at_ms));
+                self.accounts.insert(Account::open(account, *opened_at_ms));
             }
             Event::AccountClosed { id, closed_at_ms } => {
-                if let Some(account) = self.accounts.get_mut(id) {
+                if let Some(account) = self.accounts.get_mut(*id) {
                     account.closed_at_ms = Some(*closed_at_ms);
                 }
             }
@@ -62,15 +60,15 @@ impl Ledger {
                     reason: *reason,
                     failed_at_ms: *failed_at_ms,
                 };
-                self.failures.insert(transfer.id, failure);
+                self.failures.insert(failure);
             }
             Event::ReservationExpired { id, .. } => {
                 resolve_reservation(self, *id, 0, TransferStatus::Expired);
             }
             Event::TransfersRetired { ids } => {
                 for id in ids {
-                    self.records.remove(id);
-                    self.failures.remove(id);
+                    self.records.remove(*id);
+                    self.failures.remove(*id);
                 }
             }
         }
@@ -78,17 +76,17 @@ impl Ledger {
 
     /// An account by id.
     pub fn account(&self, id: AccountId) -> Option<&Account> {
-        self.accounts.get(&id)
+        self.accounts.get(id)
     }
 
     /// A transfer that happened and was not retired.
     pub fn transfer(&self, id: TransferId) -> Option<&TransferRecord> {
-        self.records.get(&id)
+        self.records.get(id)
     }
 
     /// A transfer that was refused because of the state it met and was not retired.
     pub fn failure(&self, id: TransferId) -> Option<&FailedTransfer> {
-        self.failures.get(&id)
+        self.failures.get(id)
     }
 
     /// Minor units that may be debited before the account's debits exceed its posted credits, whatever its limit.
@@ -98,17 +96,17 @@ impl Ledger {
 
     /// All accounts by id.
     pub fn accounts(&self) -> impl Iterator<Item = &Account> {
-        self.accounts.values()
+        self.accounts.rows()
     }
 
     /// All transfers in memory by id.
     pub fn transfers(&self) -> impl Iterator<Item = &TransferRecord> {
-        self.records.values()
+        self.records.rows()
     }
 
     /// All remembered refusals by id.
     pub fn failures(&self) -> impl Iterator<Item = &FailedTransfer> {
-        self.failures.values()
+        self.failures.rows()
     }
 
     /// When the next reservation expires, milliseconds on the journal's clock: the time to call
@@ -129,11 +127,11 @@ pub(crate) trait Books {
 
 impl Books for Ledger {
     fn account_mut(&mut self, id: AccountId) -> Option<&mut Account> {
-        self.accounts.get_mut(&id)
+        self.accounts.get_mut(id)
     }
 
     fn record(&self, id: TransferId) -> Option<&TransferRecord> {
-        self.records.get(&id)
+        self.records.get(id)
     }
 
     fn insert_record(&mut self, record: TransferRecord) {
@@ -141,11 +139,11 @@ impl Books for Ledger {
         if let TransferStatus::Reserved { expires_at_ms: Some(expires_at_ms) } = record.status {
             self.expiries.insert((expires_at_ms, id));
         }
-        self.records.insert(id, record);
+        self.records.insert(record);
     }
 
     fn update_status(&mut self, id: TransferId, status: TransferStatus) {
-        if let Some(record) = self.records.get_mut(&id) {
+        if let Some(record) = self.records.get_mut(id) {
             if let TransferStatus::Reserved { expires_at_ms: Some(expires_at_ms) } = record.status {
                 self.expiries.remove(&(expires_at_ms, id));
             }
@@ -213,10 +211,6 @@ fn open_reservation(books: &impl Books, pending: TransferId) -> Option<(Movement
     }
 }
 
-fn values<S: Serializer, K, V: Serialize>(map: &BTreeMap<K, V>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(map.values())
-}
-
 /// The form in which a ledger is stored: lists, so that an id cannot hide a second entry under the same key.
 #[derive(Deserialize)]
 #[serde(rename = "Ledger", deny_unknown_fields)]
@@ -233,20 +227,20 @@ impl TryFrom<StoredLedger> for Ledger {
         let mut ledger = Self::default();
         for account in stored.accounts {
             let id = account.id;
-            if ledger.accounts.insert(id, account).is_some() {
+            if ledger.accounts.insert(account).is_some() {
                 return Err(InvariantViolation::AccountStoredTwice { id });
             }
         }
         for record in stored.records {
             let id = record.transfer.id;
-            if ledger.records.contains_key(&id) {
+            if ledger.records.contains(id) {
                 return Err(InvariantViolation::TransferStoredTwice { id });
             }
             ledger.insert_record(record);
         }
         for failure in stored.failures {
             let id = failure.transfer.id;
-            if ledger.failures.insert(id, failure).is_some() {
+            if ledger.failures.insert(failure).is_some() {
                 return Err(InvariantViolation::TransferStoredTwice { id });
             }
         }

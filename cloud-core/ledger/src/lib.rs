@@ -104,6 +104,7 @@ mod event;
 mod ledger;
 mod limits;
 mod rejection;
+mod table;
 mod transfer;
 
 pub use account::{Account, AccountId, BalanceLimit, LedgerCode, OpenAccount};
