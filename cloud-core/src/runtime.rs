@@ -44,6 +44,9 @@ pub use kill::{KillPointError, Step};
 pub(crate) use kill::{KillPoints, hold_writes};
 pub(crate) use requests::{EnrolTicket, Requests};
 
+/// Taken at most while no sync is running: about as many as are decided during one. The disk then works while the
+/// rest is decided, and the next sync has them all.
+const FIRST_BATCH_MESSAGES: usize = 32;
 /// How often gauges that cost something are set.
 const GAUGE_INTERVAL: Duration = Duration::from_secs(1);
 /// Ticks are at least this far apart, however much is due: others are heard in between.
@@ -209,6 +212,8 @@ impl Owner {
         };
         // At the end the lane is closed, and what it holds is finite.
         let hears_lane = self.is_stopping || !self.backlog.is_full();
+        let first_batch = self.batch_messages.min(FIRST_BATCH_MESSAGES);
+        let at_most = if self.is_syncing { self.batch_messages } else { first_batch };
         let Arrived { done, requests, lane } = &mut self.arrived;
         tokio::select! {
             biased;
@@ -218,9 +223,9 @@ impl Owner {
             () = tokio::time::sleep(idle) => {}
         }
         take_all(&mut self.done, done, self.batch_messages);
-        take_all(&mut self.inbox, requests, self.batch_messages);
+        take_all(&mut self.inbox, requests, at_most);
         if hears_lane {
-            take_all(&mut self.lane, lane, self.batch_messages);
+            take_all(&mut self.lane, lane, at_most);
         }
     }
 

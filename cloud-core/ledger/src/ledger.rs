@@ -227,7 +227,7 @@ impl TryFrom<StoredLedger> for Ledger {
         let mut ledger = Self::default();
         for account in stored.accounts {
             let id = account.id;
-            if ledger.accounts.insert(account).is_some() {
+            if !ledger.accounts.insert(account) {
                 return Err(InvariantViolation::AccountStoredTwice { id });
             }
         }
@@ -240,7 +240,7 @@ impl TryFrom<StoredLedger> for Ledger {
         }
         for failure in stored.failures {
             let id = failure.transfer.id;
-            if ledger.failures.insert(failure).is_some() {
+            if !ledger.failures.insert(failure) {
                 return Err(InvariantViolation::TransferStoredTwice { id });
             }
         }

@@ -55,15 +55,16 @@ impl<R: Row> Table<R> {
         self.get(id).is_some()
     }
 
-    /// The row of the same id that was there before, if any.
-    pub(crate) fn insert(&mut self, row: R) -> Option<R> {
+    /// Replaces the row of the same id. True if there was none.
+    pub(crate) fn insert(&mut self, row: R) -> bool {
         let id = row.id();
         if let Some(found) = self.get_mut(id) {
-            return Some(core::mem::replace(found, row));
+            *found = row;
+            return false;
         }
         self.parts[part(id)].insert_unique(hash(id), row, |row| hash(row.id()));
         self.len += 1;
-        None
+        true
     }
 
     pub(crate) fn remove(&mut self, id: R::Id) {
@@ -169,6 +170,12 @@ mod tests {
         )
     }
 
+    fn fill(table: &mut Table<Account>, ids: impl Iterator<Item = u128>, opened_at_ms: u64) {
+        for id in ids {
+            table.insert(account(id, opened_at_ms));
+        }
+    }
+
     /// Ids that count up, ids that differ in their first byte only, and ids in no order.
     fn ids() -> impl Iterator<Item = u128> {
         let scattered = |n: u128| n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
@@ -180,7 +187,7 @@ mod tests {
         let (mut table, mut map) = (Table::default(), BTreeMap::new());
         for (opened_at_ms, id) in (0..).zip(ids().chain(ids().take(500))) {
             let row = account(id, opened_at_ms);
-            assert_eq!(table.insert(row.clone()), map.insert(row.id, row));
+            assert_eq!(table.insert(row.clone()), map.insert(row.id, row).is_none());
         }
         for id in ids().step_by(3).chain([7]) {
             table.remove(AccountId(id));
@@ -199,16 +206,16 @@ mod tests {
     fn the_same_rows_are_equal_and_stored_alike_whatever_came_before() {
         let mut forth = Table::default();
         let mut back = Table::default();
-        ids().for_each(|id| drop(forth.insert(account(id, 1))));
-        ids().map(|id| id ^ 0xffff).for_each(|id| drop(back.insert(account(id, 2))));
+        fill(&mut forth, ids(), 1);
+        fill(&mut back, ids().map(|id| id ^ 0xffff), 2);
         ids().map(|id| AccountId(id ^ 0xffff)).for_each(|id| back.remove(id));
         assert_eq!(back, Table::default());
         let reversed: Vec<u128> = ids().collect();
-        reversed.iter().rev().for_each(|id| drop(back.insert(account(*id, 1))));
+        fill(&mut back, reversed.into_iter().rev(), 1);
         assert_eq!(forth, back);
         assert_eq!(serde_cbor::to_vec(&forth).unwrap(), serde_cbor::to_vec(&back).unwrap());
 
-        drop(back.insert(account(5, 2)));
+        back.insert(account(5, 2));
         assert_ne!(forth, back, "one row differs");
         back.remove(AccountId(5));
         assert_ne!(forth, back, "one row is missing");

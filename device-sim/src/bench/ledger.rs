@@ -28,6 +28,8 @@ const CLIENTS: usize = 64;
 const TRANSFERS: usize = 200_000;
 /// As a day in the life of a core has; what counts is that it has as many digits.
 const NOW_MS: u64 = 1_795_000_000_000;
+/// As the core's runtime has it (`FIRST_BATCH_MESSAGES`).
+const FIRST_BATCH: usize = 32;
 const EUR: LedgerCode = LedgerCode(978);
 
 pub(super) fn measure(setting: &Setting, report: &mut Report) -> anyhow::Result<()> {
@@ -181,6 +183,10 @@ impl RealLedger {
 
 impl Engine for RealLedger {
     type Synced = Synced;
+
+    fn first_batch(&self) -> usize {
+        FIRST_BATCH
+    }
 
     fn decide(&mut self, client: usize) -> u64 {
         let record = self.books.book(&self.clients.next(client));
