@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use schemas::cbor;
-use schemas::ids::{Hash, Principal};
+use schemas::ids::{Hash, PaymentId, Principal};
 use schemas::time::Timestamp;
 use schemas_journal::{
     AppendError, ChainId, Disk, DiskError, Journal, JournalError, JournalLimits, OpenError, Position,
@@ -40,6 +40,29 @@ pub enum Fault {
     /// The journal could not be made durable.
     #[error("the journal could not be made durable: {0}")]
     Sync(#[from] JournalError),
+    /// One decision must be one frame, or a power cut could keep half of it.
+    #[error(
+        "a decision of {bytes} bytes does not fit a frame of {frame_max_bytes}: raise journal.segment_bytes and start again"
+    )]
+    DecisionTooLong {
+        /// Of its records.
+        bytes: usize,
+        /// Of the journal.
+        frame_max_bytes: u32,
+    },
+}
+
+/// A record on its way to the journal.
+struct PendingRecord {
+    bytes: Vec<u8>,
+    /// The last one of its decision.
+    ends_decision: bool,
+}
+
+impl AsRef<[u8]> for PendingRecord {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// Owns the state and its journal.
@@ -48,7 +71,7 @@ pub struct Driver<D> {
     lobby: Lobby,
     journal: Journal<D>,
     /// Decided and not yet appended.
-    pending: Vec<Vec<u8>>,
+    pending: Vec<PendingRecord>,
     /// Position of `cloud`: all that was decided.
     decided: Position,
     /// Outputs in order, each with the position that must be synced first.
@@ -84,9 +107,17 @@ impl<D: Disk> Driver<D> {
         };
         // Asked only now: a long replay must not eat into the time that devices have to come back.
         let now = driver.clock(now());
-        let mut decision = Decision::default();
-        opening::decide(&driver.cloud, now, &mut decision);
-        driver.take(decision, now);
+        let mut opened = Decision::default();
+        opened.event(Event::Opened);
+        driver.take(opened, now);
+        let payments: Vec<PaymentId> = driver.cloud.payments().map(|payment| payment.id).collect();
+        for payment in payments {
+            let mut decision = Decision::default();
+            if let Some(payment) = driver.cloud.payment(payment) {
+                opening::decide(&driver.cloud, payment, now, &mut decision);
+            }
+            driver.take(decision, now);
+        }
         Ok(driver)
     }
 
@@ -108,7 +139,7 @@ impl<D: Disk> Driver<D> {
     /// A journal that cannot be written; the process must end.
     pub fn append(&mut self) -> Result<(), Fault> {
         while !self.pending.is_empty() {
-            let count = self.frame_length();
+            let count = self.frame_length()?;
             match self.journal.append(&self.pending[..count]) {
                 Ok(_) => {
                     self.pending.drain(..count);
@@ -217,8 +248,11 @@ impl<D: Disk> Driver<D> {
         for event in decision.events {
             let record = Record { at: now, event };
             self.cloud.evolve(&record);
-            self.pending.push(record.encode());
+            self.pending.push(PendingRecord { bytes: record.encode(), ends_decision: false });
             self.decided = Position::new(self.decided.value() + 1);
+        }
+        if let Some(last) = self.pending.last_mut() {
+            last.ends_decision = true;
         }
         let position = self.decided;
         self.held.extend(decision.outputs.into_iter().map(|output| (position, output)));
@@ -232,17 +266,26 @@ impl<D: Disk> Driver<D> {
         }
     }
 
-    fn frame_length(&self) -> usize {
+    /// How many of the pending records the next frame takes: whole decisions only, since a power cut keeps or loses
+    /// whole frames.
+    fn frame_length(&self) -> Result<usize, Fault> {
         const PADDING_BYTES: usize = 7;
-        let limit = self.journal.limits().frame_max_bytes as usize
-            - schemas_journal::FRAME_HEADER_BYTES
-            - PADDING_BYTES;
-        let mut bytes = 0;
-        let fits = self.pending.iter().take_while(|record| {
-            bytes += record.len() + RECORD_HEADER_BYTES;
-            bytes <= limit
-        });
-        fits.count().max(1)
+        let frame_max_bytes = self.journal.limits().frame_max_bytes;
+        let limit = frame_max_bytes as usize - schemas_journal::FRAME_HEADER_BYTES - PADDING_BYTES;
+        let (mut bytes, mut count) = (0, 0);
+        for (index, record) in self.pending.iter().enumerate() {
+            bytes += record.bytes.len() + RECORD_HEADER_BYTES;
+            if bytes > limit && count > 0 {
+                break;
+            }
+            if record.ends_decision {
+                if bytes > limit {
+                    return Err(Fault::DecisionTooLong { bytes, frame_max_bytes });
+                }
+                count = index + 1;
+            }
+        }
+        Ok(count)
     }
 
     /// What has become due. Bounded, so that a long list does not keep others waiting; the rest is due at once again.

@@ -8,14 +8,8 @@ use crate::decision::Decision;
 use crate::event::Event;
 use crate::payment::{Attempt, ChipPayment, Command, Phase};
 
-pub(crate) fn decide(cloud: &Cloud, now: Timestamp, out: &mut Decision) {
-    out.event(Event::Opened);
-    for payment in cloud.payments() {
-        extend(cloud, payment, now, out);
-    }
-}
-
-fn extend(cloud: &Cloud, payment: &ChipPayment, now: Timestamp, out: &mut Decision) {
+/// For one payment: a start may find more of them than fit one decision.
+pub(crate) fn decide(cloud: &Cloud, payment: &ChipPayment, now: Timestamp, out: &mut Decision) {
     let deadlines = cloud.deadlines(&payment.payer.tenant);
     let reconnected = now.plus_ms(deadlines.reconnect_ms);
     let again = |attempt: Attempt| Attempt { again_at: now, ..attempt };
