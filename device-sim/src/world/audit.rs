@@ -141,7 +141,7 @@ impl World {
 
     /// What the payer is out of pocket: by the bank's book, or where we are the bank by the operator's list, which
     /// the accounts are held against.
-    fn charged(&self, row: &PaymentRow) -> u64 {
+    pub(super) fn charged(&self, row: &PaymentRow) -> u64 {
         if self.is_http(row) {
             let key = self.facts.payments.get(&row.payment).and_then(|facts| facts.transfer_key);
             let moved = key.and_then(|key| self.bank.moved(key, &self.plan));
@@ -469,6 +469,15 @@ impl World {
         spent: &BTreeMap<String, u64>,
         reserved: &BTreeMap<String, u64>,
     ) -> Result<(), Violation> {
+        for person in self.plan.people.iter().filter(|person| !self.plan.is_http(person.tenant)) {
+            let name = format!("person/{}", person.principal.id);
+            let listed = accounts
+                .iter()
+                .any(|account| account.tenant == person.principal.tenant && account.account == name);
+            if !listed && !person.is_till && person.wealth.minor > 0 {
+                return Err(self.broken("MO-6", format!("the books have no account of {}", person.principal)));
+            }
+        }
         for account in accounts {
             let tenant = account.tenant.to_string();
             let net = i128::from(account.credits_posted.minor) - i128::from(account.debits_posted.minor);
@@ -496,6 +505,7 @@ impl World {
     }
 
     fn audit_bank(&mut self, rows: &[PaymentRow]) -> Result<(), Violation> {
+        self.audit_payers(rows)?;
         let AdminAnswer::Books(books) = self.operate_now(AdminCommand::Books)? else {
             return Err(Violation::harness("no books"));
         };

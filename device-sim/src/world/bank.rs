@@ -64,6 +64,7 @@ impl BankSide {
 impl World {
     /// Order placed: the adapter's one attempt.
     pub(super) fn bank_order(&mut self, order: BankOrder) -> Result<(), Violation> {
+        self.witness_order(&order)?;
         let payment = order.payment;
         let facts = self.facts.payments.entry(payment).or_default();
         if facts.transfer_key.is_some_and(|known| known != order.transfer_key) {

@@ -83,6 +83,7 @@ struct Publish {
     tag: u64,
     topic: String,
     payload: Vec<u8>,
+    trespass: bool,
 }
 
 /// The client's side of one connection.
@@ -152,12 +153,12 @@ impl Client {
         let bytes = match up {
             Up::Publish { tag, kind, payload } => {
                 let topic = format!("{}up/{kind}", self.base);
-                self.waiting.push_back(Publish { tag, topic, payload });
+                self.waiting.push_back(Publish { tag, topic, payload, trespass: false });
                 return self.send_waiting();
             }
             Up::State { payload } => {
                 let topic = format!("{}state", self.base);
-                self.waiting.push_back(Publish { tag: 0, topic, payload });
+                self.waiting.push_back(Publish { tag: 0, topic, payload, trespass: false });
                 return self.send_waiting();
             }
             Up::Ask { kind, payload } => {
@@ -188,7 +189,8 @@ impl Client {
 
     /// A whole message of somebody else's: it must be refused.
     pub(super) fn trespass(&mut self, topic: &str, payload: Vec<u8>) -> Result<Vec<Saying>, PacketError> {
-        self.waiting.push_back(Publish { tag: 0, topic: topic.to_owned(), payload });
+        let topic = topic.to_owned();
+        self.waiting.push_back(Publish { tag: 0, topic, payload, trespass: true });
         self.send_waiting()
     }
 
@@ -211,9 +213,9 @@ impl Client {
     }
 
     fn saying(&self, packet: u16, publish: &Publish, again: bool) -> Result<Saying, PacketError> {
-        let Publish { topic, payload, .. } = publish;
+        let Publish { topic, payload, trespass, .. } = publish;
         let bytes = mqtt::publish(self.habits.version, topic, payload, Some(packet), again)?;
-        let mark = Mark::Publish { packet, again, payload: payload.clone() };
+        let mark = Mark::Publish { packet, again, trespass: *trespass, payload: payload.clone() };
         Ok(Saying { bytes, mark: Some(mark) })
     }
 

@@ -10,7 +10,9 @@ use cloud_core_flows::port::{Input, Output};
 use schemas::ids::CommandId;
 use schemas::message::PaymentState;
 use schemas::time::Timestamp;
-use schemas_journal::{ChainId, DiskError, Journal, JournalLimits, MemoryDisk, SyncPoint, Synced};
+use schemas_journal::{
+    ChainId, DiskError, Journal, JournalLimits, MemoryDisk, OpenError, Report, SyncPoint, Synced,
+};
 
 use super::fault::Fault;
 use super::random::Random;
@@ -75,6 +77,11 @@ impl Core {
             .map(|payment| payment.state())
             .filter(|state| super::Coverage::COLUMNS.contains(state))
             .collect()
+    }
+
+    /// What `cloud-core journal verify` would say.
+    pub(super) fn verify(&self) -> Result<Report, OpenError> {
+        schemas_journal::verify(&self.disk)
     }
 
     pub(super) fn has_reply(&self, ticket: u64) -> bool {

@@ -125,6 +125,7 @@ impl World {
         let Some(machine) = executor.filter(|machine| to == Party::Machine(*machine)) else {
             return Err(self.broken("CP-8", format!("command of payment {payment} goes to a stranger")));
         };
+        self.witness_consent(payment)?;
         let tenant = self.plan.machines[machine].tenant;
         if self.plan.is_http(tenant) {
             let key = self.facts.payment(payment).transfer_key.unwrap_or_default();
@@ -181,6 +182,9 @@ impl World {
                 return Some(format!("{who} is being revoked or replaced"));
             }
             let Some(device) = machine.device() else { return Some(format!("{who} is away")) };
+            if machine.connection.is_none() || machine.state_told != machine.connection {
+                return Some(format!("{who} is not connected"));
+            }
             let spooled = device.state().spooled().count();
             if spooled > 0 {
                 return Some(format!("{who} has {spooled} messages to tell"));
@@ -202,6 +206,7 @@ impl World {
         self.core_settle()?;
         self.check_replay()?;
         self.check_presence()?;
+        self.check_chains()?;
         let ends = self.audit()?;
         if self.is_resolved {
             for (row, count) in ends.into_iter().filter(|(row, _)| row.contains("then")) {
@@ -224,14 +229,31 @@ impl World {
             return Err(Violation::harness("no list of devices"));
         };
         for machine in self.machines.iter().filter(|machine| !machine.revoked) {
-            let told = machine.state_told.filter(|told| machine.connection == Some(*told));
-            let (who, Some(connection)) = (&machine.settings.principal, told) else { continue };
+            let (who, Some(connection)) = (&machine.settings.principal, machine.state_told) else {
+                return Err(Violation::harness("a device at rest has not told its state"));
+            };
             let row = rows.iter().find(|row| row.device == *who);
             let said = String::from_utf8_lossy(&state_on(connection)).into_owned();
             let seen = row.filter(|row| row.presence.connected).and_then(|row| row.presence.state.clone());
             if seen.as_deref() != Some(said.as_str()) {
                 let text = format!("{who} is {said}, and the operator sees {seen:?}");
                 return Err(self.broken("correctness.md 13", text));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl World {
+    /// MO-8: the hash chain of every journal holds, from the first frame that is kept to the last.
+    fn check_chains(&self) -> Result<(), Violation> {
+        let core = ("the core", self.core.verify());
+        let machines =
+            self.machines.iter().map(|machine| (machine.settings.principal.id.as_str(), machine.verify()));
+        for (whose, verified) in std::iter::once(core).chain(machines) {
+            let report = verified.map_err(|error| self.broken("MO-8", format!("{whose}: {error}")))?;
+            if let Some(problem) = report.problem {
+                return Err(self.broken("MO-8", format!("the journal of {whose}: {problem:?}")));
             }
         }
         Ok(())

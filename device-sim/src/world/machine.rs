@@ -9,7 +9,7 @@ use edge_agent_device::{
 use schemas::ids::{Code, CommandId, Instance, ItemId, MessageId, Nonce};
 use schemas::message;
 use schemas::topic::Kind;
-use schemas_journal::{ChainId, Journal, JournalLimits, MemoryDisk};
+use schemas_journal::{ChainId, Journal, JournalLimits, MemoryDisk, OpenError, Report};
 
 use super::client::{Down, Up};
 use super::facts::Offer;
@@ -89,6 +89,11 @@ impl Machine {
             next: 0,
             promised: Vec::new(),
         })
+    }
+
+    /// What `cloud-core journal verify` would say.
+    pub(super) fn verify(&self) -> Result<Report, OpenError> {
+        schemas_journal::verify(&self.disk)
     }
 
     pub(super) fn may_connect(&self) -> bool {

@@ -22,6 +22,7 @@ mod office;
 mod options;
 mod people;
 mod plan;
+mod purse;
 mod random;
 mod shop;
 mod shrink;

@@ -30,6 +30,8 @@ pub(super) enum Mark {
     Publish {
         packet: u16,
         again: bool,
+        /// On a topic that is not the client's to publish on.
+        trespass: bool,
         payload: Vec<u8>,
     },
     Acknowledge {
@@ -47,6 +49,7 @@ struct Arrived {
     packet: u16,
     /// A repeat: the same as the first one if that has no PUBACK yet, else a publish of its own.
     again: bool,
+    trespass: bool,
     payload: Vec<u8>,
     /// The session's name for it, once the core has it.
     token: Option<u64>,
@@ -115,10 +118,18 @@ impl Tap {
     pub(super) fn arrived(&mut self, bytes: u64) {
         while self.marks.front().is_some_and(|(ends_at, _)| *ends_at <= bytes) {
             match self.marks.pop_front() {
-                Some((_, Mark::Publish { packet, again, payload })) => {
+                Some((_, Mark::Publish { packet, again, trespass, payload })) => {
                     let (token, note) = (None, None);
-                    let arrived =
-                        Arrived { packet, again, payload, token, note, refused: false, is_state: false };
+                    let arrived = Arrived {
+                        packet,
+                        again,
+                        trespass,
+                        payload,
+                        token,
+                        note,
+                        refused: false,
+                        is_state: false,
+                    };
                     self.publishes.push_back(arrived);
                 }
                 Some((_, Mark::Acknowledge { packet })) => {
@@ -265,12 +276,13 @@ impl Tap {
             let text = format!("PUBACK for packet {packet} before the one for {}", arrived.packet);
             return Err(("correctness.md 8", text));
         }
-        if code >= 0x80 || arrived.is_state {
+        if code >= 0x80 || arrived.is_state && !arrived.trespass {
             return Ok(None);
         }
         match (arrived.note, arrived.refused, self.version) {
             (Some(note), false, _) => Ok(Some(Sight::Promise(note))),
-            (Some(_), true, Version::V3_1_1) | (None, _, Version::V3_1_1) => Ok(None),
+            (Some(_), true, Version::V3_1_1) => Ok(None),
+            (None, _, Version::V3_1_1) if arrived.trespass => Ok(None),
             _ => Err((
                 "MO-5 durable before visible",
                 format!("packet {packet} is promised, and nobody has it"),
