@@ -55,7 +55,7 @@ fn swarm_makes_the_first_failure_small_and_prints_how_to_repeat_it() {
     assert!(!ok && text.contains("making seed") && text.contains("broke a rule"), "{text}");
     let repeat = text.lines().rev().find_map(|line| line.trim().strip_prefix("repeat: device-sim world "));
     let arguments: Vec<&str> = repeat.unwrap().split(' ').collect();
-    assert!(arguments.contains(&"--without") && arguments.contains(&"--purchases"), "{arguments:?}");
+    assert!(arguments.contains(&"--only") && arguments.contains(&"--purchases"), "{arguments:?}");
     let (ok, text) = world(&arguments, "");
     assert!(!ok && text.contains("pretended"), "{text}");
 }

@@ -97,6 +97,9 @@ pub(super) struct Less {
     /// Faults that do not strike, by their names in the coverage table.
     #[arg(long, value_name = "FAULT,FAULT", value_delimiter = ',')]
     without: Vec<Fault>,
+    /// Only these faults strike.
+    #[arg(long, value_name = "FAULT,FAULT", value_delimiter = ',', conflicts_with = "without")]
+    only: Vec<Fault>,
     /// Only the first so many purchases.
     #[arg(long)]
     purchases: Option<u64>,
@@ -110,8 +113,10 @@ pub(super) struct Less {
 
 impl Less {
     fn options(self) -> Options {
+        let others = || Fault::ALL.iter().copied().filter(|fault| !self.only.contains(fault));
+        let without = if self.only.is_empty() { self.without.clone() } else { others().collect() };
         Options {
-            without: self.without.into_iter().collect(),
+            without: without.into_iter().collect(),
             purchases: self.purchases,
             faults_end_ms: self.faults_end_ms,
             fail_on: self.fail_on,

@@ -388,7 +388,8 @@ impl World {
             (Some(consent), Some(heard)) => heard >= consent + bank_ms,
             _ => false,
         };
-        facts.fenced || late || self.coverage.of(Fault::CoreCrash) > 0 || self.coverage.of(Fault::Revoked) > 0
+        // After a start of the core its time runs anew.
+        facts.fenced || late || self.core.run > 0 || self.coverage.of(Fault::Revoked) > 0
     }
 
     /// There is an executor, and no command: the money must be back.

@@ -42,7 +42,7 @@ impl Coverage {
     }
 
     /// Faults that strike before there is anything to meet, or that are drawn with the world.
-    const WITHOUT_STATES: &'static [Fault] = &[Fault::Poor, Fault::ClockDrift];
+    const WITHOUT_STATES: &'static [Fault] = &[Fault::Poor, Fault::ClockDrift, Fault::TerminalClock];
 
     /// How many cells the table has, without those that cannot be met.
     pub fn cells() -> usize {

@@ -74,7 +74,7 @@ pub(super) struct CommandFacts {
     /// The enrolment that was commanded.
     pub(super) instance: Instance,
     pub(super) quantity: u32,
-    /// Silence before this is no verdict, on the world's clock.
+    /// Silence before this is no verdict, on the core's clock.
     pub(super) settle_at: u64,
     pub(super) acts: u32,
     pub(super) items_out: u32,

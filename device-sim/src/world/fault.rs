@@ -52,6 +52,20 @@ faults! {
     SlowWriter = "slow-writer", 20;
     /// A client does not read for a while.
     SlowReader = "slow-reader", 20;
+    /// A sync fails, of the core or of a device: the process must end and recover.
+    SyncFails = "sync-fails", 8;
+    /// A bit of what was synced is wrong when a process starts.
+    BitFlips = "bit-flips", 300;
+    /// The core's disk is full for a while.
+    CoreDiskFull = "core-disk-full", 1000;
+    /// A device's disk is full for a while.
+    DeviceDiskFull = "device-disk-full", 1000;
+    /// The wall clock of the core's machine is set, by minutes or hours.
+    CoreClockSet = "core-clock-set", 1000;
+    /// A terminal's clock is wrong by minutes or hours.
+    TerminalClock = "terminal-clock", 300;
+    /// A device's question for the time is lost.
+    TimeLost = "time-lost", 600;
     /// A sync takes long.
     SlowDisk = "slow-disk", 100;
     /// A terminal acknowledges and loses what it got.
@@ -159,6 +173,11 @@ impl Mix {
 
     pub(super) fn permille(&self, fault: Fault) -> u64 {
         if self.muted.contains(&fault) { 0 } else { self.drawn.get(&fault).copied().unwrap_or(0) }
+    }
+
+    /// Whether it may strike in this world, muted or not.
+    pub(super) fn has(&self, fault: Fault) -> bool {
+        self.drawn.contains_key(&fault)
     }
 
     /// No fault was drawn at all: then everything must succeed.

@@ -10,10 +10,12 @@ use cloud_core_flows::port::{Input, Output};
 use schemas::ids::CommandId;
 use schemas::message::PaymentState;
 use schemas::time::Timestamp;
+use schemas::topic::Kind;
 use schemas_journal::{
     ChainId, DiskError, Journal, JournalLimits, MemoryDisk, OpenError, Report, SyncPoint, Synced,
 };
 
+use super::disk::{End, Flipped, flip_a_bit};
 use super::fault::Fault;
 use super::random::Random;
 use super::{EPOCH_MS, Happening, Violation, World, say};
@@ -35,7 +37,12 @@ pub(super) struct Core {
     pub(super) run: u64,
     pub(super) opened_at: u64,
     pub(super) open_at_start: BTreeSet<CommandId>,
-    disk: MemoryDisk,
+    pub(super) disk: MemoryDisk,
+    pub(super) full_until: Option<u64>,
+    /// How far the wall clock of its machine is ahead.
+    pub(super) wall_ahead_ms: i64,
+    /// When each run began in the world's time, and in its own.
+    times: Vec<(u64, u64)>,
     limits: JournalLimits,
     stage: Stage,
     dirty: bool,
@@ -47,7 +54,7 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(random: &mut Random) -> Self {
+    pub(super) fn new(random: &mut Random, always_small: bool) -> Self {
         let small = JournalLimits {
             record_max_bytes: 12 << 10,
             frame_max_bytes: 24 << 10,
@@ -60,7 +67,10 @@ impl Core {
             opened_at: 0,
             open_at_start: BTreeSet::new(),
             disk: MemoryDisk::new(),
-            limits: if random.chance(500) { small } else { JournalLimits::agent() },
+            full_until: None,
+            wall_ahead_ms: 0,
+            times: Vec::new(),
+            limits: if random.chance(500) || always_small { small } else { JournalLimits::agent() },
             stage: Stage::Idle,
             dirty: false,
             tick_at: None,
@@ -94,12 +104,30 @@ impl Core {
 }
 
 impl World {
+    /// The core's time now.
     pub(super) fn stamp(&self) -> Timestamp {
-        Timestamp(EPOCH_MS + self.now)
+        Timestamp(self.core_time(self.now))
+    }
+
+    /// What the core took this moment of the world for. Its time runs on by itself within a run, whatever happens to
+    /// the wall clock, and a run begins with the wall clock or the last journaled time (correctness.md 14).
+    pub(super) fn core_time(&self, at_ms: u64) -> u64 {
+        let run = self.core.times.iter().rev().find(|(opened_at, _)| *opened_at <= at_ms);
+        run.map_or(EPOCH_MS + at_ms, |(opened_at, time)| time + at_ms - opened_at)
+    }
+
+    /// A time of the core in the world's time; the past counts as now.
+    pub(super) fn core_due(&self, due: Timestamp) -> u64 {
+        self.now + due.0.saturating_sub(self.stamp().0)
+    }
+
+    /// What the wall clock of the core's machine shows.
+    fn wall(&self) -> Timestamp {
+        Timestamp((EPOCH_MS + self.now).saturating_add_signed(self.core.wall_ahead_ms))
     }
 
     pub(super) fn core_open(&mut self) -> Result<(), Violation> {
-        let opened = Driver::open(self.core.disk.clone(), self.core.limits, CHAIN, || self.stamp());
+        let opened = Driver::open(self.core.disk.clone(), self.core.limits, CHAIN, || self.wall());
         let driver =
             opened.map_err(|error| self.broken("recovery", format!("the journal does not open: {error}")))?;
         let found = driver.journal().position().value();
@@ -114,6 +142,7 @@ impl World {
         let waiting = waiting.filter_map(|payment| payment.command.as_ref());
         self.core.open_at_start = waiting.map(|command| command.id).collect();
         self.core.opened_at = self.now;
+        self.core.times.push((self.now, self.wall().max(driver.cloud().at()).0));
         self.core.driver = Some(driver);
         self.core.stage = Stage::Idle;
         self.core.tick_at = None;
@@ -123,8 +152,14 @@ impl World {
 
     pub(super) fn core_handle(&mut self, input: Input) -> Result<(), Violation> {
         let now = self.stamp();
+        let is_request = matches!(&input, Input::Publish { kind: Kind::PaymentRequest, .. });
+        let on_full_disk = is_request && !self.core_has_room();
         let Some(driver) = self.core.driver.as_mut() else { return Ok(()) };
+        let before = if on_full_disk { driver.cloud().payments().count() } else { 0 };
         driver.handle(input, now);
+        if on_full_disk && driver.cloud().payments().count() > before {
+            return Err(self.broken("correctness.md 4", "a payment begins on a full disk"));
+        }
         let checked = driver.cloud().check();
         checked.map_err(|text| self.broken("invariant", text))?;
         self.core_kick();
@@ -132,7 +167,7 @@ impl World {
     }
 
     /// There is something to append or to release.
-    fn core_kick(&mut self) {
+    pub(super) fn core_kick(&mut self) {
         if matches!(self.core.stage, Stage::Idle) {
             self.core.stage = Stage::Append;
             let wait = self.random.core.below(3);
@@ -152,8 +187,11 @@ impl World {
             Stage::Append => self.core_append()?,
             Stage::Sync(point) => {
                 if self.strikes(Fault::CoreCrash) {
-                    self.core_crash("before the sync");
+                    self.core_crash("before the sync")?;
                     return Ok(());
+                }
+                if self.strikes(Fault::SyncFails) {
+                    self.core.disk.fail_sync(1);
                 }
                 let result = point.run(&self.core.disk);
                 self.core.stage = Stage::Release(Some(result));
@@ -171,7 +209,7 @@ impl World {
             if let Some(driver) = self.core.driver.as_mut() {
                 let _ = driver.append();
             }
-            self.core_crash("while appending");
+            self.core_crash("while appending")?;
             return Ok(());
         }
         let disk = self.core.disk.clone();
@@ -196,20 +234,24 @@ impl World {
 
     fn core_release(&mut self, result: Option<Result<Synced, DiskError>>) -> Result<(), Violation> {
         if self.strikes(Fault::CoreCrash) {
-            self.core_crash("after the sync, before anything is released");
+            self.core_crash("after the sync, before anything is released")?;
             return Ok(());
         }
         // Busy until the end of this: what is handled meanwhile is the next batch.
         self.core.stage = Stage::Release(None);
         let Some(driver) = self.core.driver.as_mut() else { return Ok(()) };
+        let has_failed = matches!(result, Some(Err(_)));
         let synced = result.map_or(Ok(()), |result| driver.handle_synced(result));
+        if has_failed {
+            return self.core_sync_failed(synced.is_err());
+        }
         let outputs: Vec<Output> = std::iter::from_fn(|| driver.poll_output()).collect();
         synced.map_err(|fault| self.broken("core", fault.to_string()))?;
         let dies_after =
             self.strikes(Fault::CoreCrash).then(|| self.random.of(Fault::CoreCrash).index(outputs.len()));
         for (number, output) in outputs.into_iter().enumerate() {
             if dies_after == Some(number) {
-                self.core_crash("while releasing");
+                self.core_crash("while releasing")?;
                 return Ok(());
             }
             self.release(output)?;
@@ -228,7 +270,7 @@ impl World {
 
     fn core_schedule(&mut self) {
         let due = self.core.driver.as_ref().and_then(Driver::next_due);
-        let Some(due) = due.map(|due| due.0.saturating_sub(EPOCH_MS).max(self.now)) else { return };
+        let Some(due) = due.map(|due| self.core_due(due)) else { return };
         if self.core.tick_at.is_none_or(|at| at > due || at < self.now) {
             self.core.tick_at = Some(due);
             self.after(due - self.now, Happening::CoreTick(self.core.run));
@@ -265,13 +307,54 @@ impl World {
         if same { Ok(()) } else { Err(self.broken("replay", "the replayed state is not the live state")) }
     }
 
-    fn core_crash(&mut self, when: &str) {
+    /// The process stops on any error of a sync (storage.md 1), with or without the power.
+    fn core_sync_failed(&mut self, noticed: bool) -> Result<(), Violation> {
+        if !noticed {
+            return Err(self.broken("storage.md 1", "a failed sync went unnoticed"));
+        }
+        let restart = self.random.of(Fault::SyncFails).chance(500);
+        let end = if restart { End::Restart } else { End::PowerCut };
+        self.core_ends("of a failed sync", end, Fault::SyncFails)
+    }
+
+    fn core_crash(&mut self, when: &str) -> Result<(), Violation> {
+        self.core_ends(when, End::PowerCut, Fault::CoreCrash)
+    }
+
+    /// The wall clock is set. A step fires no timer and counts from the next start on (correctness.md 14).
+    pub(super) fn trouble_clock(&mut self) -> Result<(), Violation> {
+        if !self.random.of(Fault::CoreClockSet).chance(15) || !self.strikes(Fault::CoreClockSet) {
+            return Ok(());
+        }
+        let random = self.random.of(Fault::CoreClockSet);
+        let ahead = if random.chance(400) { 0 } else { random.step_ms() };
+        let restart = random.chance(500);
+        say!(self, "core", "its wall clock is {ahead} ms ahead from now on");
+        self.core.wall_ahead_ms = ahead;
+        if restart && self.core.driver.is_some() {
+            return self.core_ends("to be started anew", End::Restart, Fault::CoreClockSet);
+        }
+        Ok(())
+    }
+
+    /// A bit of what was synced is wrong. Recovery must say so; the operator then brings the file back.
+    fn core_bit_flips(&mut self) -> Result<u64, Violation> {
+        let (disk, limits) = (self.core.disk.clone(), self.core.limits);
+        let random = self.random.of(Fault::BitFlips);
+        let flipped = flip_a_bit::<Cloud>(&disk, limits, CHAIN, random, Cloud::eq);
+        let flipped = flipped.map_err(|text| self.broken("correctness.md 2", text))?;
+        say!(self, "core", "with a wrong bit on its disk: {flipped}");
+        let refused = matches!(flipped, Flipped::Refused(_));
+        Ok(if refused { self.random.of(Fault::BitFlips).range(60_000, 600_000) } else { 0 })
+    }
+
+    fn core_ends(&mut self, when: &str, end: End, of: Fault) -> Result<(), Violation> {
         // Asked while it is still known what was under way.
         let long = self.strikes(Fault::CoreLongOutage);
-        let seed = self.random.of(Fault::CoreCrash).next();
         let ends = self.core.disk.unsynced_sectors();
         say!(self, "core", "dies {when}, {ends} sectors unsynced");
-        self.core.disk.crash(seed);
+        end.befalls(&self.core.disk, self.random.of(of));
+        let restored_after = if self.strikes(Fault::BitFlips) { self.core_bit_flips()? } else { 0 };
         self.core.driver = None;
         self.core.run += 1;
         self.core.stage = Stage::Idle;
@@ -280,9 +363,10 @@ impl World {
         let away = if long {
             self.random.of(Fault::CoreLongOutage).range(200_000, 900_000)
         } else {
-            self.random.of(Fault::CoreCrash).range(50, 15_000)
+            self.random.of(of).range(50, 15_000)
         };
-        self.after(away, Happening::CoreStart);
+        self.after(away + restored_after, Happening::CoreStart);
+        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ use super::facts::{CommandFacts, Wish};
 use super::lane::Party;
 use super::machine::state_on;
 use super::plan::LONGEST_ACT_MS;
-use super::{EPOCH_MS, Violation, World, say};
+use super::{Violation, World, say};
 
 impl World {
     /// A message leaves the core for this principal.
@@ -141,7 +141,7 @@ impl World {
             return Err(self.broken("CP-9", format!("payment {payment} has two commands")));
         }
         let report_ms = self.plan.tenants[tenant].deadlines.report_ms;
-        let settle_at = command.start_by.0.saturating_sub(EPOCH_MS) + LONGEST_ACT_MS + report_ms;
+        let settle_at = command.start_by.0 + LONGEST_ACT_MS + report_ms;
         self.facts.commands.entry(command.command).or_insert_with(|| CommandFacts {
             machine,
             instance: command.instance,

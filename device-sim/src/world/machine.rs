@@ -9,12 +9,13 @@ use edge_agent_device::{
 use schemas::ids::{Code, CommandId, Instance, ItemId, MessageId, Nonce};
 use schemas::message;
 use schemas::topic::Kind;
-use schemas_journal::{ChainId, Journal, JournalLimits, MemoryDisk, OpenError, Report};
+use schemas_journal::{Journal, JournalLimits, MemoryDisk, OpenError, Report};
 
 use super::client::{Down, Up};
 use super::facts::Offer;
 use super::fault::Fault;
 use super::lane::Party;
+use super::machine_disk::{CHAIN, SMALL};
 use super::office::Errand;
 use super::plan::{LONGEST_ACT_MS, MachinePlan};
 use super::{Happening, Violation, World, say};
@@ -23,16 +24,16 @@ const CHIP: &str = include_str!("../../../edge-agent/profiles/payment-chip.toml"
 const EXECUTOR: &str = include_str!("../../../edge-agent/profiles/vending-executor.toml");
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     Idle,
     Append,
     Sync,
 }
 
 /// A process that is running.
-struct Running {
-    device: Device,
-    journal: Journal<MemoryDisk>,
+pub(super) struct Running {
+    pub(super) device: Device,
+    pub(super) journal: Journal<MemoryDisk>,
 }
 
 /// One device: its disk outlives its process.
@@ -47,17 +48,19 @@ pub(super) struct Machine {
     pub(super) revoked: bool,
     pub(super) errand: Option<Errand>,
     profile: Profile,
-    disk: MemoryDisk,
-    running: Option<Running>,
-    stage: Stage,
+    pub(super) disk: MemoryDisk,
+    pub(super) limits: JournalLimits,
+    pub(super) full_until: Option<u64>,
+    pub(super) running: Option<Running>,
+    pub(super) stage: Stage,
     dirty: bool,
     wake_at: Option<u64>,
     booted_at: u64,
     drift_ppm: i64,
     conditions: Conditions,
     /// Deliveries of the lane and the messages that they carried.
-    deliveries: BTreeMap<u64, MessageId>,
-    packets: BTreeMap<u64, MessageId>,
+    pub(super) deliveries: BTreeMap<u64, MessageId>,
+    pub(super) packets: BTreeMap<u64, MessageId>,
     next: u64,
     /// Commands that the cloud was promised.
     promised: Vec<CommandId>,
@@ -77,6 +80,8 @@ impl Machine {
             errand: None,
             profile,
             disk: MemoryDisk::new(),
+            limits: if plan.small_disk { SMALL } else { JournalLimits::agent() },
+            full_until: None,
             running: None,
             stage: Stage::Idle,
             dirty: false,
@@ -122,8 +127,16 @@ impl World {
         let seed = self.random.ids.bytes();
         let machine = &mut self.machines[index];
         let mut recovered = Recovered::default();
-        let chain = ChainId([2; 32]);
-        let opened = Journal::open(machine.disk.clone(), JournalLimits::agent(), chain, &mut recovered);
+        let opened = Journal::open(machine.disk.clone(), machine.limits, CHAIN, &mut recovered);
+        if let Err(OpenError::Disk(error)) = &opened
+            && error.is_out_of_space()
+            && machine.full_until.is_some()
+        {
+            // Not even its first segment fits: somebody starts it again.
+            let wait = self.random.of(Fault::DeviceDiskFull).range(5_000, 60_000);
+            self.after(wait, Happening::MachineStart(index));
+            return Ok(());
+        }
         machine.booted_at = now;
         let boot_ms = machine.boot_ms(now);
         let opened = opened.map(|journal| {
@@ -165,7 +178,7 @@ impl World {
         result
     }
 
-    fn machine_kick(&mut self, index: usize) {
+    pub(super) fn machine_kick(&mut self, index: usize) {
         let wait = self.random.machines.below(4);
         let machine = &mut self.machines[index];
         if machine.stage == Stage::Idle {
@@ -182,7 +195,7 @@ impl World {
             return Ok(());
         }
         if self.strikes(Fault::DeviceCrash) {
-            self.machine_crash(index);
+            self.machine_crash(index)?;
             return Ok(());
         }
         match self.machines[index].stage {
@@ -192,40 +205,15 @@ impl World {
         }
     }
 
-    fn machine_append(&mut self, index: usize) -> Result<(), Violation> {
-        let slow = self.strikes(Fault::SlowDisk);
-        let ordinary = self.random.machines.range(1, 6);
-        let wait = if slow { self.random.of(Fault::SlowDisk).range(50, 2_000) } else { ordinary };
-        let machine = &mut self.machines[index];
-        let disk = machine.disk.clone();
-        let Some(running) = machine.running.as_mut() else { return Ok(()) };
-        let records: Vec<Vec<u8>> =
-            std::iter::from_fn(|| running.device.poll_event()).map(|event| event.encode()).collect();
-        let mut done = Ok(());
-        if !records.is_empty() {
-            done = running.journal.append(&records).map(|_| ()).map_err(|error| error.to_string());
-            if let Some(job) = running.journal.spare_job()
-                && done.is_ok()
-            {
-                done = running
-                    .journal
-                    .handle_spare(job.run(&disk))
-                    .map(|_| ())
-                    .map_err(|error| error.to_string());
-            }
-        }
-        machine.stage = Stage::Sync;
-        let run = machine.run;
-        done.map_err(|text| self.broken("device", text))?;
-        self.after(if records.is_empty() { 0 } else { wait }, Happening::MachineStep(index, run));
-        Ok(())
-    }
-
     fn machine_sync(&mut self, index: usize) -> Result<(), Violation> {
         let now = self.now;
+        let fails = self.machine_has_to_sync(index) && self.strikes(Fault::SyncFails);
         let machine = &mut self.machines[index];
         let boot_ms = machine.boot_ms(now);
         let Some(running) = machine.running.as_mut() else { return Ok(()) };
+        if fails {
+            machine.disk.fail_sync(1);
+        }
         let synced = running.journal.sync();
         if let Ok(position) = &synced {
             running.device.handle_synced(*position, boot_ms);
@@ -235,12 +223,15 @@ impl World {
         machine.stage = Stage::Idle;
         let again = std::mem::take(&mut machine.dirty) || more;
         let run = machine.run;
+        if fails {
+            return self.machine_sync_failed(index, synced.is_err());
+        }
         synced.map_err(|error| self.broken("device", error.to_string()))?;
         let dies = !outputs.is_empty() && self.strikes(Fault::DeviceCrash);
         let dies_after = dies.then(|| self.random.of(Fault::DeviceCrash).index(outputs.len()));
         for (number, output) in outputs.into_iter().enumerate() {
             if dies_after == Some(number) {
-                self.machine_crash(index);
+                self.machine_crash(index)?;
                 return Ok(());
             }
             self.machine_output(index, output)?;
@@ -274,29 +265,6 @@ impl World {
         }
     }
 
-    pub(super) fn machine_crash(&mut self, index: usize) {
-        let seed = self.random.of(Fault::DeviceCrash).next();
-        let machine = &mut self.machines[index];
-        machine.disk.crash(seed);
-        machine.running = None;
-        machine.run += 1;
-        machine.deliveries.clear();
-        machine.packets.clear();
-        machine.subscribed = false;
-        let (connection, who) = (machine.connection.take(), machine.settings.principal.clone());
-        say!(self, who, "dies");
-        if let Some(connection) = connection {
-            self.break_connection(connection);
-        }
-        let long = self.strikes(Fault::DeviceLongOutage);
-        let away = if long {
-            self.random.of(Fault::DeviceLongOutage).range(100_000, 900_000)
-        } else {
-            self.random.of(Fault::DeviceCrash).range(100, 20_000)
-        };
-        self.after(away, Happening::MachineStart(index));
-    }
-
     /// Its successor begins with an empty disk.
     pub(super) fn machine_removed(&mut self, index: usize) {
         let machine = &mut self.machines[index];
@@ -326,6 +294,7 @@ impl World {
                 machine.packets.insert(tag, message);
                 self.send_up(connection, Up::Publish { tag, kind, payload })?;
             }
+            Output::Ask { kind: Kind::CloudTime, .. } if self.strikes(Fault::TimeLost) => {}
             Output::Ask { connection, kind, payload } => {
                 self.send_up(connection, Up::Ask { kind, payload })?;
             }

@@ -12,12 +12,14 @@ mod audit;
 mod bank;
 mod client;
 mod coverage;
+mod disk;
 mod facts;
 mod fault;
 mod host;
 mod judge;
 mod lane;
 mod machine;
+mod machine_disk;
 mod office;
 mod options;
 mod people;
@@ -172,6 +174,8 @@ enum Happening {
     BankGivesUp(u64),
     /// Something breaks somewhere.
     Trouble,
+    /// Full disks are looked at again.
+    RoomCheck,
     Heal,
     RestCheck,
 }
@@ -223,7 +227,7 @@ impl World {
         let mut mix = Mix::draw(seed, &mut random.plan);
         mix.mute(&options.without);
         let plan = Plan::draw(&mut random, &mix)?;
-        let core = host::Core::new(&mut random.core);
+        let core = host::Core::new(&mut random.core, mix.has(Fault::CoreDiskFull));
         let people = plan.people.iter().map(people::Person::new).collect();
         let mut machines = Vec::new();
         for machine in &plan.machines {
@@ -279,13 +283,14 @@ impl World {
             let at = self.random.network.range(0, 1_000);
             self.after(at, Happening::Connect(Party::Person(person)));
         }
-        for fault in [Fault::Poor, Fault::ClockDrift] {
+        for fault in [Fault::Poor, Fault::ClockDrift, Fault::TerminalClock] {
             (0..self.plan.drawn(fault)).for_each(|_| self.coverage.count(fault, &[]));
         }
         self.draw_purchases();
         let end = self.options.faults_end_ms.unwrap_or(u64::MAX).min(self.plan.faults_end_ms);
         self.after(end, Happening::Heal);
         self.after(1_000, Happening::Trouble);
+        self.after(10_000, Happening::RoomCheck);
         Ok(())
     }
 
@@ -350,6 +355,7 @@ impl World {
             Happening::BankSays(call, answer) => self.bank_says(call, answer)?,
             Happening::BankGivesUp(call) => self.bank_gives_up(call)?,
             Happening::Trouble => self.trouble()?,
+            Happening::RoomCheck => self.room_check(),
             Happening::Heal => self.heal(),
             Happening::RestCheck => return self.rest_check(),
         }
@@ -390,6 +396,8 @@ impl World {
             self.trouble_machine(machine)?;
         }
         self.trouble_bank();
+        self.trouble_disks()?;
+        self.trouble_clock()?;
         self.after(1_000, Happening::Trouble);
         Ok(())
     }

@@ -28,9 +28,15 @@ pub struct Options {
 /// As arguments of the command line.
 impl std::fmt::Display for Options {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if !self.without.is_empty() {
-            let names: Vec<&str> = self.without.iter().map(|fault| fault.as_str()).collect();
-            write!(f, " --without {}", names.join(","))?;
+        let names = |faults: Vec<&Fault>| {
+            let names: Vec<&str> = faults.into_iter().map(|fault| fault.as_str()).collect();
+            names.join(",")
+        };
+        let only: Vec<&Fault> = Fault::ALL.iter().filter(|fault| !self.without.contains(fault)).collect();
+        if only.len() < self.without.len() && !only.is_empty() {
+            write!(f, " --only {}", names(only))?;
+        } else if !self.without.is_empty() {
+            write!(f, " --without {}", names(self.without.iter().collect()))?;
         }
         if let Some(purchases) = self.purchases {
             write!(f, " --purchases {purchases}")?;
@@ -64,5 +70,9 @@ mod tests {
         let json = serde_json::to_string(&options).unwrap_or_default();
         assert_eq!(serde_json::from_str::<Options>(&json).ok(), Some(options));
         assert_eq!(Options::default().to_string(), "");
+        let mut all: BTreeSet<Fault> = Fault::ALL.iter().copied().collect();
+        all.remove(&Fault::Break);
+        let only = Options { without: all, ..Options::default() };
+        assert_eq!(only.to_string(), " --only break");
     }
 }

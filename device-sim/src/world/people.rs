@@ -199,7 +199,8 @@ impl World {
             }
         });
         self.people[index].answers.insert(request.payment, answer);
-        let left = request.answer_by.0.saturating_sub(EPOCH_MS + self.now);
+        // A person reads how much time is left, whatever the clocks say.
+        let left = request.answer_by.0.saturating_sub(self.stamp().0);
         let wait = match answer {
             Answer::Never => return,
             Answer::Late => {
@@ -245,7 +246,7 @@ impl World {
         };
         self.facts.requests.insert((who, key), Request { wish, promised: false, answer: None });
         let kind = body.kind();
-        let not_after = Timestamp(EPOCH_MS + self.now + self.random.people.range(60_000, 600_000));
+        let not_after = self.terminal_time(index).plus_ms(self.random.people.range(60_000, 600_000));
         self.expect_payment(index, key, not_after);
         let payload =
             Envelope::request(MessageId(self.random.ids.bytes()), key, not_after, body.clone()).encode();
@@ -267,6 +268,11 @@ impl World {
         self.say(index, kind, payload)
     }
 
+    /// What the clock of this person's terminal shows.
+    fn terminal_time(&self, index: usize) -> Timestamp {
+        Timestamp((EPOCH_MS + self.now).saturating_add_signed(self.plan.people[index].ahead_ms))
+    }
+
     /// A payment is named after who asked, with which key, until when.
     fn expect_payment(&mut self, index: usize, key: IdempotencyKey, not_after: Timestamp) {
         let who = self.plan.people[index].principal.clone();
@@ -282,7 +288,7 @@ impl World {
             payment: request.payment,
             payee: request.payee.clone(),
             amount: request.amount,
-            expires_at: Timestamp((EPOCH_MS + self.now) / 1000 * 1000 + 120_000),
+            expires_at: Timestamp(self.terminal_time(index).0 / 1000 * 1000 + 120_000),
         };
         let mut key = person.key.clone();
         if !good {

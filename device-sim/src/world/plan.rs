@@ -31,6 +31,8 @@ pub(super) struct PersonPlan {
     pub(super) key: SigningKey,
     pub(super) is_till: bool,
     pub(super) wealth: Money,
+    /// How far the terminal's clock is ahead.
+    pub(super) ahead_ms: i64,
     pub(super) habits: Habits,
 }
 
@@ -42,6 +44,8 @@ pub(super) struct MachinePlan {
     /// For a chip: the index of its executor.
     pub(super) executor: Option<usize>,
     pub(super) drift_ppm: i64,
+    /// Its journal has small segments.
+    pub(super) small_disk: bool,
     pub(super) habits: Habits,
 }
 
@@ -112,7 +116,11 @@ impl Plan {
             let ordinary = random.plan.range(50_000, 200_000);
             let minor = if poor { random.of(Fault::Poor).range(0, 500) } else { ordinary };
             let principal: Principal = name(&format!("{id}/{person}"))?;
+            let clock = random.of(Fault::TerminalClock);
+            let is_wrong = clock.chance(mix.permille(Fault::TerminalClock));
+            let ahead_ms = if is_wrong { clock.step_ms() } else { 0 };
             self.people.push(PersonPlan {
+                ahead_ms,
                 habits: draw_habits(&mut random.plan, &principal),
                 principal,
                 tenant,
@@ -149,6 +157,7 @@ impl Plan {
             is_chip: chip.is_some(),
             executor: chip.flatten(),
             drift_ppm,
+            small_disk: mix.has(Fault::DeviceDiskFull),
             habits: Habits {
                 version: Version::V5,
                 client_id: "agent".to_owned(),
@@ -166,6 +175,7 @@ impl Plan {
         match fault {
             Fault::Poor => self.people.iter().filter(|person| person.wealth.minor <= 500).count(),
             Fault::ClockDrift => self.machines.iter().filter(|machine| machine.drift_ppm != 0).count(),
+            Fault::TerminalClock => self.people.iter().filter(|person| person.ahead_ms != 0).count(),
             _ => 0,
         }
     }

@@ -98,6 +98,13 @@ impl Random {
         permille > 0 && self.below(1000) < permille
     }
 
+    /// By how much a clock is set: minutes or hours, either way.
+    pub(super) fn step_ms(&mut self) -> i64 {
+        let most = if self.chance(500) { 10 * 60_000 } else { 6 * 3_600_000 };
+        let step = i64::try_from(self.range(60_000, most)).unwrap_or(60_000);
+        if self.chance(500) { step } else { -step }
+    }
+
     pub(super) fn bytes<const N: usize>(&mut self) -> [u8; N] {
         let mut bytes = [0; N];
         for chunk in bytes.chunks_mut(8) {

@@ -6,7 +6,7 @@ use schemas::signed::PaymentInformation;
 use super::facts::{Offer, Wish};
 use super::fault::Fault;
 use super::people::Deed;
-use super::{EPOCH_MS, Happening, World};
+use super::{Happening, World};
 
 /// Tries at the chip's counter until somebody gives up.
 const TRIES: u32 = 6;
@@ -104,7 +104,7 @@ impl World {
         let chip = purchase.chip;
         let machine = &self.plan.machines[chip];
         let who: Principal = machine.principal.clone();
-        let seconds = (EPOCH_MS + self.now) / 1000 * 1000;
+        let seconds = self.stamp().0 / 1000 * 1000;
         let information = PaymentInformation {
             chip: who,
             nonce: Nonce(self.random.ids.bytes()),

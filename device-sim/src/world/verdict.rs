@@ -42,7 +42,7 @@ impl World {
             if verdict == Verdict::Open {
                 let before = decided_before(word, meaning, silent, merchant_refunded);
                 if before != Verdict::Open {
-                    if (word.arrived_at <= settle_at || word.graced) && !orphaned {
+                    if (self.core_time(word.arrived_at) <= settle_at || word.graced) && !orphaned {
                         let text =
                             format!("silence was a verdict too early (until {settle_at} ms): {word:?}");
                         return Err(self.wrong(row, "correctness.md 15", text));

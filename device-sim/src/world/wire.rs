@@ -17,7 +17,7 @@ use super::facts::Word;
 use super::fault::Fault;
 use super::lane::{Connection, Party, Piece};
 use super::tap::{Broken, Note, RequestKey, Sight};
-use super::{EPOCH_MS, Happening, Violation, World, say};
+use super::{Happening, Violation, World, say};
 
 /// One direction of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -549,7 +549,8 @@ impl World {
             }
             Output::Wake { connection } => self.tell_session(connection, Session::handle_wake),
             Output::Owed { connection, messages } => {
-                let owed = messages.into_iter().map(owed).collect();
+                let ahead = self.stamp().0.saturating_sub(now);
+                let owed = messages.into_iter().map(|message| owed(message, ahead)).collect();
                 self.tell_session(connection, |session| session.handle_owed(now, owed))
             }
             Output::Disconnect { connection, reason } => {
@@ -585,12 +586,12 @@ impl World {
 }
 
 /// The lane's clock is the world's.
-fn owed(message: OwedMessage) -> Owed {
+fn owed(message: OwedMessage, ahead: u64) -> Owed {
     Owed {
         message: message.message,
         sequence: message.sequence,
         kind: message.kind,
         payload: message.payload,
-        expires_at_ms: message.expires_at.0.saturating_sub(EPOCH_MS),
+        expires_at_ms: message.expires_at.0.saturating_sub(ahead),
     }
 }
