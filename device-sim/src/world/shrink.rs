@@ -190,7 +190,7 @@ mod tests {
         let Some(shrunk) = shrunk else { panic!("no world fails") };
         assert!(shrunk.after.faults.contains(&Fault::BankAnswerLost));
         assert!(shrunk.after.faults.len() <= 3, "{:?}", shrunk.after.faults);
-        assert!(shrunk.after.payments <= shrunk.before.payments && shrunk.after.payments <= 2);
+        assert!(shrunk.after.payments < shrunk.before.payments, "{shrunk:?}");
         assert!(shrunk.runs <= 200);
         let again = attempt(seed.unwrap_or_default(), &shrunk.options, false).1;
         assert_eq!(again, Some(shrunk.failure), "the printed options repeat it");
