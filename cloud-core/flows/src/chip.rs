@@ -36,7 +36,7 @@ use crate::decision::Decision;
 use crate::event::Event;
 use crate::exceptions::Case;
 use crate::limits;
-use crate::payment::{ChipPayment, Phase};
+use crate::payment::{ChipPayment, FenceFor, Phase};
 use crate::registry::{Merchant, Standing, Tenant};
 use crate::rejection::Rejection;
 use crate::tell::{Audience, News};
@@ -318,11 +318,20 @@ impl<'a> ChipFlow<'a> {
                 Ok(id)
             }
             Phase::Transferring(_) | Phase::Inquiring(_) => {
-                self.fence(payment, crate::payment::FenceFor::Cancelled);
+                self.fence(payment, FenceFor::Cancelled);
                 Ok(id)
             }
-            Phase::Fencing(..) | Phase::Closed(PaymentState::Cancelled) => Ok(id),
+            Phase::Fencing(attempt, FenceFor::BankSilent) => {
+                // The fence is under way; now it is the payer's.
+                self.move_to(payment, Phase::Fencing(attempt, FenceFor::Cancelled), 0, None);
+                Ok(id)
+            }
+            Phase::Fencing(_, FenceFor::Cancelled) | Phase::Closed(PaymentState::Cancelled) => Ok(id),
             Phase::Closed(_) => Err(Rejection::new("already_ended", "this payment has already ended")),
+            _ if payment.command.is_none() => {
+                let text = "this payment has already failed, and your money is on its way back";
+                Err(Rejection::new("already_ended", text))
+            }
             _ => Err(Rejection::new("already_commanded", "the machine has already been told to deliver")),
         }
     }

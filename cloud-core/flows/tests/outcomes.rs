@@ -566,6 +566,30 @@ fn cancelled_during_the_transfer() {
     }
 }
 
+/// Cancelled while a silent bank is being fenced off: the fence serves both, and the payer is told what was asked for.
+#[test]
+fn cancelled_during_the_fence() {
+    let mut w = World::new(http(), OnUnknown::Refund);
+    let payment = w.verified("ann", 1);
+    w.pass(w.deadlines.bank_ms + 60_000);
+    assert!(!w.calls(Cancel).is_empty(), "the bank was silent for too long");
+    assert_eq!(w.cancel("ann", 11, payment).refused, None);
+    w.bank(payment, Cancel, Cancelled);
+    assert_eq!(w.told_state("ann", payment), Some(PaymentState::Cancelled));
+    nothing_moved(&mut w);
+}
+
+/// Cancelled when the money is on its way back without a command: nobody says that a machine was told.
+#[test]
+fn cancel_of_what_is_being_given_back_is_refused() {
+    let mut w = World::new(http(), OnUnknown::Refund);
+    let payment = w.verified("ann", 1);
+    assert_eq!(w.cancel("ann", 11, payment).refused, None);
+    w.bank(payment, Cancel, Done);
+    assert_eq!(w.cancel("ann", 12, payment).refused.unwrap().to_string(), "already_ended");
+    given_back(&mut w, payment);
+}
+
 /// Cancelled too late: `already_commanded`; somebody else's: unknown.
 #[test]
 fn cancel_after_the_command_is_refused() {
