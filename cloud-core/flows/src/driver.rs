@@ -178,6 +178,11 @@ impl<D: Disk> Driver<D> {
         self.held.pop_front().map(|(_, output)| output)
     }
 
+    /// Outputs that wait for their sync.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
     /// When an [`Input::Tick`] is wanted.
     pub fn next_due(&self) -> Option<Timestamp> {
         self.cloud.next_due()

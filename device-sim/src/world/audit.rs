@@ -384,12 +384,16 @@ impl World {
     fn gave_up(&self, row: &PaymentRow) -> bool {
         let facts = self.facts.payments.get(&row.payment).cloned().unwrap_or_default();
         let bank_ms = self.plan.tenants[self.tenant(row)].deadlines.bank_ms;
-        let late = match (facts.consent_heard_at, facts.done_heard_at) {
-            (Some(consent), Some(heard)) => heard >= consent + bank_ms,
+        let late = match (facts.consent, facts.done) {
+            (Some(consent), Some(done)) => {
+                self.core_time(done.at_ms) >= self.core_time(consent.at_ms) + bank_ms
+            }
             _ => false,
         };
-        // After a start of the core its time runs anew.
-        facts.fenced || late || self.core.run > 0 || self.coverage.of(Fault::Revoked) > 0
+        let executor = self.offer_of(row.payment).map(|offer| self.facts.offers[offer].chip);
+        let executor = executor.and_then(|chip| self.plan.machines[chip].executor);
+        let is_gone = executor.is_some_and(|executor| self.machines[executor].is_gone());
+        facts.fenced || late || is_gone
     }
 
     /// There is an executor, and no command: the money must be back.

@@ -174,10 +174,13 @@ impl World {
         };
         call.answered = true;
         let (payment, call, key) = (call.order.payment, call.order.call, call.order.key());
-        if answer == BankAnswer::Done && call != BankCallKind::Refund {
-            self.facts.payment(payment).done_heard_at.get_or_insert(self.now);
+        let is_done = answer == BankAnswer::Done && call != BankCallKind::Refund;
+        self.core_handle(Input::Bank { payment, call, key, answer })?;
+        if is_done {
+            let heard = self.heard_now();
+            self.facts.payment(payment).done.get_or_insert(heard);
         }
-        self.core_handle(Input::Bank { payment, call, key, answer })
+        Ok(())
     }
 
     pub(super) fn bank_gives_up(&mut self, id: u64) -> Result<(), Violation> {

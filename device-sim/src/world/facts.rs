@@ -36,6 +36,13 @@ pub(super) struct Request {
     pub(super) answer: Option<RequestAnswer>,
 }
 
+/// Something reached the core: gone again if the core dies before this position is on its disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Heard {
+    pub(super) at_ms: u64,
+    pub(super) position: u64,
+}
+
 /// One payment as seen from outside.
 #[derive(Debug, Clone, Default)]
 pub(super) struct PaymentFacts {
@@ -50,8 +57,9 @@ pub(super) struct PaymentFacts {
     /// The bank was asked to fence the transfer off.
     pub(super) fenced: bool,
     /// When the core first heard the payer's consent, from which the bank's time runs.
-    pub(super) consent_heard_at: Option<u64>,
-    pub(super) done_heard_at: Option<u64>,
+    pub(super) consent: Option<Heard>,
+    /// The bank's success.
+    pub(super) done: Option<Heard>,
     pub(super) merchant_refunded: bool,
 }
 

@@ -1,7 +1,7 @@
 //! The core in its world: the real [`Driver`], whose steps (handle, append, sync, release) are happenings of their
 //! own, so that it can die between any two of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use cloud_core_flows::Cloud;
 use cloud_core_flows::admin::{AdminAnswer, AdminCommand, AdminReply};
@@ -30,6 +30,40 @@ enum Stage {
     Release(Option<Result<Synced, DiskError>>),
 }
 
+/// What the core may not say yet, by the world's own count: an output may leave when everything that was decided
+/// before it is on the disk (correctness.md 1).
+#[derive(Debug, Default)]
+struct Held {
+    /// How many outputs were computed from the state at each position, in order.
+    waiting: VecDeque<(u64, usize)>,
+    /// Up to here the journal was written, and was synced.
+    appended: u64,
+    synced: u64,
+}
+
+impl Held {
+    fn recovered(position: u64) -> Self {
+        Self { waiting: VecDeque::new(), appended: position, synced: position }
+    }
+
+    fn computed(&mut self, position: u64, outputs: usize) {
+        if outputs > 0 {
+            self.waiting.push_back((position, outputs));
+        }
+    }
+
+    /// The position of the next output.
+    fn next(&mut self) -> Option<u64> {
+        let (position, left) = self.waiting.front_mut()?;
+        let position = *position;
+        *left -= 1;
+        if *left == 0 {
+            self.waiting.pop_front();
+        }
+        Some(position)
+    }
+}
+
 /// The core's process and its disk.
 pub(super) struct Core {
     pub(super) driver: Option<Driver<MemoryDisk>>,
@@ -49,6 +83,7 @@ pub(super) struct Core {
     tick_at: Option<u64>,
     /// The greatest position of which somebody was told.
     pub(super) told: u64,
+    held: Held,
     tickets: u64,
     pub(super) replies: BTreeMap<u64, AdminReply>,
 }
@@ -75,6 +110,7 @@ impl Core {
             dirty: false,
             tick_at: None,
             told: 0,
+            held: Held::default(),
             tickets: 0,
             replies: BTreeMap::new(),
         }
@@ -137,6 +173,9 @@ impl World {
             return Err(self.broken("MO-5 durable before visible", text));
         }
         driver.cloud().check().map_err(|text| self.broken("invariant after recovery", text))?;
+        self.core.held = Held::recovered(found);
+        self.core.held.computed(driver.decided().value(), driver.held());
+        self.forget_unheard(found);
         say!(self, "core", "starts with {found} records");
         let waiting = driver.cloud().payments().filter(|payment| payment.state() == PaymentState::Delivering);
         let waiting = waiting.filter_map(|payment| payment.command.as_ref());
@@ -156,8 +195,9 @@ impl World {
         let on_full_disk = is_request && !self.core_has_room();
         let Some(driver) = self.core.driver.as_mut() else { return Ok(()) };
         let before = if on_full_disk { driver.cloud().payments().count() } else { 0 };
-        let decided = driver.decided();
+        let (decided, waiting) = (driver.decided(), driver.held());
         driver.handle(input, now);
+        self.core.held.computed(driver.decided().value(), driver.held() - waiting);
         if on_full_disk && driver.cloud().payments().count() > before {
             return Err(self.broken("correctness.md 4", "a payment begins on a full disk"));
         }
@@ -196,6 +236,9 @@ impl World {
                     self.core.disk.fail_sync(1);
                 }
                 let result = point.run(&self.core.disk);
+                if result.is_ok() {
+                    self.core.held.synced = self.core.held.appended;
+                }
                 self.core.stage = Stage::Release(Some(result));
                 self.after(0, Happening::CoreStep(run));
             }
@@ -223,6 +266,7 @@ impl World {
             done = driver.handle_spare(job.run(&disk)).map(|_| ());
         }
         let point = driver.sync_point();
+        self.core.held.appended = driver.journal().position().value();
         done.map_err(|fault| self.broken("core", fault.to_string()))?;
         let wait = match &point {
             None => 0,
@@ -256,7 +300,7 @@ impl World {
                 self.core_crash("while releasing")?;
                 return Ok(());
             }
-            self.release(output)?;
+            self.let_go(output)?;
         }
         self.core_snapshot()?;
         if self.random.core.chance(8) {
@@ -268,6 +312,18 @@ impl World {
             self.core_kick();
         }
         Ok(())
+    }
+
+    /// An output leaves: somebody is told of its position.
+    fn let_go(&mut self, output: Output) -> Result<(), Violation> {
+        let position = self.core.held.next().ok_or_else(|| Violation::harness("an output from nowhere"))?;
+        if position > self.core.held.synced {
+            let text =
+                format!("what was computed at {position} leaves, and {} is synced", self.core.held.synced);
+            return Err(self.broken("correctness.md 1", text));
+        }
+        self.core.told = self.core.told.max(position);
+        self.release(output)
     }
 
     fn core_schedule(&mut self) {
@@ -398,11 +454,13 @@ impl World {
             let Some(driver) = self.core.driver.as_mut() else { return Ok(()) };
             let failed = |fault: cloud_core_flows::driver::Fault| Violation::harness(fault.to_string());
             driver.append().map_err(failed)?;
+            self.core.held.appended = driver.journal().position().value();
             if let Some(job) = driver.spare_job() {
                 driver.handle_spare(job.run(&disk)).map_err(failed)?;
             }
             if let Some(point) = driver.sync_point() {
                 driver.handle_synced(point.run(&disk)).map_err(failed)?;
+                self.core.held.synced = self.core.held.appended;
             }
             let outputs: Vec<Output> = std::iter::from_fn(|| driver.poll_output()).collect();
             if outputs.is_empty() {
@@ -410,7 +468,7 @@ impl World {
                 return Ok(());
             }
             for output in outputs {
-                self.release(output)?;
+                self.let_go(output)?;
             }
         }
     }

@@ -101,6 +101,11 @@ impl Machine {
         schemas_journal::verify(&self.disk)
     }
 
+    /// The operator has revoked it, or is about to.
+    pub(super) fn is_gone(&self) -> bool {
+        self.revoked || matches!(self.errand, Some(Errand::Revoke(..)))
+    }
+
     pub(super) fn may_connect(&self) -> bool {
         self.running.is_some() && self.connection.is_none() && !self.revoked
     }

@@ -5,7 +5,12 @@ use cloud_core_flows::admin::PaymentRow;
 use cloud_core_flows::port::{BankCallKind, BankOrder};
 use rust_decimal::Decimal;
 use schemas::ids::PaymentId;
+use schemas::message;
+use schemas::signed::Verification;
+use schemas::topic::Kind;
 
+use super::facts::{Heard, Wish};
+use super::lane::Party;
 use super::{Violation, World};
 
 impl World {
@@ -22,6 +27,9 @@ impl World {
         if order.from != payer.to_string() || order.to != holding {
             let text = format!("{payer} pays {payment} from {} to {}", order.from, order.to);
             return Err(self.broken("CP-6", text));
+        }
+        if order.call == BankCallKind::Cancel {
+            self.witness_fence(payment)?;
         }
         if order.call == BankCallKind::Transfer {
             self.witness_consent(payment)?;
@@ -40,6 +48,46 @@ impl World {
             return Ok(());
         }
         Err(self.broken("CP-5", format!("payment {payment} goes on, and its payer has not consented")))
+    }
+
+    /// correctness.md 18: the transfer is fenced off when the payer has asked for that or the bank's time is over.
+    fn witness_fence(&self, payment: PaymentId) -> Result<(), Violation> {
+        let mut requests = self.facts.requests.values();
+        let asked = requests.any(|request| request.wish == Wish::Cancel { payment });
+        let payer = self.payer(payment);
+        let tenant =
+            self.plan.tenants.iter().find(|tenant| Some(&tenant.id) == payer.as_ref().map(|p| &p.tenant));
+        let consent = self.facts.payments.get(&payment).and_then(|facts| facts.consent);
+        let over = tenant.zip(consent).is_some_and(|(tenant, consent)| {
+            self.core_time(self.now) >= self.core_time(consent.at_ms) + tenant.deadlines.bank_ms
+        });
+        if asked || over {
+            return Ok(());
+        }
+        Err(self.broken("correctness.md 18", format!("payment {payment} is fenced off before its time")))
+    }
+
+    /// The payment that its own payer consents to in this message.
+    pub(super) fn consent_in(&self, party: Party, kind: Kind, payload: &[u8]) -> Option<PaymentId> {
+        let message::Up::PaymentVerification(said) = message::Up::decode(kind, payload).ok()?.body else {
+            return None;
+        };
+        let read = Verification::read_unverified(&said.verification).ok()?;
+        (self.payer(read.payment) == Some(self.principal(party))).then_some(read.payment)
+    }
+
+    /// What has just been handled.
+    pub(super) fn heard_now(&self) -> Heard {
+        let position = self.core.driver.as_ref().map_or(0, |driver| driver.decided().value());
+        Heard { at_ms: self.now, position }
+    }
+
+    /// What the core had heard and not yet written when it died is as if it had never been said.
+    pub(super) fn forget_unheard(&mut self, found: u64) {
+        for facts in self.facts.payments.values_mut() {
+            facts.consent = facts.consent.filter(|heard| heard.position <= found);
+            facts.done = facts.done.filter(|heard| heard.position <= found);
+        }
     }
 
     /// MO-6: each payer's account at the bank lacks exactly what that payer's payments have cost.

@@ -455,14 +455,18 @@ impl World {
         payload: Vec<u8>,
     ) -> Result<(), Violation> {
         let (request, word) = self.read_publish(party, kind, &payload);
+        let consent = self.consent_in(party, kind, &payload);
         let content = (qos == Qos::AtLeastOnce).then(|| payload.clone());
         let connection = ConnectionId(id);
         self.core_handle(Input::Publish { connection, token: token.0, kind, payload })?;
         if let Some((command, word)) = word {
             self.facts.heard.entry(command).or_default().push(word);
         }
-        let position = self.core.driver.as_ref().map_or(0, |driver| driver.decided().value());
-        let note = Note { position, request, word };
+        let heard = self.heard_now();
+        if let Some(payment) = consent {
+            self.facts.payment(payment).consent.get_or_insert(heard);
+        }
+        let note = Note { position: heard.position, request, word };
         let Some((connection, content)) = self.connections.get_mut(&id).zip(content) else { return Ok(()) };
         connection.tap.handed_over(token.0, &content, note).map_err(|broken| self.rule(broken))
     }
@@ -481,9 +485,8 @@ impl World {
         let said = match envelope.body {
             message::Up::PaymentVerification(said) => {
                 if let Ok(read) = Verification::read_unverified(&said.verification) {
-                    let (now, stamp) = (self.now, self.stamp());
+                    let stamp = self.stamp();
                     let facts = self.facts.payment(read.payment);
-                    facts.consent_heard_at.get_or_insert(now);
                     // A consent that has ended on its way is not a good one any more.
                     facts.verified_wrong |= read.expires_at < stamp;
                 }
