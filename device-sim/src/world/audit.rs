@@ -9,7 +9,7 @@ use rust_decimal::Decimal;
 use schemas::ids::{CommandId, PaymentId};
 use schemas::message::PaymentState;
 
-use super::facts::Wish;
+use super::facts::{PaymentFacts, Wish};
 use super::fault::Fault;
 use super::verdict::Verdict;
 use super::{Violation, World, say};
@@ -333,6 +333,21 @@ impl World {
         found.into_iter().any(|refund| matches!(refund.decision, Decision::Refused { .. }))
     }
 
+    /// A good consent, and nothing else, reached the core before its time was over.
+    fn answered_in_time(&self, facts: &PaymentFacts) -> bool {
+        let in_time = facts
+            .consent
+            .zip(facts.answer_by)
+            .is_some_and(|(consent, answer_by)| self.core_time(consent.at_ms) <= answer_by);
+        in_time && facts.verified_well && !facts.verified_wrong
+    }
+
+    /// In the bank's own book the transfer is refused or fenced off; with accounts of ours it is the ledger that refuses.
+    fn bank_said_no(&self, row: &PaymentRow, facts: &PaymentFacts) -> bool {
+        let moved = facts.transfer_key.and_then(|key| self.bank.moved(key, &self.plan));
+        !self.is_http(row) || matches!(moved, Some((false, ..)))
+    }
+
     /// No money moved and none will: the payer has nothing, nobody else either, and there is a reason.
     fn expect_unpaid(&self, row: &PaymentRow) -> Result<Expected, Violation> {
         let facts = self.facts.payments.get(&row.payment).cloned().unwrap_or_default();
@@ -344,8 +359,10 @@ impl World {
             PaymentState::Refused => "refused",
             PaymentState::Cancelled if cancelled => "cancelled",
             PaymentState::Declined if facts.verified_wrong => "declined",
-            PaymentState::Expired => "expired",
-            PaymentState::BankRefused if facts.verified_well => "bank_refused",
+            PaymentState::Expired if !self.answered_in_time(&facts) => "expired",
+            PaymentState::BankRefused if facts.verified_well && self.bank_said_no(row, &facts) => {
+                "bank_refused"
+            }
             _ => {
                 return Err(self.wrong(row, "outcome table", "no money moved, and the state says otherwise"));
             }

@@ -57,6 +57,8 @@ pub(super) struct PaymentFacts {
     /// The bank was asked to fence the transfer off.
     pub(super) fenced: bool,
     /// When the core first heard the payer's consent, from which the bank's time runs.
+    /// The payer was asked to answer by then, in the core's time.
+    pub(super) answer_by: Option<u64>,
     pub(super) consent: Option<Heard>,
     /// The bank's success.
     pub(super) done: Option<Heard>,

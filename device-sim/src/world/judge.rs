@@ -24,6 +24,9 @@ impl World {
             Down::PaymentVerification(request) => {
                 let own = self.payer(request.payment).as_ref() == Some(&who);
                 if own {
+                    let answer_by = Some(request.answer_by.0);
+                    let facts = self.facts.payment(request.payment);
+                    facts.answer_by = facts.answer_by.max(answer_by);
                     self.witness_claim(request.payment)?;
                 }
                 own
