@@ -84,6 +84,8 @@ pub(super) struct Tap {
     leaving: Vec<u8>,
     greeted: bool,
     subscribed: bool,
+    /// The client has asked how things stand.
+    asked: bool,
     /// Subscriptions that must be refused.
     trespasses: BTreeSet<u16>,
     /// Deliveries without a PUBACK: packet identifier, content.
@@ -103,6 +105,7 @@ impl Tap {
             leaving: Vec::new(),
             greeted: false,
             subscribed: false,
+            asked: false,
             trespasses: BTreeSet::new(),
             open: BTreeMap::new(),
             acknowledged: BTreeSet::new(),
@@ -145,7 +148,14 @@ impl Tap {
     }
 
     /// The core has this PUBLISH, under the session's `token`.
-    pub(super) fn handed_over(&mut self, token: u64, payload: &[u8], note: Note) -> Result<(), Broken> {
+    pub(super) fn handed_over(
+        &mut self,
+        token: u64,
+        kind: Kind,
+        payload: &[u8],
+        note: Note,
+    ) -> Result<(), Broken> {
+        self.asked |= kind == Kind::StatusRequest;
         let found = self.publishes.iter_mut().find(|known| known.token.is_none() && known.payload == payload);
         let Some(found) = found else {
             return Err(("wire", "the core gets a publish that nobody has sent".to_owned()));
@@ -237,7 +247,10 @@ impl Tap {
         if let Some(packet) = packet_id {
             let message = Down::decode(kind, &payload).map(|envelope| envelope.id);
             let message = message.map_err(|error| ("wire", error.to_string()))?;
-            if self.open.values().any(|(_, known)| *known == payload) {
+            // What stands is told again as often as the client asks.
+            let is_repeatable = matches!(kind, Kind::PaymentStatus | Kind::PaymentVerification);
+            let is_open = self.open.values().any(|(_, known)| *known == payload);
+            if is_open && !(is_repeatable && self.asked) {
                 return Err(("MQTT-4.4.0-1", format!("{message} is sent again on the same connection")));
             }
             if self.open.insert(packet, (message, payload.clone())).is_some() {
@@ -250,21 +263,19 @@ impl Tap {
         Ok(Sight::Message { kind, payload })
     }
 
-    /// The oldest one, past repeats that were one with their first: what hung on them is that of the one after.
+    /// The oldest one, past repeats that were one with their first: what hung on them is that of the next one alike.
     fn next_unacknowledged(&mut self, packet: u16) -> Option<Arrived> {
-        let mut carried: Option<Arrived> = None;
         loop {
-            let mut next = self.publishes.pop_front()?;
-            if next.again && next.packet != packet {
-                carried = next.token.is_some().then_some(next).or(carried);
-                continue;
+            let next = self.publishes.pop_front()?;
+            if !next.again || next.packet == packet {
+                return Some(next);
             }
-            if let Some(carried) =
-                carried.filter(|carried| next.token.is_none() && carried.payload == next.payload)
+            let alike = |known: &&mut Arrived| known.token.is_none() && known.payload == next.payload;
+            if next.token.is_some()
+                && let Some(heir) = self.publishes.iter_mut().find(alike)
             {
-                (next.token, next.note, next.refused) = (carried.token, carried.note, carried.refused);
+                (heir.token, heir.note, heir.refused) = (next.token, next.note, next.refused);
             }
-            return Some(next);
         }
     }
 

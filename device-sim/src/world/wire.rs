@@ -468,7 +468,7 @@ impl World {
         }
         let note = Note { position: heard.position, request, word };
         let Some((connection, content)) = self.connections.get_mut(&id).zip(content) else { return Ok(()) };
-        connection.tap.handed_over(token.0, &content, note).map_err(|broken| self.rule(broken))
+        connection.tap.handed_over(token.0, kind, &content, note).map_err(|broken| self.rule(broken))
     }
 
     fn read_publish(
