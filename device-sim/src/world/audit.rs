@@ -136,6 +136,7 @@ impl World {
             self.audit_physics(row, charged, &named)?;
         }
         self.audit_told(row)?;
+        self.audit_merchant_told(row)?;
         Ok(expected)
     }
 
@@ -191,6 +192,16 @@ impl World {
             )),
             None => Err(self.wrong(row, "CP-10, CP-12", "the payer was told nothing")),
         }
+    }
+
+    /// CP-10, CP-16: the merchant hears of everything that was delivered in its name.
+    fn audit_merchant_told(&self, row: &PaymentRow) -> Result<(), Violation> {
+        let is_delivered = matches!(row.state, PaymentState::Delivered | PaymentState::DeliveredInPart);
+        let told = self.facts.payments.get(&row.payment).map(|facts| facts.merchant_told.as_slice());
+        if is_delivered && !told.is_some_and(|told| told.contains(&row.state)) {
+            return Err(self.wrong(row, "CP-10, CP-16", format!("the merchant was told {told:?}")));
+        }
+        Ok(())
     }
 
     /// Which command belongs to a payment: an identity, not a decision.

@@ -50,6 +50,8 @@ pub(super) struct PaymentFacts {
     pub(super) command: Option<CommandId>,
     /// What arrived at the payer's terminal, newest by its own time.
     pub(super) told: Option<PaymentStatus>,
+    /// What arrived at the merchant's terminal.
+    pub(super) merchant_told: Vec<PaymentState>,
     pub(super) verified_well: bool,
     pub(super) verified_wrong: bool,
     pub(super) transfer_key: Option<[u8; 16]>,

@@ -168,6 +168,7 @@ impl World {
 
     fn note_status(&mut self, index: usize, status: &PaymentStatus) {
         if self.plan.people[index].is_till {
+            self.facts.payment(status.payment).merchant_told.push(status.state);
             return;
         }
         let told = &mut self.facts.payment(status.payment).told;
