@@ -88,7 +88,7 @@ pub struct Report {
     /// Payments and the row of the outcome table that each ended in.
     pub rows: BTreeMap<&'static str, u64>,
     /// Outcomes for which the auditor allowed more than one row.
-    pub either: u64,
+    pub either: BTreeMap<&'static str, u64>,
     /// Payments in all.
     pub payments: u64,
     /// Which faults met which states.
@@ -121,7 +121,7 @@ pub fn run_with(seed: u64, options: &Options, with_trace: bool) -> Report {
             mix: String::new(),
             violation: Some(violation),
             rows: BTreeMap::new(),
-            either: 0,
+            either: BTreeMap::new(),
             payments: 0,
             coverage: Coverage::default(),
             steps: 0,
@@ -206,7 +206,7 @@ struct World {
     facts: Facts,
     coverage: Coverage,
     rows: BTreeMap<&'static str, u64>,
-    either: u64,
+    either: BTreeMap<&'static str, u64>,
     trace: Trace,
 }
 
@@ -258,7 +258,7 @@ impl World {
             facts: Facts::default(),
             coverage: Coverage::default(),
             rows: BTreeMap::new(),
-            either: 0,
+            either: BTreeMap::new(),
             trace: Trace::new(with_trace),
         };
         world.found()?;

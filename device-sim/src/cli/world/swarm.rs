@@ -18,13 +18,17 @@ const SHRINK_RUNS_MAX: u64 = 200;
 /// Empty cells of the coverage table that are named.
 const EMPTY_NAMED_MAX: usize = 12;
 
+/// Of outcomes may be left undecided, in hundredths of a percent, once so many were judged (correctness.md 22).
+const EITHER_SHARE_MAX: u64 = 200;
+const EITHER_JUDGED_FROM: u64 = 500;
+
 /// What all worlds showed together.
 #[derive(Default)]
 struct Sum {
     worlds: u64,
     payments: u64,
     steps: u64,
-    either: u64,
+    either: BTreeMap<&'static str, u64>,
     rows: BTreeMap<&'static str, u64>,
     coverage: Coverage,
     failures: BTreeMap<u64, Failure>,
@@ -39,11 +43,22 @@ impl Sum {
         let Some(report) = report else { return };
         self.payments += report.payments;
         self.steps += report.steps;
-        self.either += report.either;
         self.coverage.add(&report.coverage);
         for (row, count) in report.rows {
             *self.rows.entry(row).or_default() += count;
         }
+        for (why, count) in report.either {
+            *self.either.entry(why).or_default() += count;
+        }
+    }
+
+    fn judged(&self) -> u64 {
+        self.rows.values().sum()
+    }
+
+    /// In hundredths of a percent.
+    fn either_share(&self) -> u64 {
+        self.either.values().sum::<u64>() * 10_000 / self.judged().max(1)
     }
 }
 
@@ -78,7 +93,12 @@ pub(super) fn swarm(many: &Many, options: &Options, keep_going: bool) -> anyhow:
     bar.finish_and_clear();
     let sum = sum.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     print_sum(&sum, options, begun.elapsed().as_millis())?;
-    print_failures(&sum, options)
+    print_failures(&sum, options)?;
+    let (judged, share) = (sum.judged(), sum.either_share());
+    if judged >= EITHER_JUDGED_FROM && share > EITHER_SHARE_MAX {
+        bail!("the auditor left too much undecided: at most 2% of outcomes may be `either`");
+    }
+    Ok(())
 }
 
 fn print_sum(sum: &Sum, options: &Options, took_ms: u128) -> anyhow::Result<()> {
@@ -89,15 +109,17 @@ fn print_sum(sum: &Sum, options: &Options, took_ms: u128) -> anyhow::Result<()> 
     for (row, count) in &sum.rows {
         writeln!(out, "{row:<24} {count}")?;
     }
-    let judged: u64 = sum.rows.values().sum();
-    let hundredths = sum.either * 10_000 / judged.max(1);
     writeln!(
         out,
-        "either: {} of {judged} outcomes ({}.{:02}%)",
-        sum.either,
-        hundredths / 100,
-        hundredths % 100
+        "\neither: {} of {} outcomes ({}.{:02}%)",
+        sum.either.values().sum::<u64>(),
+        sum.judged(),
+        sum.either_share() / 100,
+        sum.either_share() % 100
     )?;
+    for (why, count) in &sum.either {
+        writeln!(out, "  {why}: {count}")?;
+    }
     let rate = u128::from(sum.worlds) * 1000 / took_ms.max(1);
     writeln!(
         out,
