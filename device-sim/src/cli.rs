@@ -1,5 +1,7 @@
 //! The command line of `device-sim`.
 
+#[cfg(feature = "mutants")]
+mod mutants;
 mod world;
 
 use std::ffi::OsString;

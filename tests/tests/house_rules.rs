@@ -11,6 +11,7 @@ use std::process::Command;
 const PURE: &[&str] = &[
     "schemas",
     "schemas-journal",
+    "schemas-mutants",
     "broker-session",
     "cloud-core-ledger",
     "cloud-core-flows",
@@ -20,6 +21,9 @@ const SHELLS: &[&str] = &["broker", "cloud-core", "edge-agent", "device-sim"];
 
 /// The one file of a pure package that does what only shells do: both shells need it and may not depend on each other.
 const IMPURE_FILE: &str = "schemas/journal/src/file.rs";
+
+/// The one file of a pure package that keeps state of a thread, and only when faults can be switched on.
+const FAULTS_FILE: &str = "schemas/mutants/src/lib.rs";
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
@@ -84,6 +88,17 @@ fn shells_depend_on_no_shells() {
 fn arrows_point_one_way() {
     let not = [
         (
+            "schemas-mutants",
+            &[
+                "schemas",
+                "schemas-journal",
+                "broker-session",
+                "cloud-core-ledger",
+                "cloud-core-flows",
+                "edge-agent-device",
+            ][..],
+        ),
+        (
             "schemas",
             &[
                 "schemas-journal",
@@ -122,9 +137,14 @@ fn pure_packages_share_one_strict_clippy_file() {
         |folder: &str| fs::read_to_string(root().join(folder).join(".clippy.toml")).unwrap_or_default();
     let first = read("schemas");
     assert!(first.contains("std::time::SystemTime") && first.contains("std::thread::spawn"));
-    for folder in
-        ["schemas/journal", "broker/session", "cloud-core/ledger", "cloud-core/flows", "edge-agent/device"]
-    {
+    for folder in [
+        "schemas/journal",
+        "schemas/mutants",
+        "broker/session",
+        "cloud-core/ledger",
+        "cloud-core/flows",
+        "edge-agent/device",
+    ] {
         assert_eq!(read(folder), first, "{folder}/.clippy.toml differs from schemas/.clippy.toml");
     }
     for line in read(".").lines().filter(|line| line.starts_with("allow-")) {
@@ -146,7 +166,31 @@ fn purity_is_lifted_in_one_file_only() {
                 lifted.is_none_or(|_| name == "schemas/journal/src/lib.rs"),
                 "{name} lifts the purity rule"
             );
+            assert!(!text.contains("thread_local!") || name == FAULTS_FILE, "{name} keeps state of a thread");
         }
+    }
+}
+
+/// Deliberate faults exist for `device-sim --features mutants` and for nobody else: no product can switch one on. That
+/// nothing is active without the feature is a test of `schemas-mutants`.
+#[test]
+fn no_product_can_switch_a_fault_on() {
+    for shell in SHELLS {
+        let output = Command::new(env!("CARGO"))
+            .args(["tree", "-p", shell, "-e", "normal", "--prefix", "none", "-f", "{p}: {f}"])
+            .arg("--manifest-path")
+            .arg(root().join("Cargo.toml"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "cargo tree: {}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let built = text.lines().filter(|line| line.starts_with("schemas-mutants"));
+        built.for_each(|line| assert!(!line.contains("switchable"), "{shell} is built with faults: {line}"));
+    }
+    let may_ask = ["schemas/mutants/Cargo.toml", "device-sim/Cargo.toml"];
+    for name in tracked().iter().filter(|name| name.ends_with("Cargo.toml")) {
+        let asks = fs::read_to_string(root().join(name)).unwrap().contains("switchable");
+        assert!(!asks || may_ask.contains(&name.as_str()), "{name} can switch faults on");
     }
 }
 

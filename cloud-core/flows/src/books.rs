@@ -10,6 +10,7 @@ use cloud_core_ledger::{
 };
 use schemas::ids::{MerchantId, MessageId, PaymentId, Principal, TenantId};
 use schemas::money::Currency;
+use schemas_mutants::Mutant;
 
 use crate::admin::{AdminCommand, BankKind};
 use crate::cloud::Cloud;
@@ -159,7 +160,8 @@ impl<'a> Legs<'a> {
     pub(crate) fn reserve(&self) -> Transfer {
         let from = if self.internal { Role::Person(&self.payment.payer) } else { Role::Holding };
         let movement = self.movement(from, Role::Merchant(&self.payment.merchant), self.payment.amount.minor);
-        self.named(Transfer::reserve(self.id("reserve"), movement, None))
+        let timeout_ms = Mutant::ReservationEndsEarly.is_active().then_some(10_000);
+        self.named(Transfer::reserve(self.id("reserve"), movement, timeout_ms))
     }
 
     /// Delivered: all of the reservation, or a part with the rest released.

@@ -28,6 +28,7 @@ use schemas::message::{
 use schemas::signed::{PaymentInformation, SignedError, Verification};
 use schemas::time::Timestamp;
 use schemas::wire::{SignedBytes, Text};
+use schemas_mutants::Mutant;
 
 use crate::admin::{BankKind, Deadlines};
 use crate::books::Legs;
@@ -235,8 +236,10 @@ impl<'a> ChipFlow<'a> {
                 self.refuse(payment, Code::known("information_expired"));
             }
             HealthVerdict::Ready => match self.cloud.nonce_claimed_by(&payment.chip, payment.nonce) {
-                Some(_) => self.refuse(payment, Code::known("nonce_used")),
-                None => self.ask_payer(payment),
+                Some(_) if !Mutant::ClaimNotCheckedAgain.is_active() => {
+                    self.refuse(payment, Code::known("nonce_used"));
+                }
+                _ => self.ask_payer(payment),
             },
         }
     }
@@ -282,7 +285,7 @@ impl<'a> ChipFlow<'a> {
         }
         let good = said.payer == *payer
             && said.payee == payee(self.cloud, payment)
-            && said.amount == payment.amount
+            && (said.amount == payment.amount || Mutant::AmountNotVerified.is_active())
             && said.expires_at >= self.now;
         if good {
             self.pay(payment)
@@ -327,6 +330,10 @@ impl<'a> ChipFlow<'a> {
                 Ok(id)
             }
             Phase::Fencing(_, FenceFor::Cancelled) | Phase::Closed(PaymentState::Cancelled) => Ok(id),
+            Phase::Commanded if Mutant::CancelAfterCommand.is_active() => {
+                self.give_back(payment, Code::known("cancelled"));
+                Ok(id)
+            }
             Phase::Closed(_) => Err(Rejection::new("already_ended", "this payment has already ended")),
             _ if payment.command.is_none() => {
                 let text = "this payment has already failed, and your money is on its way back";
@@ -348,7 +355,9 @@ impl<'a> ChipFlow<'a> {
             }
             Phase::Commanded => self.ask_executor(payment),
             Phase::Asked { .. } => {
-                self.outcome_known(payment, Outcome::Unknown, 0, Some(Code::known("executor_silent")));
+                let failed = Mutant::SilenceIsFailure.is_active();
+                let silent = if failed { Outcome::Failed } else { Outcome::Unknown };
+                self.outcome_known(payment, silent, 0, Some(Code::known("executor_silent")));
             }
             Phase::Held | Phase::RefundBlocked { .. } => {}
             Phase::Closed(_) => self.retire(payment),

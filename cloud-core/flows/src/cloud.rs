@@ -8,6 +8,7 @@ use schemas::cbor;
 use schemas::ids::{CommandId, MessageId, Nonce, PaymentId, Principal, TenantId};
 use schemas::time::Timestamp;
 use schemas_journal::{Fold, Position};
+use schemas_mutants::Mutant;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::Deadlines;
@@ -93,7 +94,15 @@ impl Cloud {
                 self.exceptions.raise(*payment, *about, *case, text, record.at);
             }
             Event::ExceptionsResolved { payment, case, .. } => self.exceptions.resolve(*payment, *case),
-            Event::Opened => self.opened_at = record.at,
+            Event::Opened => {
+                self.opened_at = record.at;
+                if Mutant::OutboxForgotten.is_active() {
+                    self.outbox = Outbox::default();
+                }
+                if Mutant::WindowForgotten.is_active() {
+                    self.window = Window::default();
+                }
+            }
             Event::RefusalAudited { .. } => {}
             _ => self.evolve_payment(record),
         }
@@ -344,6 +353,9 @@ impl Fold for Cloud {
 
     fn restore(&mut self, _: Position, snapshot: &[u8]) -> Result<(), Self::Error> {
         *self = cbor::decode_within(snapshot, usize::MAX)?;
+        if Mutant::SnapshotWithoutNonces.is_active() {
+            self.nonces.clear();
+        }
         Ok(())
     }
 

@@ -16,6 +16,7 @@ use schemas_journal::{
     RECORD_HEADER_BYTES, Room, SnapshotError, SnapshotJob, SnapshotTaken, SpareJob, SpareReady, SyncPoint,
     Synced, existing_chain_id,
 };
+use schemas_mutants::Mutant;
 
 use crate::chip::ChipFlow;
 use crate::cloud::Cloud;
@@ -172,7 +173,7 @@ impl<D: Disk> Driver<D> {
     /// The next output whose position is synced.
     pub fn poll_output(&mut self) -> Option<Output> {
         let (position, _) = self.held.front()?;
-        if *position > self.journal.synced() {
+        if *position > self.journal.synced() && !Mutant::ReleaseBeforeSync.is_active() {
             return None;
         }
         self.held.pop_front().map(|(_, output)| output)
@@ -249,7 +250,10 @@ impl<D: Disk> Driver<D> {
     }
 
     /// Evolves by what was decided and holds the outputs back.
-    fn take(&mut self, decision: Decision, now: Timestamp) {
+    fn take(&mut self, mut decision: Decision, now: Timestamp) {
+        if Mutant::RepeatAnsweredUnsynced.is_active() && decision.events.is_empty() {
+            decision.outputs.drain(..).for_each(|output| self.held.push_front((Position::ZERO, output)));
+        }
         for event in decision.events {
             let record = Record { at: now, event };
             self.cloud.evolve(&record);
@@ -411,6 +415,7 @@ impl<D: Disk> Driver<D> {
                 let device =
                     self.cloud.registry().device(principal).ok_or(StandingRefusal::BadCredentials)?;
                 match device.standing {
+                    Standing::Revoked if Mutant::RevokedMayConnect.is_active() => Ok(principal.clone()),
                     Standing::Revoked => Err(StandingRefusal::Revoked),
                     Standing::Enrolled if device.instance == *instance => Ok(principal.clone()),
                     Standing::Enrolled | Standing::Registered => Err(StandingRefusal::BadCredentials),

@@ -9,6 +9,7 @@ use schemas::message::{CloudTimeAnswer, Down, Refused, RequestAnswer, Up};
 use schemas::time::Timestamp;
 use schemas::topic::Kind;
 use schemas::wire::Text;
+use schemas_mutants::Mutant;
 
 use crate::chip::ChipFlow;
 use crate::cloud::Cloud;
@@ -152,7 +153,9 @@ impl Incoming<'_> {
             self.answer_once(&answer(&Err(why)));
             return Ok(());
         }
-        if let Some(known) = self.cloud.window.find(self.principal, key) {
+        if let Some(known) = self.cloud.window.find(self.principal, key)
+            && !(Mutant::OtherContentAccepted.is_active() && known.content != content)
+        {
             let again = if known.content == content {
                 known.answer.clone()
             } else {

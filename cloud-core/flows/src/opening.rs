@@ -2,7 +2,9 @@
 //! every question to a bank is due at once, under its old key.
 
 use schemas::time::Timestamp;
+use schemas_mutants::Mutant;
 
+use crate::chip::ChipFlow;
 use crate::cloud::Cloud;
 use crate::decision::Decision;
 use crate::event::Event;
@@ -10,6 +12,9 @@ use crate::payment::{Attempt, ChipPayment, Command, Phase};
 
 /// For one payment: a start may find more of them than fit one decision.
 pub(crate) fn decide(cloud: &Cloud, payment: &ChipPayment, now: Timestamp, out: &mut Decision) {
+    if Mutant::TimersFireAtStart.is_active() {
+        return ChipFlow { cloud, now, out }.timeout(payment);
+    }
     let deadlines = cloud.deadlines(&payment.payer.tenant);
     let reconnected = now.plus_ms(deadlines.reconnect_ms);
     let again = |attempt: Attempt| Attempt { again_at: now, ..attempt };
@@ -23,6 +28,7 @@ pub(crate) fn decide(cloud: &Cloud, payment: &ChipPayment, now: Timestamp, out: 
         Phase::Refunding { amount_minor, attempt, then } => {
             Phase::Refunding { amount_minor: *amount_minor, attempt: again(*attempt), then: *then }
         }
+        Phase::Commanded if Mutant::NoReconnectGrace.is_active() => return,
         Phase::Commanded => {
             if let Some(command) = &payment.command {
                 let settle_at = command.settle_at.max(reconnected);

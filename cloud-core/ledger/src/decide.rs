@@ -4,6 +4,8 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec;
 use alloc::vec::Vec;
 
+use schemas_mutants::Mutant;
+
 use crate::ledger::{Books, record_transfer};
 use crate::{
     Account, AccountId, AccountRejection, BalanceLimit, Balancing, Event, Ledger, Movement, OpenAccount,
@@ -195,6 +197,9 @@ impl Ledger {
                 amount,
                 recorded_at_ms: now_ms,
             });
+        }
+        if Mutant::LinkedTransferDropped.is_active() && events.len() > 1 {
+            events.pop();
         }
         Ok(events)
     }

@@ -3,6 +3,7 @@
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
+use schemas_mutants::Mutant;
 use serde::{Deserialize, Serialize};
 
 use crate::table::Table;
@@ -189,7 +190,10 @@ pub(crate) fn record_transfer(books: &mut impl Books, transfer: &Transfer, amoun
 
 /// Releases the whole reservation and posts `posted` minor units of it.
 fn resolve_reservation(books: &mut impl Books, pending: TransferId, posted: u64, status: TransferStatus) {
-    let Some((movement, reserved)) = open_reservation(books, pending) else { return };
+    let Some((movement, mut reserved)) = open_reservation(books, pending) else { return };
+    if Mutant::RestStaysReserved.is_active() && posted > 0 {
+        reserved = posted;
+    }
     if let Some(debit) = books.account_mut(movement.debit) {
         debit.debits_pending = debit.debits_pending.saturating_sub(reserved);
         debit.debits_posted = debit.debits_posted.saturating_add(posted);

@@ -56,6 +56,9 @@ pub(super) enum Command {
         #[command(flatten)]
         many: Many,
     },
+    /// Deliberate faults, and the worlds that catch them.
+    #[cfg(feature = "mutants")]
+    Mutants(super::mutants::Arguments),
 }
 
 /// Which worlds, and how many at a time.
@@ -131,6 +134,8 @@ pub(super) fn execute(command: Command) -> anyhow::Result<()> {
         Command::Replay { file } => again::replay(&file),
         Command::Step { seed, less } => step::step(seed, &less.options()),
         Command::Meta { many } => again::meta(&many),
+        #[cfg(feature = "mutants")]
+        Command::Mutants(arguments) => super::mutants::execute(&arguments),
     }
 }
 
@@ -160,7 +165,7 @@ fn run(seed: u64, options: &Options, json: Option<PathBuf>, quiet: bool) -> anyh
     }
 }
 
-fn parse_seeds(text: &str) -> Result<(u64, u64), String> {
+pub(super) fn parse_seeds(text: &str) -> Result<(u64, u64), String> {
     let parsed = text.split_once("..").and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
     parsed.filter(|(from, to)| from < to).ok_or_else(|| "write FROM..TO, for instance 0..10000".to_owned())
 }

@@ -20,6 +20,8 @@ mod judge;
 mod lane;
 mod machine;
 mod machine_disk;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 mod office;
 mod options;
 mod people;

@@ -12,6 +12,7 @@ use schemas::message::Down;
 use schemas::time::Timestamp;
 use schemas::topic::Kind;
 use schemas_journal::{Fold, Position};
+use schemas_mutants::Mutant;
 
 use crate::clock::Clock;
 use crate::decide::{Conditions, Context, Decision, HardwareResult, IssueRequest, Poison, Start};
@@ -176,6 +177,9 @@ impl Device {
         };
         if let Some(answer) = answer {
             self.output(answer);
+            if Mutant::AcknowledgedUnsynced.is_active() {
+                self.hurry();
+            }
         }
         self.advance(now_boot_ms);
     }
@@ -400,6 +404,13 @@ impl Device {
         self.outputs.push_back((self.position, output));
     }
 
+    /// A deliberate fault: the last output waits for nothing.
+    fn hurry(&mut self) {
+        if let Some((_, output)) = self.outputs.pop_back() {
+            self.outputs.push_front((Position::ZERO, output));
+        }
+    }
+
     fn decide_message(&mut self, kind: &str, payload: &[u8], now_boot_ms: u64) -> Decision {
         let clock_wait_over = self.clock_wait_over(now_boot_ms);
         let decoded = kind
@@ -502,6 +513,9 @@ impl Device {
                         item: command.item,
                         quantity: command.quantity,
                     });
+                    if Mutant::ActBeforeIntentSynced.is_active() {
+                        self.hurry();
+                    }
                 }
             }
         }

@@ -3,6 +3,7 @@
 
 use schemas::ids::{Code, MessageId};
 use schemas::message::PaymentState;
+use schemas_mutants::Mutant;
 
 use super::ChipFlow;
 use crate::admin::BankKind;
@@ -60,7 +61,7 @@ impl ChipFlow<'_> {
         match (&payment.phase, call) {
             // An answer to an earlier refund of this payment says nothing of this one.
             (Phase::Refunding { amount_minor, then, .. }, BankCallKind::Refund)
-                if key == refund_key(payment) =>
+                if key == refund_key(payment) || Mutant::AnyRefundAnswerCounts.is_active() =>
             {
                 self.refund_answer(payment, *amount_minor, *then, answer);
             }
@@ -74,6 +75,10 @@ impl ChipFlow<'_> {
 
     fn transfer_answer(&mut self, payment: &ChipPayment, answer: &BankAnswer) {
         match (answer, &payment.phase) {
+            (BankAnswer::NotFound, _) if Mutant::NotFoundIsRefused.is_active() => {
+                self.end_without_transfer(payment, Code::known("bank_refused"));
+            }
+            (BankAnswer::Unknown, _) if Mutant::UnknownIsDone.is_active() => self.transferred(payment),
             (BankAnswer::Done, phase) => {
                 let fenced = matches!(phase, Phase::Fencing(..));
                 let alive = payment.alive_until.is_some_and(|until| self.now <= until);
@@ -227,6 +232,11 @@ impl ChipFlow<'_> {
     pub(super) fn bank_timeout(&mut self, payment: &ChipPayment) {
         let alive = payment.alive_until.is_some_and(|until| self.now <= until);
         match payment.phase {
+            Phase::Transferring(_) | Phase::Inquiring(_)
+                if !alive && Mutant::GivesUpWithoutFence.is_active() =>
+            {
+                self.end_without_transfer(payment, Code::known("bank_silent"));
+            }
             Phase::Transferring(_) | Phase::Inquiring(_) if !alive => {
                 self.fence(payment, FenceFor::BankSilent)
             }
@@ -289,7 +299,7 @@ impl ChipFlow<'_> {
             bank: url,
             payment: payment.id,
             call,
-            transfer_key: MessageId::derived("bank-transfer", &[&payment.id.0]).0,
+            transfer_key: transfer_key(payment, number),
             refund_key: refund_key(payment),
             from: person.and_then(|person| person.bank_account.clone()).unwrap_or_default(),
             to: holding,
@@ -301,6 +311,15 @@ impl ChipFlow<'_> {
 
     pub(super) fn bank_of(&self, payment: &ChipPayment) -> BankKind {
         self.tenant(payment).map_or(BankKind::Internal, |tenant| tenant.bank.clone())
+    }
+}
+
+/// A payment has one transfer, however often it is ordered or asked for.
+fn transfer_key(payment: &ChipPayment, attempt: u32) -> [u8; 16] {
+    let attempt = if Mutant::KeyPerAttempt.is_active() { attempt } else { 0 };
+    match attempt {
+        0 => MessageId::derived("bank-transfer", &[&payment.id.0]).0,
+        _ => MessageId::derived("bank-transfer", &[&payment.id.0, &attempt.to_be_bytes()]).0,
     }
 }
 

@@ -6,6 +6,7 @@ use schemas::message::{
     Outcome, PaymentState,
 };
 use schemas::topic::Kind;
+use schemas_mutants::Mutant;
 
 use super::ChipFlow;
 use crate::admin::{BankKind, OnUnknown};
@@ -79,7 +80,8 @@ impl ChipFlow<'_> {
     fn is_evidence(&self, payment: &ChipPayment, outcome: Outcome) -> bool {
         let device = payment.executor.as_ref().and_then(|executor| self.cloud.registry.device(executor));
         let commanded = payment.command.as_ref().map(|command| command.instance);
-        outcome != Outcome::Refused || device.map(|device| device.instance) == commanded
+        let anybody = Mutant::OtherInstanceCounts.is_active();
+        anybody || outcome != Outcome::Refused || device.map(|device| device.instance) == commanded
     }
 
     fn raise_without_payment(&mut self, from: &Principal, command: CommandId) -> Result<(), Rejection> {
@@ -258,7 +260,8 @@ impl ChipFlow<'_> {
     /// Posts what was delivered, and gives back the rest, once (CP-18).
     pub(super) fn deliver(&mut self, payment: &ChipPayment, delivered: u32) {
         let bank = self.bank_of(payment);
-        let share = payment.share_minor(delivered);
+        let whole = Mutant::PartChargedWhole.is_active();
+        let share = payment.share_minor(if whole { payment.quantity } else { delivered });
         if share == 0 {
             self.give_back(payment, Code::known("nothing_to_charge"));
             return;
@@ -295,6 +298,9 @@ impl ChipFlow<'_> {
 
     fn outcome_after_verdict(&mut self, payment: &ChipPayment, outcome: Outcome, delivered: u32) {
         let accepted = matches!(payment.phase, Phase::Closed(PaymentState::Delivered));
+        if Mutant::RefundsAgain.is_active() && outcome == Outcome::Failed {
+            self.give_back(payment, Code::known("failed"));
+        }
         if accepted && outcome != Outcome::Done {
             let text = format!(
                 "payment {} was accepted as delivered, and now {outcome} ({delivered} units) is reported; it stays \

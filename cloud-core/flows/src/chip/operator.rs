@@ -2,6 +2,7 @@
 
 use schemas::ids::{Code, Hash, PaymentId, Principal};
 use schemas::message::PaymentState;
+use schemas_mutants::Mutant;
 
 use super::ChipFlow;
 use crate::admin::{BankKind, Resolution};
@@ -28,6 +29,7 @@ impl ChipFlow<'_> {
         };
         match payment.phase {
             Phase::Closed(PaymentState::Delivered | PaymentState::DeliveredInPart) => {}
+            Phase::Closed(PaymentState::Refunded) if Mutant::GivenBackTwice.is_active() => {}
             Phase::Refunding { .. } | Phase::Closed(PaymentState::Refunded) => {
                 return Err(Rejection::new("already_refunded", "this payment has already been given back"));
             }

@@ -5,6 +5,7 @@ use schemas::message::{
     CommandProgress, CommandStatusAnswer, CommandStatusRequest, ExecutorCommand, Outcome,
 };
 use schemas::time::Timestamp;
+use schemas_mutants::Mutant;
 
 use super::{Context, Decision};
 use crate::event::Event;
@@ -141,10 +142,13 @@ impl State {
         if command.instance != context.instance() {
             return refuse("other_instance");
         }
-        match context.upper {
+        let now = if Mutant::LowerBoundOfTime.is_active() { context.lower } else { context.upper };
+        match now {
             None if clock_wait_over => refuse("clock_unknown"),
             None => Start::WaitForClock,
-            Some(upper) if upper > command.start_by => refuse("too_late"),
+            Some(upper) if upper > command.start_by && !Mutant::StartByCheckedOnce.is_active() => {
+                refuse("too_late")
+            }
             Some(_) if context.conditions.executor_fault || context.hardware_silent => {
                 refuse("executor_fault")
             }
@@ -188,10 +192,12 @@ impl State {
 
     /// Intents that an earlier process left without an outcome: `unknown`, and never tried again.
     pub(crate) fn decide_recovered(&self, context: &Context<'_>) -> Vec<Event> {
+        let failed = Mutant::InterruptedIsFailed.is_active();
+        let interrupted = if failed { Outcome::Failed } else { Outcome::Unknown };
         self.queue
             .iter()
             .filter(|id| matches!(self.commands.get(id), Some(CommandRecord::Intent(_))))
-            .map(|id| context.outcome(*id, Outcome::Unknown, 0, Some(Code::known("interrupted"))))
+            .map(|id| context.outcome(*id, interrupted, 0, Some(Code::known("interrupted"))))
             .collect()
     }
 
@@ -213,6 +219,9 @@ impl State {
                     return Decision::Full;
                 }
                 let report = context.reporter.progress(question, answer(CommandProgress::NeverSeen));
+                if Mutant::NeverSeenForgotten.is_active() {
+                    return self.repeat(context, report);
+                }
                 return Decision::Record(vec![Event::Tombstoned { command, at: context.upper, report }]);
             }
             Some(CommandRecord::Tombstone { .. }) => answer(CommandProgress::NeverSeen),

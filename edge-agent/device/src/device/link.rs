@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use schemas::ids::{Code, MessageId};
+use schemas_mutants::Mutant;
 
 use super::Device;
 use crate::decide::{code_of_kind, dead_letter_up};
+use crate::event::Event;
 use crate::limits;
 use crate::output::Output;
 
@@ -86,6 +88,9 @@ impl Device {
             self.state.spooled().filter(|entry| unsent(&entry.message)).take(room).cloned().collect();
         for entry in due {
             link.sent(entry.message, now_boot_ms);
+            if Mutant::SpoolClearedOnSend.is_active() {
+                self.record([Event::SpoolCleared { message: entry.message }]);
+            }
             self.output(Output::Publish {
                 connection: link.connection,
                 message: entry.message,
