@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use schemas::ids::MessageId;
 use schemas::topic::{Filter, Kind};
+use schemas_mutants::Mutant;
 
 use crate::types::Qos;
 
@@ -146,7 +147,8 @@ impl Delivery {
             self.advance(pull, sequence);
             return Verdict::Pass;
         };
-        if qos == Qos::AtLeastOnce && self.in_flight.len() >= self.window {
+        let is_full = self.in_flight.len() >= self.window && !Mutant::ReceiveMaximumIgnored.is_active();
+        if qos == Qos::AtLeastOnce && is_full {
             self.more = true;
             return Verdict::Full;
         }
@@ -182,7 +184,8 @@ impl Delivery {
 
     /// The message that this PUBACK clears; none if it is late or invented.
     pub(crate) fn acknowledged(&mut self, packet_id: u16) -> Option<MessageId> {
-        let index = self.in_flight.iter().position(|in_flight| in_flight.packet_id == packet_id)?;
+        let index = self.in_flight.iter().position(|in_flight| in_flight.packet_id == packet_id);
+        let index = index.or(Mutant::LatePubackClearsOther.is_active().then_some(0))?;
         self.in_flight.remove(index).map(|in_flight| in_flight.message)
     }
 

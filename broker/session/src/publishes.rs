@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use schemas_mutants::Mutant;
+
 use crate::types::{Promise, PublishToken};
 
 /// The queue. Its owner enforces its bound.
@@ -53,6 +55,10 @@ impl Publishes {
 
     /// The next PUBACK that may leave.
     pub(crate) fn pop_settled(&mut self) -> Option<(u16, Promise)> {
+        if Mutant::PubacksOutOfOrder.is_active() {
+            let index = self.queue.iter().position(|unanswered| unanswered.promise.is_some())?;
+            return self.queue.remove(index).and_then(|found| Some((found.packet_id, found.promise?)));
+        }
         let front = self.queue.front()?;
         let answer = (front.packet_id, front.promise?);
         self.queue.pop_front();

@@ -252,7 +252,8 @@ impl<D: Disk> Driver<D> {
     /// Evolves by what was decided and holds the outputs back.
     fn take(&mut self, mut decision: Decision, now: Timestamp) {
         if Mutant::RepeatAnsweredUnsynced.is_active() && decision.events.is_empty() {
-            decision.outputs.drain(..).for_each(|output| self.held.push_front((Position::ZERO, output)));
+            let replies = decision.outputs.extract_if(.., |output| matches!(output, Output::Reply { .. }));
+            replies.for_each(|output| self.held.push_front((Position::ZERO, output)));
         }
         for event in decision.events {
             let record = Record { at: now, event };

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use schemas::ids::{Hash, Principal};
 use schemas::time::Timestamp;
+use schemas_mutants::Mutant;
 
 use crate::admin::Presence;
 use crate::limits;
@@ -113,7 +114,7 @@ impl Lobby {
     /// comes late must not bury a device that is back (correctness.md 13).
     pub(crate) fn state(&mut self, connection: ConnectionId, principal: &Principal, payload: &[u8]) {
         let Some((newest, presence)) = self.presences.get_mut(principal) else { return };
-        if connection >= *newest {
+        if connection >= *newest || Mutant::StaleWill.is_active() {
             let text = String::from_utf8_lossy(payload);
             presence.state = Some(text.chars().take(limits::STATE_CHARS).collect());
         }

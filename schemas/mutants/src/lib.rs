@@ -91,6 +91,15 @@ mutants! {
     LinkedTransferDropped = "linked-transfer-dropped";
     /// what a partial posting leaves stays reserved
     RestStaysReserved = "rest-stays-reserved";
+    // The lane
+    /// the will of a connection that is gone counts after its device is back
+    StaleWill = "stale-will";
+    /// a PUBACK that comes late clears the oldest message under way
+    LatePubackClearsOther = "late-puback-clears-other";
+    /// a PUBACK does not wait for those before it
+    PubacksOutOfOrder = "pubacks-out-of-order";
+    /// the client's Receive Maximum is not kept
+    ReceiveMaximumIgnored = "receive-maximum-ignored";
     // Devices
     /// a device acts before its intent is synced
     ActBeforeIntentSynced = "act-before-intent-synced";
