@@ -32,6 +32,8 @@ pub(super) enum Wish {
 pub(super) struct Request {
     pub(super) wish: Wish,
     pub(super) promised: bool,
+    /// The run of the core that heard it last, and the journal's position right after it heard it first.
+    pub(super) heard: Option<(u64, u64)>,
     /// Answers that accept or refuse for good (not: key reused, expired).
     pub(super) answer: Option<RequestAnswer>,
 }
@@ -86,6 +88,8 @@ pub(super) struct CommandFacts {
     /// The enrolment that was commanded.
     pub(super) instance: Instance,
     pub(super) quantity: u32,
+    /// It must have begun by then, on the core's clock.
+    pub(super) start_by: u64,
     /// Silence before this is no verdict, on the core's clock.
     pub(super) settle_at: u64,
     pub(super) acts: u32,

@@ -44,6 +44,10 @@ faults! {
     HalfOpen = "half-open", 400;
     /// A 3.1.1 client repeats a publish on the same connection, marked as a duplicate.
     SendsDup = "sends-dup", 100;
+    /// A client acknowledges what it has acknowledged before.
+    AcknowledgesAgain = "acknowledges-again", 200;
+    /// A client that could not connect waits long before it tries again.
+    TriesLate = "tries-late", 500;
     /// A client publishes or listens where only others may.
     Trespass = "trespass", 20;
     /// A client sends what is no MQTT, and begins anew.

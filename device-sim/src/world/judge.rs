@@ -3,7 +3,7 @@
 
 use cloud_core_flows::admin::{AdminAnswer, AdminCommand};
 use schemas::ids::{PaymentId, Principal};
-use schemas::message::{Down, ExecutorCommand, RequestAnswer};
+use schemas::message::{Down, ExecutorCommand, PaymentState, PaymentStatus, RequestAnswer};
 use schemas::topic::Kind;
 
 use super::facts::{CommandFacts, Wish};
@@ -31,7 +31,10 @@ impl World {
                 }
                 own
             }
-            Down::PaymentStatus(status) => self.may_hear(&who, status.payment),
+            Down::PaymentStatus(status) => {
+                self.witness_status(&who, status)?;
+                self.may_hear(&who, status.payment)
+            }
             Down::HealthCheck(check) => {
                 let offer = self.facts.offer_by_hash.get(&check.information_hash);
                 let chip = offer.map(|offer| Party::Machine(self.facts.offers[*offer].chip));
@@ -90,6 +93,11 @@ impl World {
         let Some(request) = self.facts.requests.get_mut(&(who.clone(), answer.key)) else {
             return Err(self.broken("delivery", format!("{who} gets an answer to what it never asked")));
         };
+        let synced = self.core.driver.as_ref().map_or(0, |driver| driver.journal().synced().value());
+        if request.heard.is_some_and(|(run, position)| run == self.core.run && position > synced) {
+            let text = format!("{who} is answered from what is not on disk");
+            return Err(self.broken("MO-5 durable before visible", text));
+        }
         let same = request.answer.as_ref().is_none_or(|known| known == answer);
         request.answer = Some(answer.clone());
         let wish = request.wish;
@@ -104,6 +112,47 @@ impl World {
             _ => {}
         }
         Ok(())
+    }
+
+    /// CP-12: nobody is told of an end at which the payer has paid less than the bank has taken by then.
+    fn witness_status(&self, who: &Principal, status: &PaymentStatus) -> Result<(), Violation> {
+        let is_end = matches!(
+            status.state,
+            PaymentState::Refused
+                | PaymentState::Declined
+                | PaymentState::Expired
+                | PaymentState::BankRefused
+                | PaymentState::Cancelled
+                | PaymentState::Refunded
+                | PaymentState::DeliveredInPart
+        );
+        let key = self.facts.payments.get(&status.payment).and_then(|facts| facts.transfer_key);
+        let moved = key.filter(|_| is_end).and_then(|key| self.bank.moved(key, &self.plan));
+        match moved {
+            Some((_, amount, refunded)) if amount.saturating_sub(refunded) > status.paid.minor => {
+                let text = format!(
+                    "{who} is told that payment {} is {} with {} paid, and the bank has {} minor units",
+                    status.payment,
+                    status.state,
+                    status.paid,
+                    amount - refunded
+                );
+                Err(self.broken("CP-12", text))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// correctness.md 20: whom the operator has revoked gets in no more, whatever it shows.
+    pub(super) fn witness_standing(&self, connection: u64, accepted: bool) -> Result<(), Violation> {
+        let party = self.connections.get(&connection).map(|connection| connection.party);
+        match party {
+            Some(Party::Machine(machine)) if accepted && self.machines[machine].revoked => {
+                let who = &self.machines[machine].settings.principal;
+                Err(self.broken("correctness.md 20", format!("{who} is revoked, and may connect")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Only one payment of an offer passes the health check, and only of one that the chip has issued.
@@ -144,11 +193,13 @@ impl World {
             return Err(self.broken("CP-9", format!("payment {payment} has two commands")));
         }
         let report_ms = self.plan.tenants[tenant].deadlines.report_ms;
-        let settle_at = command.start_by.0 + LONGEST_ACT_MS + report_ms;
+        let start_by = command.start_by.0;
+        let settle_at = start_by + LONGEST_ACT_MS + report_ms;
         self.facts.commands.entry(command.command).or_insert_with(|| CommandFacts {
             machine,
             instance: command.instance,
             quantity: command.quantity,
+            start_by,
             settle_at,
             acts: 0,
             items_out: 0,

@@ -64,6 +64,9 @@ pub(super) struct Machine {
     next: u64,
     /// Commands that the cloud was promised.
     promised: Vec<CommandId>,
+    /// What the next append writes was decided then or later; and what the last one wrote.
+    pub(super) decided_from: u64,
+    pub(super) appended_from: u64,
 }
 
 impl Machine {
@@ -93,6 +96,8 @@ impl Machine {
             packets: BTreeMap::new(),
             next: 0,
             promised: Vec::new(),
+            decided_from: 0,
+            appended_from: 0,
         })
     }
 
@@ -106,8 +111,13 @@ impl Machine {
         self.revoked || matches!(self.errand, Some(Errand::Revoke(..)))
     }
 
+    /// Also one that was revoked: nobody tells it.
     pub(super) fn may_connect(&self) -> bool {
-        self.running.is_some() && self.connection.is_none() && !self.revoked
+        self.running.is_some() && self.connection.is_none()
+    }
+
+    pub(super) fn is_away(&self) -> bool {
+        self.running.is_none()
     }
 
     pub(super) fn must_not_start(&self) -> bool {
@@ -188,6 +198,7 @@ impl World {
         let machine = &mut self.machines[index];
         if machine.stage == Stage::Idle {
             machine.stage = Stage::Append;
+            machine.decided_from = self.now;
             let run = machine.run;
             self.after(wait, Happening::MachineStep(index, run));
         } else {
@@ -223,29 +234,42 @@ impl World {
         if let Ok(position) = &synced {
             running.device.handle_synced(*position, boot_ms);
         }
-        let outputs: Vec<Output> = std::iter::from_fn(|| running.device.poll_output()).collect();
-        let more = running.device.position() != running.journal.position();
         machine.stage = Stage::Idle;
-        let again = std::mem::take(&mut machine.dirty) || more;
         let run = machine.run;
         if fails {
             return self.machine_sync_failed(index, synced.is_err());
         }
         synced.map_err(|error| self.broken("device", error.to_string()))?;
-        let dies = !outputs.is_empty() && self.strikes(Fault::DeviceCrash);
-        let dies_after = dies.then(|| self.random.of(Fault::DeviceCrash).index(outputs.len()));
-        for (number, output) in outputs.into_iter().enumerate() {
-            if dies_after == Some(number) {
-                self.machine_crash(index)?;
-                return Ok(());
-            }
-            self.machine_output(index, output)?;
+        if !self.machine_releases(index)? {
+            return Ok(());
         }
+        let machine = &mut self.machines[index];
+        let more = machine
+            .running
+            .as_ref()
+            .is_some_and(|running| running.device.position() != running.journal.position());
+        let again = std::mem::take(&mut machine.dirty) || more;
         if again && self.machines[index].run == run {
             self.machine_kick(index);
         }
         self.machine_schedule(index);
         Ok(())
+    }
+
+    /// What the device lets go; false if it dies meanwhile.
+    pub(super) fn machine_releases(&mut self, index: usize) -> Result<bool, Violation> {
+        let Some(running) = self.machines[index].running.as_mut() else { return Ok(false) };
+        let outputs: Vec<Output> = std::iter::from_fn(|| running.device.poll_output()).collect();
+        let dies = !outputs.is_empty() && self.strikes(Fault::DeviceCrash);
+        let dies_after = dies.then(|| self.random.of(Fault::DeviceCrash).index(outputs.len()));
+        for (number, output) in outputs.into_iter().enumerate() {
+            if dies_after == Some(number) {
+                self.machine_crash(index)?;
+                return Ok(false);
+            }
+            self.machine_output(index, output)?;
+        }
+        Ok(true)
     }
 
     fn machine_schedule(&mut self, index: usize) {
@@ -381,7 +405,9 @@ impl World {
         machine.deliveries.clear();
         machine.packets.clear();
         self.with_device(index, |device, _| device.handle_disconnected(connection));
-        let wait = self.random.network.range(100, 3_000);
+        let revoked = self.machines[index].revoked;
+        let (from, to) = if revoked { (10_000, 60_000) } else { (100, 3_000) };
+        let wait = self.random.network.range(from, to);
         self.after(wait, Happening::Connect(Party::Machine(index)));
     }
 
@@ -440,8 +466,20 @@ impl World {
             return Err(self.broken("CP-8", format!("{who} acts on a command that nobody sent")));
         };
         facts.acts += 1;
+        let (start_by, refused) = (facts.start_by, facts.on_wire.contains(&(message::Outcome::Refused, 0)));
         if facts.acts > 1 || facts.machine != index || facts.quantity != quantity {
             return Err(self.broken("CP-9", format!("{who} acts again, or otherwise, on {command}")));
+        }
+        if refused {
+            return Err(self.broken("CP-9", format!("{who} acts on {command}, which it has refused")));
+        }
+        // Its disk may have been slow since it decided to act; before that it had to know that it was in time.
+        let decided_from = self.machines[index].appended_from;
+        let sets_clock = self.mix.has(Fault::CoreClockSet);
+        if !sets_clock && self.core_time(decided_from) > start_by {
+            let text =
+                format!("{who} began {command} at {decided_from} ms or later, and had to by {start_by}");
+            return Err(self.broken("correctness.md 14", text));
         }
         let took_ms = self.random.hardware.range(200, 8_000);
         let (result, out, says_after) = self.draw_act(quantity, took_ms);
@@ -570,9 +608,19 @@ impl World {
         let Ok(envelope) = message::Up::decode(kind, payload) else {
             return Err(self.broken("wire", "a device sends what cannot be read"));
         };
-        let message::Up::ExecutorCommand(said) = envelope.body else { return Ok(()) };
+        use message::{CommandProgress, ExecutorOutcome, Outcome};
+        let said = match envelope.body {
+            message::Up::ExecutorCommand(said) => said,
+            message::Up::CommandStatus(said) if said.progress == CommandProgress::NeverSeen => {
+                ExecutorOutcome { command: said.command, outcome: Outcome::Refused, delivered: 0, code: None }
+            }
+            _ => return Ok(()),
+        };
+        let instance = self.machines[index].settings.instance;
         let Some(facts) = self.facts.commands.get_mut(&said.command) else { return Ok(()) };
-        use message::Outcome;
+        if facts.instance != instance {
+            return Ok(());
+        }
         let honest = match said.outcome {
             Outcome::Done => facts.items_out == facts.quantity,
             Outcome::DoneInPart => facts.items_out == said.delivered,

@@ -24,7 +24,13 @@ impl World {
         let slow = self.strikes(Fault::SlowDisk);
         let ordinary = self.random.machines.range(1, 6);
         let wait = if slow { self.random.of(Fault::SlowDisk).range(50, 2_000) } else { ordinary };
+        // What need not wait for the disk leaves now; the device holds the rest back.
+        if !self.machine_releases(index)? {
+            return Ok(());
+        }
+        let now = self.now;
         let machine = &mut self.machines[index];
+        machine.appended_from = std::mem::replace(&mut machine.decided_from, now);
         let Some(running) = machine.running.as_mut() else { return Ok(()) };
         running.device.handle_journal_room(running.journal.room() == Room::Ample);
         let records: Vec<Vec<u8>> =

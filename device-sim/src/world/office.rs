@@ -26,7 +26,9 @@ impl World {
         if self.machines[index].revoked {
             return Ok(());
         }
-        if self.machines[index].errand.is_none() && self.random.office.chance(2) {
+        // What is away for long is the first to be replaced.
+        let likely = if self.machines[index].is_away() { 30 } else { 2 };
+        if self.machines[index].errand.is_none() && self.random.office.chance(likely) {
             if self.strikes(Fault::Revoked) {
                 self.machines[index].errand = Some(Errand::Revoke(u64::MAX, 0));
             } else if self.strikes(Fault::Replaced) {

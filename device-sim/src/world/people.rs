@@ -34,6 +34,8 @@ pub(super) enum Deed {
     Look,
     /// What the cloud had no room for.
     SendAgain,
+    /// On this connection, this packet.
+    AcknowledgeAgain(u64, u16),
 }
 
 /// A message that waits for its PUBACK.
@@ -115,6 +117,10 @@ impl World {
             Down::Publish { packet, kind, payload } => {
                 if let Some(packet) = packet {
                     self.send_up(connection, Up::Acknowledge { packet, code: 0 })?;
+                    if self.strikes(Fault::AcknowledgesAgain) {
+                        let wait = self.random.of(Fault::AcknowledgesAgain).range(0, 2_000);
+                        self.after(wait, Happening::Act(index, Deed::AcknowledgeAgain(connection, packet)));
+                    }
                 }
                 self.read(index, kind, &payload);
             }
@@ -180,7 +186,9 @@ impl World {
     fn heard_status(&mut self, index: usize, status: &PaymentStatus) {
         let delivered = matches!(status.state, PaymentState::Delivered | PaymentState::DeliveredInPart);
         if self.plan.people[index].is_till && delivered && self.strikes(Fault::MerchantRefund) {
-            let wait = self.random.of(Fault::MerchantRefund).range(500, 30_000);
+            let random = self.random.of(Fault::MerchantRefund);
+            // Some see their mistake at once.
+            let wait = if random.chance(300) { 0 } else { random.range(500, 30_000) };
             let payment = status.payment;
             self.after(wait, Happening::Act(index, Deed::Ask(Wish::Refund { payment })));
         }
@@ -224,6 +232,9 @@ impl World {
                     Ok(())
                 }
             }
+            Deed::AcknowledgeAgain(connection, packet) => {
+                self.send_up(connection, Up::Acknowledge { packet, code: 0 })
+            }
             Deed::Look => {
                 self.people[index].will_look = false;
                 let body = message::Up::StatusRequest(StatusRequest { payment: None });
@@ -245,7 +256,7 @@ impl World {
             Wish::Cancel { payment } => message::Up::PaymentCancel(PaymentCancel { payment }),
             Wish::Refund { payment } => message::Up::PaymentRefund(PaymentRefund { payment }),
         };
-        self.facts.requests.insert((who, key), Request { wish, promised: false, answer: None });
+        self.facts.requests.insert((who, key), Request { wish, promised: false, heard: None, answer: None });
         let kind = body.kind();
         let not_after = self.terminal_time(index).plus_ms(self.random.people.range(60_000, 600_000));
         self.expect_payment(index, key, not_after);

@@ -35,7 +35,9 @@ impl World {
             _ => {}
         }
         if self.core.driver.is_none() {
-            let wait = self.random.network.range(500, 4_000);
+            let soon = self.random.network.range(500, 4_000);
+            let late = self.strikes(Fault::TriesLate);
+            let wait = if late { self.random.of(Fault::TriesLate).range(2_000, 28_000) } else { soon };
             self.after(wait, Happening::Connect(party));
             return Ok(());
         }
@@ -466,7 +468,12 @@ impl World {
         if let Some(payment) = consent {
             self.facts.payment(payment).consent.get_or_insert(heard);
         }
-        let note = Note { position: heard.position, request, word };
+        let position = heard.position;
+        if let Some(heard) = request.as_ref().and_then(|request| self.facts.requests.get_mut(request)) {
+            let before = heard.heard.filter(|(run, _)| *run == self.core.run);
+            heard.heard = before.or(Some((self.core.run, position)));
+        }
+        let note = Note { position, request, word };
         let Some((connection, content)) = self.connections.get_mut(&id).zip(content) else { return Ok(()) };
         connection.tap.handed_over(token.0, kind, &content, note).map_err(|broken| self.rule(broken))
     }
@@ -533,6 +540,7 @@ impl World {
         let now = self.now;
         match output {
             Output::Standing { connection, result } => {
+                self.witness_standing(connection.0, result.is_ok())?;
                 let result = result.map_err(|refusal| match refusal {
                     StandingRefusal::BadCredentials => ConnectRefusal::BadCredentials,
                     StandingRefusal::Revoked => ConnectRefusal::Banned,
