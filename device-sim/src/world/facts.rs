@@ -32,7 +32,7 @@ pub(super) enum Wish {
 pub(super) struct Request {
     pub(super) wish: Wish,
     pub(super) promised: bool,
-    /// The run of the core that heard it last, and the journal's position right after it heard it first.
+    /// The run of the core that heard it first, and its position right afterwards.
     pub(super) heard: Option<(u64, u64)>,
     /// Answers that accept or refuse for good (not: key reused, expired).
     pub(super) answer: Option<RequestAnswer>,

@@ -96,6 +96,13 @@ impl Core {
             segment_bytes: 64 << 10,
             snapshot_every_segments: 1,
         };
+        // A batch takes several frames here, and now and then two segments.
+        let tiny = JournalLimits {
+            record_max_bytes: 4 << 10,
+            frame_max_bytes: 8 << 10,
+            segment_bytes: 17 << 10,
+            snapshot_every_segments: 2,
+        };
         Self {
             driver: None,
             run: 0,
@@ -105,7 +112,12 @@ impl Core {
             full_until: None,
             wall_ahead_ms: 0,
             times: Vec::new(),
-            limits: if random.chance(500) || always_small { small } else { JournalLimits::agent() },
+            limits: match random.index(4) {
+                0 => tiny,
+                1 => small,
+                _ if always_small => small,
+                _ => JournalLimits::agent(),
+            },
             stage: Stage::Idle,
             dirty: false,
             tick_at: None,

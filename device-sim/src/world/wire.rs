@@ -469,9 +469,8 @@ impl World {
             self.facts.payment(payment).consent.get_or_insert(heard);
         }
         let position = heard.position;
-        if let Some(heard) = request.as_ref().and_then(|request| self.facts.requests.get_mut(request)) {
-            let before = heard.heard.filter(|(run, _)| *run == self.core.run);
-            heard.heard = before.or(Some((self.core.run, position)));
+        if let Some(found) = request.as_ref().and_then(|request| self.facts.requests.get_mut(request)) {
+            found.heard.get_or_insert((self.core.run, position));
         }
         let note = Note { position, request, word };
         let Some((connection, content)) = self.connections.get_mut(&id).zip(content) else { return Ok(()) };
