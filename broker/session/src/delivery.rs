@@ -147,8 +147,7 @@ impl Delivery {
             self.advance(pull, sequence);
             return Verdict::Pass;
         };
-        let is_full = self.in_flight.len() >= self.window && !Mutant::ReceiveMaximumIgnored.is_active();
-        if qos == Qos::AtLeastOnce && is_full {
+        if qos == Qos::AtLeastOnce && self.in_flight.len() >= self.window {
             self.more = true;
             return Verdict::Full;
         }

@@ -11,7 +11,8 @@ use super::plan::Plan;
 use super::{EPOCH_MS, Happening, Violation, World, say};
 use crate::bank::{Book, Decision, Key, RefundRequest, TransferRequest};
 
-/// The adapter waits for an answer no longer than this, in milliseconds.
+/// An adapter waits for an answer no longer than its setting, which is from this to five times as much, in
+/// milliseconds.
 const PATIENCE_MS: u64 = 4_000;
 
 /// The banks and the calls under way.
@@ -87,7 +88,8 @@ impl World {
         self.bank.next += 1;
         let id = self.bank.next;
         self.bank.calls.insert(id, Call { order, run: self.core.run, answered: false });
-        self.after(PATIENCE_MS, Happening::BankGivesUp(id));
+        let patience_ms = self.random.bank.range(PATIENCE_MS, 5 * PATIENCE_MS);
+        self.after(patience_ms, Happening::BankGivesUp(id));
         if self.strikes(Fault::BankRequestLost) {
             return Ok(());
         }

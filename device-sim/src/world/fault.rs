@@ -47,7 +47,7 @@ faults! {
     /// A client acknowledges what it has acknowledged before.
     AcknowledgesAgain = "acknowledges-again", 200;
     /// A client that could not connect waits long before it tries again.
-    TriesLate = "tries-late", 500;
+    TriesLate = "tries-late", 900;
     /// A client publishes or listens where only others may.
     Trespass = "trespass", 20;
     /// A client sends what is no MQTT, and begins anew.
@@ -55,7 +55,7 @@ faults! {
     /// What a client sends takes long.
     SlowWriter = "slow-writer", 20;
     /// A client does not read for a while.
-    SlowReader = "slow-reader", 20;
+    SlowReader = "slow-reader", 60;
     /// A sync fails, of the core or of a device: the process must end and recover.
     SyncFails = "sync-fails", 8;
     /// A bit of what was synced is wrong when a process starts.

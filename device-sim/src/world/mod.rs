@@ -144,6 +144,8 @@ enum Happening {
     SessionAlarm(u64),
     /// The other end does.
     ClientAlarm(u64),
+    /// The core's end of a connection hears that it has to go.
+    Disconnect(u64, broker_session::DisconnectReason),
     /// Somebody tries to connect.
     Connect(Party),
     /// The next step of THE order, in this run of the core.
@@ -333,6 +335,7 @@ impl World {
             Happening::ArriveDown(connection) => self.arrive_down(connection)?,
             Happening::SessionAlarm(connection) => self.session_alarm(connection)?,
             Happening::ClientAlarm(connection) => self.client_alarm(connection)?,
+            Happening::Disconnect(connection, reason) => self.disconnect(connection, reason)?,
             Happening::Connect(party) => self.connect(party)?,
             Happening::CoreStep(run) => self.core_step(run)?,
             Happening::CoreTick(run) => self.core_tick(run)?,

@@ -27,7 +27,7 @@ impl World {
             return Ok(());
         }
         // What is away for long is the first to be replaced.
-        let likely = if self.machines[index].is_away() { 30 } else { 2 };
+        let likely = if self.machines[index].is_away() { 80 } else { 2 };
         if self.machines[index].errand.is_none() && self.random.office.chance(likely) {
             if self.strikes(Fault::Revoked) {
                 self.machines[index].errand = Some(Errand::Revoke(u64::MAX, 0));
@@ -109,7 +109,8 @@ impl World {
             self.machines[index].settings.instance = instance;
         }
         if self.machines[index].errand.take().is_some() {
-            self.after(1_000, Happening::MachineStart(index));
+            let wait = self.random.office.range(100, 1_000);
+            self.after(wait, Happening::MachineStart(index));
         }
         Ok(())
     }

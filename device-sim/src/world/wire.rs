@@ -568,7 +568,10 @@ impl World {
                     DisconnectReason::TakenOver => session::DisconnectReason::TakenOver,
                     DisconnectReason::Revoked => session::DisconnectReason::NotAuthorized,
                 };
-                self.tell_session(connection, |session| session.handle_disconnect(reason))
+                // A session has a task of its own, which hears of it when it comes to that.
+                let wait = self.random.network.range(0, 400);
+                self.after(wait, Happening::Disconnect(connection.0, reason));
+                Ok(())
             }
             Output::Bank(order) => self.bank_order(order),
             Output::Admin { ticket, reply } => {
@@ -580,6 +583,10 @@ impl World {
             }
             Output::Enrolled { ticket, result } => self.enrolled(ticket, &result),
         }
+    }
+
+    pub(super) fn disconnect(&mut self, id: u64, reason: session::DisconnectReason) -> Result<(), Violation> {
+        self.tell_session(ConnectionId(id), |session| session.handle_disconnect(reason))
     }
 
     fn tell_session(

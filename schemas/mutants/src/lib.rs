@@ -107,8 +107,6 @@ mutants! {
     AcknowledgedUnsynced = "acknowledged-unsynced";
     /// an act that a restart interrupted is reported as failed
     InterruptedIsFailed = "interrupted-is-failed";
-    /// a device answers "never seen" and does not remember it
-    NeverSeenForgotten = "never-seen-forgotten";
     /// `start_by` is checked when a command comes in, and not again before the act
     StartByCheckedOnce = "start-by-checked-once";
     /// `start_by` is held against the earliest that cloud time can be

@@ -1,6 +1,7 @@
 //! From CONNECT to CONNACK.
 
 use schemas::ids::Principal;
+use schemas_mutants::Mutant;
 
 use super::{INTERNAL, Open, Phase, Session};
 use crate::decode::{self, ConnectFault};
@@ -68,7 +69,9 @@ impl Session {
             client_max_packet_bytes: connect.max_packet_bytes,
         };
         let welcomed = encode::accept(&mut self.outgoing, version, &welcome);
-        let window = usize::from(self.limits.max_in_flight.min(connect.receive_maximum).max(1));
+        let ignored = Mutant::ReceiveMaximumIgnored.is_active();
+        let receive_maximum = if ignored { u16::MAX } else { connect.receive_maximum };
+        let window = usize::from(self.limits.max_in_flight.min(receive_maximum).max(1));
         self.principal = Some(principal.clone());
         self.phase = Phase::Open(Box::new(Open {
             version,

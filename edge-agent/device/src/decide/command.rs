@@ -219,9 +219,6 @@ impl State {
                     return Decision::Full;
                 }
                 let report = context.reporter.progress(question, answer(CommandProgress::NeverSeen));
-                if Mutant::NeverSeenForgotten.is_active() {
-                    return self.repeat(context, report);
-                }
                 return Decision::Record(vec![Event::Tombstoned { command, at: context.upper, report }]);
             }
             Some(CommandRecord::Tombstone { .. }) => answer(CommandProgress::NeverSeen),
