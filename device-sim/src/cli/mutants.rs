@@ -21,7 +21,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NAME", value_parser = parse_mutant)]
     only: Vec<Mutant>,
     /// The first seed and the one after the last: a fault that none of these worlds catches is not caught.
-    #[arg(long, value_name = "FROM..TO", default_value = "0..2000", value_parser = super::world::parse_seeds)]
+    #[arg(long, value_name = "FROM..TO", default_value = "0..20000", value_parser = super::world::parse_seeds)]
     seeds: (u64, u64),
     /// How many faults at a time; one per processor by default.
     #[arg(long)]

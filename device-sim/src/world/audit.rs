@@ -114,8 +114,9 @@ impl World {
             let text = format!("charged {charged} and not {} by row {}", expected.charged, expected.row);
             return Err(self.wrong(row, "who ends up with what", text));
         }
+        let was_seen = self.facts.payments.get(&row.payment).is_some_and(|facts| facts.retried);
         for case in &expected.named {
-            if !named.contains(case) {
+            if !named.contains(case) && !was_seen {
                 return Err(self.wrong(
                     row,
                     "exceptions queue",
@@ -132,7 +133,7 @@ impl World {
                 format!("`{case}` is named, row {}", expected.row),
             ));
         }
-        if !self.resolved.contains_key(&row.payment) {
+        if !was_seen && !self.resolved.contains_key(&row.payment) {
             self.audit_physics(row, charged, &named)?;
         }
         self.audit_told(row)?;
@@ -351,12 +352,13 @@ impl World {
         found.into_iter().any(|refund| matches!(refund.decision, Decision::Refused { .. }))
     }
 
-    /// A good consent, and nothing else, reached the core before its time was over.
+    /// A good consent, and nothing else, reached the core before its time was over: within its last millisecond the
+    /// timer may have been first.
     fn answered_in_time(&self, facts: &PaymentFacts) -> bool {
         let in_time = facts
             .consent
             .zip(facts.answer_by)
-            .is_some_and(|(consent, answer_by)| self.core_time(consent.at_ms) <= answer_by);
+            .is_some_and(|(consent, answer_by)| self.core_time(consent.at_ms) < answer_by);
         in_time && facts.verified_well && !facts.verified_wrong
     }
 

@@ -120,7 +120,7 @@ impl World {
             return Ok(());
         }
         let late = self.strikes(Fault::BankAnswerLate);
-        let way = self.bank_way(late.then_some((Fault::BankAnswerLate, 500, 20_000)));
+        let way = self.bank_way(late.then_some((Fault::BankAnswerLate, 300, 6_000)));
         self.after(way, Happening::BankSays(id, answer));
         Ok(())
     }
@@ -178,6 +178,7 @@ impl World {
         let (payment, call, key) = (call.order.payment, call.order.call, call.order.key());
         let is_done = answer == BankAnswer::Done && call != BankCallKind::Refund;
         self.core_handle(Input::Bank { payment, call, key, answer })?;
+        self.watch_refund(payment);
         if is_done {
             let heard = self.heard_now();
             self.facts.payment(payment).done.get_or_insert(heard);

@@ -67,6 +67,8 @@ pub(super) struct PaymentFacts {
     /// The bank's success.
     pub(super) done: Option<Heard>,
     pub(super) merchant_refunded: bool,
+    /// The operator has looked at it and had its refund tried again, which settles what was in the queue till then.
+    pub(super) retried: bool,
 }
 
 /// A word of an executor on a command, in the order in which the core promised it.

@@ -115,7 +115,7 @@ faults! {
     /// The bank refuses the transfer.
     BankRefuses = "bank-refuses", 300;
     /// The bank refuses the refund.
-    BankRefusesRefund = "bank-refuses-refund", 500;
+    BankRefusesRefund = "bank-refuses-refund", 700;
     /// A request reaches the bank late.
     BankRequestLate = "bank-request-late", 500;
     /// A request is lost.
@@ -130,6 +130,8 @@ faults! {
     BankOutage = "bank-outage", 1000;
     /// A device's clock is as wrong as its profile allows.
     ClockDrift = "clock-drift", 1000;
+    /// An operator tries a refused refund again at once.
+    RefundRetried = "refund-retried", 1000;
     /// An operator revokes a device.
     Revoked = "revoked", 1000;
     /// A device is enrolled anew, with an empty disk.

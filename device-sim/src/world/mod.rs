@@ -176,6 +176,7 @@ enum Happening {
     BankHears(u64),
     BankSays(u64, cloud_core_flows::port::BankAnswer),
     BankGivesUp(u64),
+    RetryRefund(PaymentId),
     /// Something breaks somewhere.
     Trouble,
     /// Full disks are looked at again.
@@ -359,6 +360,7 @@ impl World {
             Happening::BankHears(call) => self.bank_hears(call)?,
             Happening::BankSays(call, answer) => self.bank_says(call, answer)?,
             Happening::BankGivesUp(call) => self.bank_gives_up(call)?,
+            Happening::RetryRefund(payment) => self.retry_refund(payment)?,
             Happening::Trouble => self.trouble()?,
             Happening::RoomCheck => self.room_check(),
             Happening::Heal => self.heal(),

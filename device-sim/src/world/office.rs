@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 
+use cloud_core_flows::Cloud;
 use cloud_core_flows::admin::{AdminAnswer, AdminCommand, Resolution};
+use cloud_core_flows::payment::ChipPayment;
 use cloud_core_flows::port::Input;
 use cloud_core_flows::rejection::Rejection;
 use schemas::ids::{Hash, PaymentId};
@@ -27,7 +29,11 @@ impl World {
             return Ok(());
         }
         // What is away for long is the first to be replaced.
-        let likely = if self.machines[index].is_away() { 80 } else { 2 };
+        let likely = match self.machines[index].is_away() {
+            true if self.has_open_command(index) => 250,
+            true => 80,
+            false => 2,
+        };
         if self.machines[index].errand.is_none() && self.random.office.chance(likely) {
             if self.strikes(Fault::Revoked) {
                 self.machines[index].errand = Some(Errand::Revoke(u64::MAX, 0));
@@ -37,6 +43,36 @@ impl World {
             }
         }
         self.run_errand(index)
+    }
+
+    fn has_open_command(&self, index: usize) -> bool {
+        let open = |payment: &ChipPayment| payment.state() == PaymentState::Delivering;
+        let executor = &self.machines[index].settings.principal;
+        let mut payments = self.core.cloud().into_iter().flat_map(Cloud::payments);
+        payments.any(|payment| payment.executor.as_ref() == Some(executor) && open(payment))
+    }
+
+    fn is_blocked(&self, payment: PaymentId) -> bool {
+        let payment = self.core.cloud().and_then(|cloud| cloud.payment(payment));
+        payment.is_some_and(|payment| payment.state() == PaymentState::RefundBlocked)
+    }
+
+    /// The bank has spoken. The operator does not wait for quiet where it refuses a refund.
+    pub(super) fn watch_refund(&mut self, payment: PaymentId) {
+        if self.is_blocked(payment) && self.strikes(Fault::RefundRetried) {
+            let wait = self.random.of(Fault::RefundRetried).range(20, 2_000);
+            self.after(wait, Happening::RetryRefund(payment));
+        }
+    }
+
+    pub(super) fn retry_refund(&mut self, payment: PaymentId) -> Result<(), Violation> {
+        if self.healed || !self.is_blocked(payment) {
+            return Ok(());
+        }
+        say!(self, "operator", "tries the refund of {payment} again");
+        self.facts.payment(payment).retried = true;
+        let resolution = Resolution::Refund;
+        self.operate(AdminCommand::ResolvePayment { payment, resolution }).map(|_| ())
     }
 
     /// Says it, or says it again to a core that has started since.

@@ -105,10 +105,14 @@ impl Search {
         if !idle.is_empty() && !struck.is_empty() {
             self.attempt(|options| options.without.extend(idle));
         }
-        for fault in struck {
-            progress |= self.attempt(|options| {
-                options.without.insert(fault);
-            });
+        // Many at a time, then fewer: what only goes together goes, too.
+        let struck: Vec<Fault> = struck.into_iter().collect();
+        let mut many = struck.len().div_ceil(2);
+        while many >= 1 {
+            for some in struck.chunks(many) {
+                progress |= self.attempt(|options| options.without.extend(some));
+            }
+            many /= 2;
         }
         progress | self.buy_less()
     }
@@ -178,22 +182,29 @@ fn size_of(report: Option<&Report>) -> Size {
 mod tests {
     use super::*;
 
-    /// A world with everything in it, in which one fault is declared to break a rule.
+    /// Worlds with many faults, in which one is declared to break a rule. Another may be what lets it happen, so not
+    /// every one shrinks to a single fault.
     #[test]
-    fn a_failing_world_shrinks_to_the_fault_that_breaks_it() {
+    fn failing_worlds_shrink_to_what_breaks_them() {
         let options = Options { fail_on: Some(Fault::BankAnswerLost), ..Options::default() };
-        let seed = (0..200).find(|seed| {
+        let fails = |seed: &u64| {
             let (report, failure) = attempt(*seed, &options, false);
-            failure.is_some() && size_of(report.as_ref()).faults.len() > 4
-        });
-        let shrunk = seed.and_then(|seed| shrink(seed, &options, 200));
-        let Some(shrunk) = shrunk else { panic!("no world fails") };
-        assert!(shrunk.after.faults.contains(&Fault::BankAnswerLost));
-        assert!(shrunk.after.faults.len() <= 3, "{:?}", shrunk.after.faults);
-        assert!(shrunk.after.payments < shrunk.before.payments, "{shrunk:?}");
-        assert!(shrunk.runs <= 200);
-        let again = attempt(seed.unwrap_or_default(), &shrunk.options, false).1;
-        assert_eq!(again, Some(shrunk.failure), "the printed options repeat it");
+            failure.is_some() && size_of(report.as_ref()).faults.len() > 6
+        };
+        let seeds: Vec<u64> = (0..400).filter(fails).take(4).collect();
+        assert_eq!(seeds.len(), 4, "too few worlds fail");
+        let (mut before, mut after) = (0, 0);
+        for seed in seeds {
+            let shrunk =
+                shrink(seed, &options, 200).unwrap_or_else(|| panic!("world {seed} does not fail again"));
+            assert!(shrunk.after.faults.contains(&Fault::BankAnswerLost));
+            assert!(shrunk.after.payments <= shrunk.before.payments && shrunk.runs <= 200, "{shrunk:?}");
+            let again = attempt(seed, &shrunk.options, false).1;
+            assert_eq!(again, Some(shrunk.failure), "the printed options repeat it");
+            before += shrunk.before.faults.len();
+            after += shrunk.after.faults.len();
+        }
+        assert!(after * 3 <= before, "{before} faults became {after}");
     }
 
     #[test]

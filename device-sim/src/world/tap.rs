@@ -90,8 +90,9 @@ pub(super) struct Tap {
     trespasses: BTreeSet<u16>,
     /// Deliveries without a PUBACK: packet identifier, content.
     open: BTreeMap<u16, (MessageId, Vec<u8>)>,
-    /// Messages whose PUBACK has arrived and of which the core was not yet told.
-    acknowledged: BTreeSet<MessageId>,
+    /// PUBACKs that have arrived and of which the core was not yet told, by message: what is told again has the same
+    /// id.
+    acknowledged: BTreeMap<MessageId, u32>,
 }
 
 impl Tap {
@@ -108,7 +109,7 @@ impl Tap {
             asked: false,
             trespasses: BTreeSet::new(),
             open: BTreeMap::new(),
-            acknowledged: BTreeSet::new(),
+            acknowledged: BTreeMap::new(),
         }
     }
 
@@ -137,7 +138,9 @@ impl Tap {
                 }
                 Some((_, Mark::Acknowledge { packet })) => {
                     let message = self.open.remove(&packet).map(|(message, _)| message);
-                    self.acknowledged.extend(message);
+                    if let Some(message) = message {
+                        *self.acknowledged.entry(message).or_default() += 1;
+                    }
                 }
                 Some((_, Mark::Listen { packet })) => {
                     self.trespasses.insert(packet);
@@ -184,7 +187,11 @@ impl Tap {
     /// The core is told that the client has acknowledged `message`.
     pub(super) fn acknowledged(&mut self, message: MessageId, code: u8) -> Result<(), Broken> {
         // 0x95: the session says so itself of a message that is larger than the client takes.
-        if self.acknowledged.remove(&message) || code == 0x95 {
+        if let Some(left) = self.acknowledged.get_mut(&message).filter(|left| **left > 0) {
+            *left -= 1;
+            return Ok(());
+        }
+        if code == 0x95 {
             return Ok(());
         }
         Err(("correctness.md 8", format!("{message} counts as acknowledged, and the client never did so")))
