@@ -2,7 +2,7 @@
 //! worlds find bugs (`device-sim world mutants`).
 //!
 //! Without the feature `switchable` nothing can be switched on: [`Mutant::is_active`] is a constant `false`, and the
-//! compiler leaves nothing of a hook in a product. With it a fault is active on one thread, between [`switch_on`] and
+//! compiler leaves nothing of a hook in a product. With it a fault is active on one thread, between `switch_on` and
 //! the end of its guard: the one place of pure code that keeps state of a thread, because a fault that travelled as an
 //! argument would be in every signature.
 //!
