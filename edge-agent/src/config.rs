@@ -207,7 +207,8 @@ fn defaults() -> Layer {
         clock_wait_ms: Some(10_000),
         acknowledge_ms: Some(30_000),
         backoff_min_ms: Some(250),
-        backoff_max_ms: Some(30_000),
+        // Half of what a tenant's `reconnect_ms` is by default: who waits longer misses it.
+        backoff_max_ms: Some(15_000),
         ..Layer::default()
     }
 }

@@ -44,6 +44,8 @@ impl World {
             return Err(Violation::harness("no list of accounts"));
         };
         self.either.clear();
+        let unknown = exceptions.iter().filter(|entry| entry.case.as_str() == "unknown_outcome");
+        self.facts.unknown_named = unknown.filter_map(|entry| entry.payment).collect();
         let mut ends: BTreeMap<&'static str, u64> = BTreeMap::new();
         let mut merchants: BTreeMap<String, u64> = BTreeMap::new();
         let mut spent: BTreeMap<String, u64> = BTreeMap::new();

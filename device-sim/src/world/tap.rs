@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use broker_session::Version;
-use schemas::ids::{CommandId, IdempotencyKey, MessageId, Principal};
+use schemas::ids::{CommandId, IdempotencyKey, MessageId, PaymentId, Principal};
 use schemas::message::Down;
 use schemas::topic::Kind;
 
@@ -21,6 +21,8 @@ pub(super) struct Note {
     pub(super) position: u64,
     pub(super) request: Option<RequestKey>,
     pub(super) word: Option<(CommandId, Word)>,
+    /// The payment that its payer consents to.
+    pub(super) consent: Option<PaymentId>,
 }
 
 /// What a client has put on the wire, as far as the rules need it.
@@ -177,11 +179,11 @@ impl Tap {
     }
 
     /// The core refuses it. MQTT 3.1.1 has no word for that in its PUBACK.
-    pub(super) fn refused(&mut self, token: u64) {
-        let found = self.publishes.iter_mut().find(|known| known.token == Some(token));
-        if let Some(found) = found {
-            found.refused = true;
-        }
+    /// The consent in it was not heard then.
+    pub(super) fn refused(&mut self, token: u64) -> Option<PaymentId> {
+        let found = self.publishes.iter_mut().find(|known| known.token == Some(token))?;
+        found.refused = true;
+        found.note.as_ref()?.consent
     }
 
     /// The core is told that the client has acknowledged `message`.

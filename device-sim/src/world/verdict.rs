@@ -35,7 +35,7 @@ impl World {
         let settle_at = self.facts.commands.get(&command).map_or(0, |facts| facts.settle_at);
         let orphaned = self.facts.commands.get(&command).is_some_and(|facts| facts.orphaned);
         let merchant_refunded = self.refund_wanted(row);
-        let words = self.words(row, command, silent);
+        let words = self.words(row, command);
         let (mut verdict, mut named, mut may_name) = (Verdict::Open, BTreeSet::new(), BTreeSet::new());
         for word in words {
             let meaning = meaning(row.quantity, word);
@@ -88,14 +88,12 @@ impl World {
 
     /// What counts is what was promised. Only where the device is gone before it could say again what a crash of the
     /// core had left unpromised, the word may have counted or not.
-    fn words(&mut self, row: &PaymentRow, command: CommandId, silent: Verdict) -> Vec<Word> {
+    fn words(&mut self, row: &PaymentRow, command: CommandId) -> Vec<Word> {
         let promised = self.facts.words.get(&command).cloned().unwrap_or_default();
         let heard = self.facts.heard.get(&command).cloned().unwrap_or_default();
         let orphaned = self.facts.commands.get(&command).is_some_and(|facts| facts.orphaned);
-        let is_silent = match silent {
-            Verdict::UnknownHeld => row.state == PaymentState::Held,
-            _ => !matches!(row.state, PaymentState::Delivered | PaymentState::DeliveredInPart),
-        };
+        // Whatever is taken for unknown is named for the operator.
+        let is_silent = self.facts.unknown_named.contains(&row.payment);
         if !self.is_resolved && orphaned && heard.len() > promised.len() && !is_silent {
             self.facts.heard_counted.insert(row.payment);
         }

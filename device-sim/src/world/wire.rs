@@ -472,7 +472,7 @@ impl World {
         if let Some(found) = request.as_ref().and_then(|request| self.facts.requests.get_mut(request)) {
             found.heard.get_or_insert((self.core.run, position));
         }
-        let note = Note { position, request, word };
+        let note = Note { position, request, word, consent };
         let Some((connection, content)) = self.connections.get_mut(&id).zip(content) else { return Ok(()) };
         connection.tap.handed_over(token.0, kind, &content, note).map_err(|broken| self.rule(broken))
     }
@@ -548,7 +548,9 @@ impl World {
             }
             Output::Promise { connection, token, result } => {
                 if let (Err(_), Some(found)) = (result, self.connections.get_mut(&connection.0)) {
-                    found.tap.refused(token);
+                    if let Some(payment) = found.tap.refused(token) {
+                        self.facts.payment(payment).consent = None;
+                    }
                 }
                 let promise =
                     result.map_or_else(|refusal| Promise::Refused(refusal.code()), |()| Promise::Kept);
