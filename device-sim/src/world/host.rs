@@ -99,8 +99,8 @@ impl Core {
         // A batch takes several frames here, and now and then two segments.
         let tiny = JournalLimits {
             record_max_bytes: 4 << 10,
-            frame_max_bytes: 14 << 10,
-            segment_bytes: 29 << 10,
+            frame_max_bytes: 8 << 10,
+            segment_bytes: 17 << 10,
             snapshot_every_segments: 2,
         };
         Self {
