@@ -547,10 +547,10 @@ impl World {
                 self.tell_session(connection, |session| session.handle_standing(now, result))
             }
             Output::Promise { connection, token, result } => {
-                if let (Err(_), Some(found)) = (result, self.connections.get_mut(&connection.0)) {
-                    if let Some(payment) = found.tap.refused(token) {
-                        self.facts.payment(payment).consent = None;
-                    }
+                if let (Err(_), Some(found)) = (result, self.connections.get_mut(&connection.0))
+                    && let Some(payment) = found.tap.refused(token)
+                {
+                    self.facts.payment(payment).consent = None;
                 }
                 let promise =
                     result.map_or_else(|refusal| Promise::Refused(refusal.code()), |()| Promise::Kept);
