@@ -20,13 +20,18 @@ use super::fault::Fault;
 use super::random::Random;
 use super::{EPOCH_MS, Happening, Violation, World, say};
 
+const TINY_FRAME_BYTES: u32 = 8 << 10;
 const CHAIN: ChainId = ChainId([1; 32]);
 
 /// Where THE order stands.
 enum Stage {
     Idle,
     Append,
-    Sync(SyncPoint),
+    Sync {
+        point: SyncPoint,
+        /// What the sync covers; more may be appended until it ends.
+        through: u64,
+    },
     Release(Option<Result<Synced, DiskError>>),
 }
 
@@ -96,10 +101,10 @@ impl Core {
             segment_bytes: 64 << 10,
             snapshot_every_segments: 1,
         };
-        // A batch takes several frames here, and now and then two segments.
+        // A batch takes several frames here, and now and then two segments. See `purchases_at_most`.
         let tiny = JournalLimits {
             record_max_bytes: 4 << 10,
-            frame_max_bytes: 8 << 10,
+            frame_max_bytes: TINY_FRAME_BYTES,
             segment_bytes: 17 << 10,
             snapshot_every_segments: 2,
         };
@@ -126,6 +131,12 @@ impl Core {
             tickets: 0,
             replies: BTreeMap::new(),
         }
+    }
+
+    /// A revocation decides every open payment of a machine at once, and a decision must fit a frame: the smallest
+    /// journal is for worlds with few purchases.
+    pub(super) fn purchases_at_most(&self) -> u64 {
+        if self.limits.frame_max_bytes == TINY_FRAME_BYTES { 6 } else { u64::MAX }
     }
 
     /// The states of the payments under way, as an operator would list them.
@@ -216,6 +227,9 @@ impl World {
         // Only events change the state: without a new one there is nothing new to check.
         let checked = if driver.decided() == decided { Ok(()) } else { driver.cloud().check() };
         checked.map_err(|text| self.broken("invariant", text))?;
+        if matches!(self.core.stage, Stage::Sync { .. }) {
+            self.core_write()?;
+        }
         self.core_kick();
         Ok(())
     }
@@ -239,7 +253,7 @@ impl World {
         match std::mem::replace(&mut self.core.stage, Stage::Idle) {
             Stage::Idle => {}
             Stage::Append => self.core_append()?,
-            Stage::Sync(point) => {
+            Stage::Sync { point, through } => {
                 if self.strikes(Fault::CoreCrash) {
                     self.core_crash("before the sync")?;
                     return Ok(());
@@ -249,7 +263,7 @@ impl World {
                 }
                 let result = point.run(&self.core.disk);
                 if result.is_ok() {
-                    self.core.held.synced = self.core.held.appended;
+                    self.core.held.synced = through;
                 }
                 self.core.stage = Stage::Release(Some(result));
                 self.after(0, Happening::CoreStep(run));
@@ -269,6 +283,21 @@ impl World {
             self.core_crash("while appending")?;
             return Ok(());
         }
+        self.core_write()?;
+        let point = self.core.driver.as_mut().and_then(|driver| driver.sync_point());
+        let wait = match &point {
+            None => 0,
+            Some(_) if self.strikes(Fault::SlowDisk) => self.random.of(Fault::SlowDisk).range(50, 2_000),
+            Some(_) => self.random.core.range(1, 8),
+        };
+        let through = self.core.held.appended;
+        self.core.stage = point.map_or(Stage::Release(None), |point| Stage::Sync { point, through });
+        self.after(wait, Happening::CoreStep(self.core.run));
+        Ok(())
+    }
+
+    /// What was decided goes to the disk, also while a sync of what was there before is running.
+    fn core_write(&mut self) -> Result<(), Violation> {
         let disk = self.core.disk.clone();
         let Some(driver) = self.core.driver.as_mut() else { return Ok(()) };
         let mut done = driver.append();
@@ -277,17 +306,8 @@ impl World {
         {
             done = driver.handle_spare(job.run(&disk)).map(|_| ());
         }
-        let point = driver.sync_point();
         self.core.held.appended = driver.journal().position().value();
-        done.map_err(|fault| self.broken("core", fault.to_string()))?;
-        let wait = match &point {
-            None => 0,
-            Some(_) if self.strikes(Fault::SlowDisk) => self.random.of(Fault::SlowDisk).range(50, 2_000),
-            Some(_) => self.random.core.range(1, 8),
-        };
-        self.core.stage = point.map_or(Stage::Release(None), Stage::Sync);
-        self.after(wait, Happening::CoreStep(self.core.run));
-        Ok(())
+        done.map_err(|fault| self.broken("core", fault.to_string()))
     }
 
     fn core_release(&mut self, result: Option<Result<Synced, DiskError>>) -> Result<(), Violation> {

@@ -231,8 +231,9 @@ impl World {
         let mut random = Streams::new(seed);
         let mut mix = Mix::draw(seed, &mut random.plan);
         mix.mute(&options.without);
-        let plan = Plan::draw(&mut random, &mix)?;
+        let mut plan = Plan::draw(&mut random, &mix)?;
         let core = host::Core::new(&mut random.core, mix.has(Fault::CoreDiskFull));
+        plan.purchases = plan.purchases.min(core.purchases_at_most());
         let people = plan.people.iter().map(people::Person::new).collect();
         let mut machines = Vec::new();
         for machine in &plan.machines {
