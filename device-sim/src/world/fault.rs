@@ -32,6 +32,8 @@ macro_rules! faults {
 faults! {
     /// The core dies at a step of THE order.
     CoreCrash = "core-crash", 12;
+    /// The core loses its power soon after its journal went on in the next segment.
+    SeamCrash = "seam-crash", 500;
     /// It stays away for longer than every deadline.
     CoreLongOutage = "core-long-outage", 250;
     /// A device dies at a step.

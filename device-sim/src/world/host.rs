@@ -83,6 +83,11 @@ pub(super) struct Core {
     /// When each run began in the world's time, and in its own.
     times: Vec<(u64, u64)>,
     limits: JournalLimits,
+    /// The longest sync of its disk, which is drawn with it: from a server's to that of a worn memory card.
+    sync_at_most_ms: u64,
+    /// The journal went on in the next segment since the last sync began; or the one before that.
+    at_seam: bool,
+    syncs_seam: bool,
     stage: Stage,
     dirty: bool,
     tick_at: Option<u64>,
@@ -123,6 +128,9 @@ impl Core {
                 _ if always_small => small,
                 _ => JournalLimits::agent(),
             },
+            sync_at_most_ms: [8, 8, 80, 400][random.index(4)],
+            at_seam: false,
+            syncs_seam: false,
             stage: Stage::Idle,
             dirty: false,
             tick_at: None,
@@ -227,7 +235,7 @@ impl World {
         // Only events change the state: without a new one there is nothing new to check.
         let checked = if driver.decided() == decided { Ok(()) } else { driver.cloud().check() };
         checked.map_err(|text| self.broken("invariant", text))?;
-        if matches!(self.core.stage, Stage::Sync { .. }) {
+        if matches!(self.core.stage, Stage::Sync { .. } | Stage::Release(Some(_))) {
             self.core_write()?;
         }
         self.core_kick();
@@ -258,14 +266,7 @@ impl World {
                     self.core_crash("before the sync")?;
                     return Ok(());
                 }
-                if self.strikes(Fault::SyncFails) {
-                    self.core.disk.fail_sync(1);
-                }
-                let result = point.run(&self.core.disk);
-                if result.is_ok() {
-                    self.core.held.synced = through;
-                }
-                self.core.stage = Stage::Release(Some(result));
+                self.core.stage = self.core_sync(&point, through);
                 self.after(0, Happening::CoreStep(run));
             }
             Stage::Release(result) => self.core_release(result)?,
@@ -288,12 +289,30 @@ impl World {
         let wait = match &point {
             None => 0,
             Some(_) if self.strikes(Fault::SlowDisk) => self.random.of(Fault::SlowDisk).range(50, 2_000),
-            Some(_) => self.random.core.range(1, 8),
+            Some(_) => self.random.core.range(1, self.core.sync_at_most_ms),
         };
         let through = self.core.held.appended;
-        self.core.stage = point.map_or(Stage::Release(None), |point| Stage::Sync { point, through });
+        self.core.syncs_seam = std::mem::take(&mut self.core.at_seam);
+        self.core.stage = match point {
+            None => Stage::Release(None),
+            Some(point) if self.random.core.chance(500) => self.core_sync(&point, through),
+            Some(point) => Stage::Sync { point, through },
+        };
         self.after(wait, Happening::CoreStep(self.core.run));
         Ok(())
+    }
+
+    /// What was written before a sync began is on the disk at its end. What is written meanwhile may be, or not: so the
+    /// disk does it all at the beginning, or at the end.
+    fn core_sync(&mut self, point: &SyncPoint, through: u64) -> Stage {
+        if self.strikes(Fault::SyncFails) {
+            self.core.disk.fail_sync(1);
+        }
+        let result = point.run(&self.core.disk);
+        if result.is_ok() {
+            self.core.held.synced = self.core.held.synced.max(through);
+        }
+        Stage::Release(Some(result))
     }
 
     /// What was decided goes to the disk, also while a sync of what was there before is running.
@@ -304,6 +323,7 @@ impl World {
         if let Some(job) = driver.spare_job()
             && done.is_ok()
         {
+            self.core.at_seam = true;
             done = driver.handle_spare(job.run(&disk)).map(|_| ());
         }
         self.core.held.appended = driver.journal().position().value();
@@ -333,6 +353,9 @@ impl World {
                 return Ok(());
             }
             self.let_go(output)?;
+        }
+        if std::mem::take(&mut self.core.syncs_seam) && self.strikes(Fault::SeamCrash) {
+            return self.core_ends("early in a segment", End::PowerCut, Fault::SeamCrash);
         }
         self.core_snapshot()?;
         if self.random.core.chance(8) {
