@@ -19,12 +19,15 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber, SubjectPublicKeyInfo,
 };
+use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::time_provider::TimeProvider;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName as AuthorityName, RootCertStore};
+use rustls::{ServerConfig, SignatureScheme};
 use schemas::ids::Principal;
 use sha2::{Digest, Sha256};
 use x509_parser::certification_request::X509CertificationRequest;
@@ -273,6 +276,8 @@ pub enum ClientCertificates<'a> {
     None,
     /// Takes one if shown; others authenticate by token.
     Optional(&'a CertificateDer<'static>),
+    /// The same, and one that has ended no longer ago than this (renewal).
+    OptionalLate(&'a CertificateDer<'static>, Duration),
     /// Nobody connects without one.
     Required(&'a CertificateDer<'static>),
 }
@@ -298,6 +303,10 @@ pub fn server_config(
         ClientCertificates::Optional(authority) => builder.with_client_cert_verifier(
             verifier(authority)?.allow_unauthenticated().build().map_err(library)?,
         ),
+        ClientCertificates::OptionalLate(authority, grace) => {
+            let inner = verifier(authority)?.allow_unauthenticated().build().map_err(library)?;
+            builder.with_client_cert_verifier(Arc::new(LateVerifier { inner, grace }))
+        }
         ClientCertificates::Required(authority) => {
             builder.with_client_cert_verifier(verifier(authority)?.build().map_err(library)?)
         }
@@ -307,6 +316,65 @@ pub fn server_config(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)
+}
+
+/// Takes a certificate that has ended, within a grace: whether its device still has its standing is asked anyway.
+#[derive(Debug)]
+struct LateVerifier {
+    inner: Arc<dyn ClientCertVerifier>,
+    grace: Duration,
+}
+
+impl ClientCertVerifier for LateVerifier {
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let verified = self.inner.verify_client_cert(end_entity, intermediates, now);
+        match &verified {
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::Expired | CertificateError::ExpiredContext { .. },
+            )) => {
+                let earlier = Duration::from_secs(now.as_secs()).saturating_sub(self.grace);
+                let earlier = UnixTime::since_unix_epoch(earlier);
+                // Says again that it has ended where it ended before the grace.
+                self.inner.verify_client_cert(end_entity, intermediates, earlier)
+            }
+            _ => verified,
+        }
+    }
+
+    fn root_hint_subjects(&self) -> &[AuthorityName] {
+        self.inner.root_hint_subjects()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.inner.client_auth_mandatory()
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
 }
 
 /// The time against which certificates are checked: the wall clock, but never earlier than the latest

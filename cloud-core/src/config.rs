@@ -29,6 +29,7 @@ const OTHER_VARIABLES: &[&str] = &[
     "FARTHING_DATA",
     "FARTHING_PRINCIPAL",
     "FARTHING_PROFILE",
+    "FARTHING_SERVER",
     "FARTHING_TOKEN",
 ];
 /// Other programs of the platform that may run in the same environment.
@@ -76,6 +77,10 @@ pub struct Config {
     pub bank_timeout_ms: u64,
     /// PEM file with the authorities trusted for `https` banks.
     pub bank_authority: Option<PathBuf>,
+    /// How long a new device certificate is valid.
+    pub certificate_life_ms: u64,
+    /// How long after its end a certificate may still be renewed.
+    pub renewal_grace_ms: u64,
     /// Length of each new journal segment.
     pub journal_segment_bytes: u64,
     /// A snapshot is made when this many segments were closed since the last one.

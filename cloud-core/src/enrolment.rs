@@ -4,9 +4,10 @@
 //! |---|---|---|
 //! | `GET /.well-known/est/cacerts` | | base64 PKCS#7 with the authority's certificate |
 //! | `POST /.well-known/est/simpleenroll` | base64 PKCS#10, Basic `tenant/device:claim-secret` | base64 PKCS#7 with the device's certificate |
+//! | `POST /.well-known/est/simplereenroll` | base64 PKCS#10 for the same key, over TLS with the current certificate | base64 PKCS#7 with the next certificate |
 //!
 //! A refusal is plain text, `code: sentence`. This file checks form and possession of the key; whether the
-//! claim is good, and that the same claim and key give the same certificate, is decided by the core behind
+//! proof is good, and that the same proof and key give the same certificate, is decided by the core behind
 //! [`EnrolmentDesk`] (correctness.md 20).
 
 mod certs_only;
@@ -23,7 +24,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Extension, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -40,7 +41,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use crate::authority::{self, AuthorityError};
+use crate::authority::{self, AuthorityError, PeerIdentity};
 
 /// Bytes of a request's body: a certificate request in base64 with line breaks.
 const BODY_BYTES: usize = 8 << 10;
@@ -52,12 +53,29 @@ const HEAD_BYTES: usize = 16 << 10;
 pub struct EnrolRequest {
     /// Who wants to enrol; to be compared with the claim.
     pub principal: Principal,
-    /// SHA-256 of the claim's secret.
-    pub claim_secret_hash: [u8; 32],
+    /// What is to allow it.
+    pub proof: Proof,
     /// The certificate request, signature checked.
     pub csr_der: Vec<u8>,
     /// The key it is for.
     pub public_key: [u8; 32],
+}
+
+/// What somebody shows who asks for a certificate.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Proof {
+    /// A claim code.
+    Claim {
+        /// SHA-256 of its secret.
+        secret_hash: [u8; 32],
+    },
+    /// The current certificate, verified by TLS.
+    Certificate {
+        /// Which enrolment of the device it belongs to.
+        instance: u32,
+        /// Its serial number.
+        serial: [u8; 16],
+    },
 }
 
 /// A refusal as the device shows it.
@@ -154,8 +172,11 @@ async fn serve_connection(stream: TcpStream, acceptor: TlsAcceptor, router: Rout
     let Ok(Ok(stream)) = tokio::time::timeout(limits.handshake_timeout, acceptor.accept(stream)).await else {
         return;
     };
+    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let peer = Peer(certificate.and_then(|shown| authority::principal_of_peer_certificate(shown).ok()));
     let calls = TowerToHyperService::new(router);
-    let service = service_fn(move |request| {
+    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(peer.clone());
         let answering = calls.call(request);
         async move { answering.await.map_err(|never: Infallible| never) }
     });
@@ -164,6 +185,10 @@ async fn serve_connection(stream: TcpStream, acceptor: TlsAcceptor, router: Rout
     let serving = http.serve_connection(TokioIo::new(stream), service);
     let _ = tokio::time::timeout(limits.connection_timeout, serving).await;
 }
+
+/// Who TLS says is there.
+#[derive(Clone)]
+struct Peer(Option<PeerIdentity>);
 
 /// Connections now, by address.
 type Present = Arc<Mutex<HashMap<IpAddr, usize>>>;
@@ -208,6 +233,7 @@ fn router(office: Arc<Office>) -> Router {
     Router::new()
         .route("/.well-known/est/cacerts", get(cacerts))
         .route("/.well-known/est/simpleenroll", post(simpleenroll))
+        .route("/.well-known/est/simplereenroll", post(simplereenroll))
         .fallback(async || {
             Problem::new(
                 StatusCode::NOT_FOUND,
@@ -228,7 +254,29 @@ async fn simpleenroll(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
-    let (principal, claim_secret_hash) = credentials(&headers)?;
+    let (principal, secret_hash) = credentials(&headers)?;
+    sign(&office, principal, Proof::Claim { secret_hash }, body).await
+}
+
+async fn simplereenroll(
+    State(office): State<Arc<Office>>,
+    Extension(Peer(peer)): Extension<Peer>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    let peer = peer.ok_or_else(|| {
+        let message = "Renew over TLS with the device's current certificate.";
+        Problem::new(StatusCode::FORBIDDEN, "certificate_missing", message)
+    })?;
+    let proof = Proof::Certificate { instance: peer.instance, serial: peer.serial };
+    sign(&office, peer.principal, proof, body).await
+}
+
+async fn sign(
+    office: &Office,
+    principal: Principal,
+    proof: Proof,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
     let body = body.map_err(|rejection| {
         let message = "Send the certificate request alone, at most 8 KiB.";
         Problem::new(rejection.status(), "body_refused", message)
@@ -241,7 +289,7 @@ async fn simpleenroll(
         )
     })?;
     let public_key = authority::public_key_of_csr(&csr_der)?;
-    let request = EnrolRequest { principal, claim_secret_hash, csr_der, public_key };
+    let request = EnrolRequest { principal, proof, csr_der, public_key };
     let certificate = office.desk.enrol(request).await?;
     Ok(pkcs7(certs_only::encode(&[&certificate])))
 }

@@ -319,7 +319,7 @@ impl Owner {
                 let input = Input::Enrol {
                     ticket,
                     principal: enrolment.principal.clone(),
-                    claim_hash: enrolment.claim_hash,
+                    proof: enrolment.proof.clone(),
                     public_key: enrolment.public_key,
                 };
                 self.enrolments.insert(ticket, enrolment);

@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use broker::{Broker, BrokerHandle, Listener};
 use cloud_core_flows::driver::Driver;
+use cloud_core_flows::port;
 use cloud_core_flows::registry::RESERVED_TENANT;
 use data_encoding::BASE64URL_NOPAD;
-use schemas::ids::{Hash, Principal};
+use schemas::ids::{Hash, Instance, Principal};
 use schemas::signed::PublicKey;
 use schemas::time::Timestamp;
 use schemas_journal::{ChainId, FileDisk};
@@ -30,7 +31,7 @@ use crate::authority::{
     Authority, CertificateClock, ClientCertificates, ServerIdentity, Validity, server_config,
 };
 use crate::config::Config;
-use crate::enrolment::{self, EnrolRefusal, EnrolRequest};
+use crate::enrolment::{self, EnrolRefusal, EnrolRequest, Proof};
 use crate::health::{self, Probe};
 use crate::runtime::{CoreClock, CoreFault, EnrolTicket, KillPoints, Parts, Requests, Runtime, hold_writes};
 use crate::{http, telemetry};
@@ -111,6 +112,7 @@ impl Server {
         let (principal, token) = health_credentials()?;
         let bank_authority_pem = files::bank_authority(config)?;
         driver.set_probe(principal.clone(), health::token_hash(&token));
+        driver.set_certificate_life(config.certificate_life_ms);
 
         let listening = Listening::bind(config).await?;
         let tls = Tls::make(config, &authority, &clock)?;
@@ -250,7 +252,11 @@ impl Tls {
         };
         Ok(Self {
             lane: make(ClientCertificates::Optional(authority.certificate_der()))?,
-            enrolment: make(ClientCertificates::None)?,
+            // A device that renews shows the certificate that it has.
+            enrolment: make(ClientCertificates::OptionalLate(
+                authority.certificate_der(),
+                Duration::from_millis(config.renewal_grace_ms),
+            ))?,
             clock: certificate_clock,
         })
     }
@@ -353,14 +359,19 @@ async fn serve_enrolment(
 async fn enrol(requests: Requests, request: EnrolRequest) -> Result<Vec<u8>, EnrolRefusal> {
     let later = || EnrolRefusal {
         code: "core_unavailable".into(),
-        message: "the core could not decide now: try again with the same claim code".into(),
+        message: "the core could not decide now: try again with the same claim code or certificate".into(),
         retry: true,
     };
     let principal = request.principal.clone();
     let (reply, answer) = oneshot::channel();
     let ticket = EnrolTicket {
         principal: request.principal,
-        claim_hash: Hash(request.claim_secret_hash),
+        proof: match request.proof {
+            Proof::Claim { secret_hash } => port::Proof::Claim(Hash(secret_hash)),
+            Proof::Certificate { instance, serial } => {
+                port::Proof::Certificate { instance: Instance(instance), serial: serial.to_vec() }
+            }
+        },
         public_key: PublicKey(request.public_key),
         csr_der: request.csr_der,
         reply,
@@ -368,7 +379,7 @@ async fn enrol(requests: Requests, request: EnrolRequest) -> Result<Vec<u8>, Enr
     requests.enrol(ticket).await.map_err(|_| later())?;
     match answer.await {
         Ok(Ok(certificate)) => {
-            tracing::info!(%principal, "a device is enrolled");
+            tracing::info!(%principal, "a certificate was given");
             Ok(certificate)
         }
         Ok(Err(rejection)) => {

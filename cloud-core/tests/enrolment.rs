@@ -9,10 +9,10 @@ use std::time::Duration;
 use cloud_core::authority::{
     self, Authority, ClientCertificates, PeerIdentity, Validity, principal_of_peer_certificate, server_config,
 };
-use cloud_core::enrolment::{EnrolRefusal, EnrolRequest, EnrolmentDesk, Limits, serve};
+use cloud_core::enrolment::{EnrolRefusal, EnrolRequest, EnrolmentDesk, Limits, Proof, serve};
 use data_encoding::BASE64;
 use edge_agent::enrolment::{
-    CertificateClock, DeviceKey, EnrolError, Enrolled, IdentityDirectory, client_config, enrol,
+    CertificateClock, DeviceKey, EnrolError, Enrolled, IdentityDirectory, client_config, enrol, renew,
 };
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ServerConfig};
@@ -162,7 +162,7 @@ fn decide(
     hash: [u8; 32],
     request: &EnrolRequest,
 ) -> Result<Vec<u8>, EnrolRefusal> {
-    if request.claim_secret_hash != hash || request.principal != principal() {
+    if request.proof != (Proof::Claim { secret_hash: hash }) || request.principal != principal() {
         return Err(refusal("claim_unknown"));
     }
     match &claim.used {
@@ -379,6 +379,42 @@ async fn answer_that_is_not_this_devices_certificate_is_refused() {
     }
 }
 
+/// Months offline: a certificate that has ended is renewed within the grace, and not a day later; then the device is
+/// told that it needs a new claim code.
+#[tokio::test]
+async fn ended_certificate_is_renewed_within_the_grace_only() {
+    const DAY_MS: u64 = 24 * 3_600_000;
+    let platform = Platform::start().await;
+    let key = DeviceKey::generate([7; 32]);
+    let current = platform.enrol(&key).await.unwrap();
+    for (grace_days, days_late, is_good) in [(0, 1, false), (30, 1, true), (30, 29, true), (30, 31, false)] {
+        let late = VALIDITY.not_after_ms + days_late * DAY_MS;
+        let authority = Arc::clone(&platform.authority);
+        let grace = Duration::from_millis(grace_days * DAY_MS);
+        let clients = ClientCertificates::OptionalLate(authority.certificate_der(), grace);
+        let identity = authority.issue_server(&["localhost"], &[LOOPBACK], VALIDITY, [3; 16]).unwrap();
+        let clock_of_server = Arc::new(authority::CertificateClock::new(late));
+        let tls = Arc::new(server_config(&identity, clients, clock_of_server).unwrap());
+        let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let signing = Arc::clone(&authority);
+        let desk: Arc<dyn EnrolmentDesk> = Arc::new(move |request: EnrolRequest| {
+            assert!(request.proof == Proof::Certificate { instance: 1, serial: [1; 16] });
+            let signed = signing.sign_device_csr(&request.csr_der, &request.principal, 1, VALIDITY, [2; 16]);
+            async move { Ok(signed.unwrap()) }
+        });
+        let ca = authority.certificate_der().clone();
+        let server = tokio::spawn(async move { serve(listener, tls, &ca, desk, Limits::default()).await });
+        let renewed = renew(&address, &current, &key, clock(), PATIENT).await;
+        server.abort();
+        match renewed {
+            Ok(renewed) => assert!(is_good && renewed != current, "{grace_days} {days_late}"),
+            Err(EnrolError::Ended { .. }) => assert!(!is_good, "{grace_days} {days_late}"),
+            Err(other) => panic!("{grace_days} {days_late}: {other:?}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn malformed_requests_are_refused_by_name() {
     let platform = Platform::start().await;
@@ -403,6 +439,9 @@ async fn malformed_requests_are_refused_by_name() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "row {row}: {answer}");
         assert!(answer.contains(code), "row {row}: {answer}");
     }
+    let bare = "POST /.well-known/est/simplereenroll HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let answer = platform.raw(bare).await;
+    assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("certificate_missing: "), "{answer}");
     let answer = platform.raw("GET /elsewhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
     assert!(answer.contains("not_found: "), "{answer}");
     assert!(platform.raw("garbage\r\n\r\n").await.starts_with("HTTP/1.1 400"));

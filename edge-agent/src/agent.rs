@@ -17,9 +17,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
 use crate::clock::{boot_ms, random};
-use crate::connection::{Connection, Endpoint, FromCloud};
+use crate::connection::{Access, Connection, Endpoint, FromCloud};
 use crate::driver::{Act, Driver};
 use crate::local::{self, Refusal, Reply, Request};
+use crate::renewal::{self, Renewal};
 use crate::steps::{Step, pass};
 pub(crate) use storage::{Storage, StorageError};
 
@@ -36,9 +37,14 @@ const STOP_MS: u64 = 20_000;
 #[derive(Debug)]
 pub(crate) enum Input {
     Cloud(FromCloud),
-    Hardware { command: CommandId, result: HardwareResult },
+    Hardware {
+        command: CommandId,
+        result: HardwareResult,
+    },
     Local(Request, oneshot::Sender<Reply>),
     Snapshot(Result<SnapshotTaken, SnapshotError>),
+    /// The certificate was renewed: the next connection is made with it.
+    Renewed(Access),
 }
 
 /// What the agent runs with.
@@ -51,6 +57,8 @@ pub(crate) struct Setup {
     pub(crate) journal_directory: PathBuf,
     pub(crate) socket: PathBuf,
     pub(crate) backoff_ms: (u64, u64),
+    /// None: without a certificate, or without knowing where to renew it.
+    pub(crate) renewal: Option<Renewal>,
     /// Told the cloud's time, so that certificates are judged by it.
     pub(crate) learn_time: Box<dyn Fn(schemas::time::Timestamp)>,
 }
@@ -98,6 +106,7 @@ struct Agent {
     stopping: bool,
     socket: PathBuf,
     local: AbortHandle,
+    renewing: Option<AbortHandle>,
     learn_time: Box<dyn Fn(schemas::time::Timestamp)>,
 }
 
@@ -107,6 +116,8 @@ impl Agent {
         let listener = local::listen(&setup.socket)
             .map_err(|source| AgentError::Socket { path: setup.socket.clone(), source })?;
         let local = tokio::spawn(local::serve(listener, inputs.clone())).abort_handle();
+        let renewing =
+            setup.renewal.map(|renewal| tokio::spawn(renewal::keep(renewal, inputs.clone())).abort_handle());
         let now = boot_ms();
         let conditions = Driver::conditions(&setup.profile.driver);
         let mut device = Device::open(setup.settings, setup.profile, recovered, random()?, now);
@@ -130,6 +141,7 @@ impl Agent {
             stopping: false,
             socket: setup.socket,
             local,
+            renewing,
             learn_time: setup.learn_time,
         })
     }
@@ -146,6 +158,10 @@ impl Agent {
                 return Ok(());
             }
             self.connect_when_due();
+            // On a device without a clock of its own this is what its certificate is judged by.
+            if let Some((lower, _)) = self.device.cloud_time(boot_ms()) {
+                (self.learn_time)(lower);
+            }
             let wake_at_ms = self.next_wake_ms().min(stop_at_ms);
             let wait = Duration::from_millis(wake_at_ms.saturating_sub(boot_ms()).min(60_000));
             tokio::select! {
@@ -179,6 +195,9 @@ impl Agent {
             acting.abort();
         }
         self.local.abort();
+        if let Some(renewing) = self.renewing.take() {
+            renewing.abort();
+        }
         // A leftover socket is harmless: the next start replaces it.
         let _ = std::fs::remove_file(&self.socket);
     }
@@ -194,6 +213,7 @@ impl Agent {
             }
             Input::Local(request, reply) => self.handle_local(request, reply, now)?,
             Input::Snapshot(result) => self.storage.handle_snapshot(&result)?,
+            Input::Renewed(access) => self.endpoint.access = access,
         }
         Ok(())
     }
@@ -206,9 +226,6 @@ impl Agent {
                 pass(Step::MessageReceived);
                 let delivery = token.map(|token| Delivery { connection, token });
                 self.device.handle_message(delivery, &kind, &payload, now);
-                if let Some((lower, _)) = self.device.cloud_time(now) {
-                    (self.learn_time)(lower);
-                }
             }
             FromCloud::Connected { connection, window } if self.is_current(connection) => {
                 tracing::info!(connection, "connected");

@@ -1,5 +1,6 @@
 //! The command line. Every failure names the fix; `--json` gives the same for programs.
 
+mod certificate;
 mod check;
 mod device;
 mod failure;
@@ -125,6 +126,11 @@ enum Command {
     },
     /// The device's public key, made now if there is none.
     Key(DataArguments),
+    /// The device's certificate.
+    Certificate {
+        #[command(subcommand)]
+        command: CertificateCommand,
+    },
     /// Configuration.
     Config {
         #[command(subcommand)]
@@ -146,6 +152,24 @@ enum Command {
 enum ConfigCommand {
     /// Each value with its origin.
     Show(RunArguments),
+}
+
+#[derive(Debug, Subcommand)]
+enum CertificateCommand {
+    /// Whose it is, from when until when it is valid, and when the running agent renews it.
+    Show(DataArguments),
+    /// Renew it now: get the next one, test a connection with it, then replace. The running agent does it by itself at
+    /// two thirds of the certificate's life.
+    Renew {
+        #[command(flatten)]
+        data: DataArguments,
+        /// Where devices enrol, HOST:PORT; where this one did, if left out.
+        #[arg(long, value_name = "HOST:PORT")]
+        server: Option<String>,
+        /// The cloud's MQTT listener, HOST:PORT, for the test.
+        #[arg(long, value_name = "HOST:PORT")]
+        broker: Option<String>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -252,6 +276,12 @@ fn execute(command: Command, json: bool) -> Result<(), Failure> {
         }
         Command::SetUp { data, mode } => device::set_up(&data.data, matches!(mode, Switch::On), json),
         Command::Key(data) => device::key(&data.data, json),
+        Command::Certificate { command: CertificateCommand::Show(data) } => {
+            certificate::show(&data.data, json)
+        }
+        Command::Certificate { command: CertificateCommand::Renew { data, server, broker } } => {
+            certificate::renew(&data.data, Layer { server, broker, ..Layer::default() }, json)
+        }
         Command::Config { command: ConfigCommand::Show(arguments) } => {
             device::show_config(&arguments.data.data.clone(), arguments.into(), json)
         }

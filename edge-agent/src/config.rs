@@ -114,6 +114,8 @@ settings! {
     physical_log: String, "FARTHING_PHYSICAL_LOG";
     /// Outcomes of a simulated driver, separated by commas, in place of the profile's.
     faults: String, "FARTHING_FAULTS";
+    /// `host:port` where the certificate is renewed; where it enrolled, if left out.
+    server: String, "FARTHING_SERVER";
     /// MQTT keep alive, in seconds; 0: none.
     keep_alive_s: u16, "FARTHING_KEEP_ALIVE_S";
     /// Bound of the boot-time clock's error, in parts per million.

@@ -1,6 +1,8 @@
 //! Enrolment: with a claim code, a device gets its certificate from a platform it has never met
 //! (correctness.md 20; EST, RFC 7030).
 //!
+//! A certificate that is there is renewed with itself ([`renew`]): the key, the name and the instance stay.
+//!
 //! Order for a caller: open the [`IdentityDirectory`], take `key_or_create` (synced before anything is
 //! sent, so that a retry after a lost answer uses the same key), [`enrol`], `save`. Any step may be repeated:
 //! the platform gives the same certificate for the same claim and key.
@@ -9,7 +11,7 @@ mod certs_only;
 mod first_contact;
 mod identity;
 
-use std::fmt;
+use std::error::Error;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +24,7 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use rcgen::{CertificateParams, DistinguishedName, DnType};
+use rustls::AlertDescription;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::time_provider::TimeProvider;
 use schemas::claim::ClaimCode;
@@ -30,7 +33,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-pub use identity::{CertificateClock, DeviceKey, IdentityDirectory, IdentityError, client_config};
+pub use identity::{
+    CertificateClock, DeviceKey, IdentityDirectory, IdentityError, client_config, validity_ms,
+};
 
 /// Bytes of an answer that are read.
 const ANSWER_BYTES: usize = 64 << 10;
@@ -105,7 +110,9 @@ pub enum EnrolError {
         principal: Principal,
     },
     /// The platform can't decide now.
-    #[error("the platform can't enrol now: {message} ({code}); try again with the same claim code")]
+    #[error(
+        "the platform can't sign now: {message} ({code}); try again, with the same claim code if it was one"
+    )]
     Unavailable {
         /// Stable code.
         code: String,
@@ -121,6 +128,15 @@ pub enum EnrolError {
         address: String,
         /// How.
         reason: String,
+    },
+    /// Too late for a renewal.
+    #[error(
+        "the certificate of {principal} has ended, and the platform renews it no more: ask the operator for a new \
+         claim code (cloud-core admin claim create {principal}), then `edge-agent enroll`"
+    )]
+    Ended {
+        /// Whose.
+        principal: Principal,
     },
     /// An answer, but not a certificate for this device and key.
     #[error(
@@ -147,29 +163,56 @@ pub async fn enrol(
     clock: Arc<dyn TimeProvider>,
     timeout: Duration,
 ) -> Result<Enrolled, EnrolError> {
-    let enrolment = Enrolment { address, claim, principal, key, clock };
-    tokio::time::timeout(timeout, enrolment.run())
-        .await
-        .map_err(|_| EnrolError::TimedOut { address: address.to_owned(), seconds: timeout.as_secs() })?
+    Enrolment { address, proof: Proof::Claim(claim), principal, key, clock }.within(timeout).await
+}
+
+/// Gets the next certificate with the current one, for the same key. Repeated after a lost answer, it gets the same
+/// one. Nothing on disk is touched: that the new one works is for the caller to see before it counts.
+pub async fn renew(
+    address: &str,
+    current: &Enrolled,
+    key: &DeviceKey,
+    clock: Arc<dyn TimeProvider>,
+    timeout: Duration,
+) -> Result<Enrolled, EnrolError> {
+    let principal = &current.principal;
+    Enrolment { address, proof: Proof::Current(current), principal, key, clock }.within(timeout).await
+}
+
+/// What allows it.
+enum Proof<'a> {
+    Claim(&'a ClaimCode),
+    Current(&'a Enrolled),
 }
 
 struct Enrolment<'a> {
     address: &'a str,
-    claim: &'a ClaimCode,
+    proof: Proof<'a>,
     principal: &'a Principal,
     key: &'a DeviceKey,
     clock: Arc<dyn TimeProvider>,
 }
 
 impl Enrolment<'_> {
+    async fn within(&self, timeout: Duration) -> Result<Enrolled, EnrolError> {
+        let (address, seconds) = (self.address.to_owned(), timeout.as_secs());
+        let late = |_| EnrolError::TimedOut { address, seconds };
+        tokio::time::timeout(timeout, self.run()).await.map_err(late)?
+    }
+
     async fn run(&self) -> Result<Enrolled, EnrolError> {
         let csr = self.certificate_request()?;
         let stream = self.connect().await?;
-        let presented = stream.get_ref().1.peer_certificates().unwrap_or_default();
-        let authority = first_contact::find_authority(presented, self.claim.ca_fingerprint())
-            .ok_or_else(|| EnrolError::OtherAuthority { address: self.address.to_owned() })?
-            .clone()
-            .into_owned();
+        let authority = match self.proof {
+            Proof::Current(current) => current.ca_der.clone(),
+            Proof::Claim(claim) => {
+                let presented = stream.get_ref().1.peer_certificates().unwrap_or_default();
+                first_contact::find_authority(presented, claim.ca_fingerprint())
+                    .ok_or_else(|| EnrolError::OtherAuthority { address: self.address.to_owned() })?
+                    .clone()
+                    .into_owned()
+            }
+        };
         let (status, body) = self.exchange(stream, &csr).await?;
         if status != StatusCode::OK {
             return Err(self.refusal(status, &body));
@@ -193,8 +236,14 @@ impl Enrolment<'_> {
         let (host, _) = self.address.rsplit_once(':').ok_or_else(malformed)?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let name = ServerName::try_from(host).map_err(|_| malformed())?;
-        let config = first_contact::config(self.claim.ca_fingerprint(), Arc::clone(&self.clock))
-            .map_err(|error| EnrolError::Key(error.to_string()))?;
+        let clock = Arc::clone(&self.clock);
+        let config = match self.proof {
+            Proof::Claim(claim) => first_contact::config(claim.ca_fingerprint(), clock),
+            Proof::Current(current) => {
+                client_config(&current.ca_der, Some((self.key, &current.certificate_chain)), clock)
+            }
+        }
+        .map_err(|error| EnrolError::Key(error.to_string()))?;
         let stream = TcpStream::connect(self.address).await.map_err(unreachable)?;
         TlsConnector::from(Arc::new(config))
             .connect(name, stream)
@@ -223,30 +272,31 @@ impl Enrolment<'_> {
         stream: TlsStream<TcpStream>,
         csr: &[u8],
     ) -> Result<(StatusCode, Bytes), EnrolError> {
-        let broken = |error: &dyn fmt::Display| EnrolError::Broken {
-            address: self.address.to_owned(),
-            reason: error.to_string(),
-        };
-        let credentials =
-            BASE64.encode(format!("{}:{}", self.principal, self.claim.secret_text()).as_bytes());
-        let mut authorization =
-            HeaderValue::try_from(format!("Basic {credentials}")).map_err(|error| broken(&error))?;
-        authorization.set_sensitive(true);
-        let request = Request::builder()
+        let broken = |error: &(dyn Error + 'static)| self.broken(error);
+        let mut request = Request::builder()
             .method(Method::POST)
-            .uri("/.well-known/est/simpleenroll")
             .header(HOST, self.address)
-            .header(AUTHORIZATION, authorization)
-            .header(CONTENT_TYPE, "application/pkcs10")
-            .body(Full::new(Bytes::from(BASE64_MIME.encode(csr))))
-            .map_err(|error| broken(&error))?;
+            .header(CONTENT_TYPE, "application/pkcs10");
+        request = match self.proof {
+            Proof::Current(_) => request.uri("/.well-known/est/simplereenroll"),
+            Proof::Claim(claim) => {
+                let credentials =
+                    BASE64.encode(format!("{}:{}", self.principal, claim.secret_text()).as_bytes());
+                let mut authorization =
+                    HeaderValue::try_from(format!("Basic {credentials}")).map_err(|error| broken(&error))?;
+                authorization.set_sensitive(true);
+                request.uri("/.well-known/est/simpleenroll").header(AUTHORIZATION, authorization)
+            }
+        };
+        let body = Full::new(Bytes::from(BASE64_MIME.encode(csr)));
+        let request = request.body(body).map_err(|error| broken(&error))?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
         let exchanging = async {
             let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
             let status = response.status();
             let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await;
-            Ok((status, body.map_err(|error| broken(&error))?.to_bytes()))
+            Ok((status, body.map_err(|error| broken(error.as_ref()))?.to_bytes()))
         };
         // The connection moves bytes only while it is polled; it ends with this call.
         let mut connection = std::pin::pin!(connection);
@@ -255,6 +305,20 @@ impl Enrolment<'_> {
             answer = &mut exchanging => answer,
             _ = &mut connection => exchanging.await,
         }
+    }
+
+    /// In TLS 1.3 a client learns only when it reads that its certificate was not taken.
+    fn broken(&self, error: &(dyn Error + 'static)) -> EnrolError {
+        let mut cause = Some(error);
+        while let Some(found) = cause {
+            let inner = found.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+            let tls = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+            if let Some(rustls::Error::AlertReceived(AlertDescription::CertificateExpired)) = tls {
+                return EnrolError::Ended { principal: self.principal.clone() };
+            }
+            cause = found.source();
+        }
+        EnrolError::Broken { address: self.address.to_owned(), reason: error.to_string() }
     }
 
     fn refusal(&self, status: StatusCode, body: &[u8]) -> EnrolError {
@@ -291,6 +355,11 @@ impl Enrolment<'_> {
         }
         if own.principal != *self.principal {
             return Err(format!("the certificate is for {}", own.principal));
+        }
+        if let Proof::Current(current) = self.proof
+            && own.instance != current.instance
+        {
+            return Err(format!("the certificate is for instance {}", own.instance));
         }
         Ok(Enrolled {
             principal: own.principal,

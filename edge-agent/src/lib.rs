@@ -12,4 +12,5 @@ mod driver;
 pub mod enrolment;
 mod local;
 mod message;
+pub mod renewal;
 pub mod steps;

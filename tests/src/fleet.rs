@@ -57,11 +57,21 @@ pub struct Options {
     pub hold_writes: bool,
     pub payers: u32,
     pub machines: &'static [Machine],
+    pub deadlines: Deadlines,
+    /// More settings of the core, as arguments.
+    pub core_settings: &'static [&'static str],
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { core_binary: binary("cloud-core"), hold_writes: false, payers: 1, machines: &[] }
+        Self {
+            core_binary: binary("cloud-core"),
+            hold_writes: false,
+            payers: 1,
+            machines: &[],
+            deadlines: DEADLINES,
+            core_settings: &[],
+        }
     }
 }
 
@@ -97,6 +107,7 @@ impl Fleet {
         let mut core_arguments =
             vec!["serve".to_owned(), "--data-dir".to_owned(), data.display().to_string()];
         core_arguments.extend(["--journal-segment-bytes".to_owned(), "1048576".to_owned()]);
+        core_arguments.extend(options.core_settings.iter().map(|setting| (*setting).to_owned()));
         let listen = ["--listen-tcp", "--listen-tls", "--listen-enrolment", "--listen-http"];
         let mut first = core_arguments.clone();
         first.extend(listen.iter().flat_map(|flag| [(*flag).to_owned(), "127.0.0.1:0".to_owned()]));
@@ -124,7 +135,7 @@ impl Fleet {
                     holding: "holding".to_owned(),
                 },
                 on_unknown: OnUnknown::Refund,
-                deadlines: DEADLINES,
+                deadlines: self.options.deadlines,
             },
             AdminCommand::CreatePerson { person: principal("till"), public_key: None, bank_account: None },
             AdminCommand::CreateMerchant {

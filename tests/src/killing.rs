@@ -55,7 +55,8 @@ pub struct Report {
 pub fn play(plan: Plan, core_binary: PathBuf) -> Report {
     let began = Instant::now();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let options = Options { core_binary, hold_writes: true, payers: PAYERS, machines: MACHINES };
+    let options =
+        Options { core_binary, hold_writes: true, payers: PAYERS, machines: MACHINES, ..Options::default() };
     let fleet = Fleet::start(options);
     let shared = Arc::new(Shared::new(fleet.admin.clone(), chips(&fleet)));
     let mut random = Random::new(plan.seed);

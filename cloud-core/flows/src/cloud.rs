@@ -17,7 +17,7 @@ use crate::event::{Event, Record};
 use crate::exceptions::{Case, Exceptions};
 use crate::outbox::Outbox;
 use crate::payment::{ChipPayment, Command, Phase, Reported};
-use crate::registry::Registry;
+use crate::registry::{Registry, Renewal};
 use crate::window::Window;
 
 /// Everything that the core knows and must not forget.
@@ -79,6 +79,10 @@ impl Cloud {
             Event::Registered(command) => self.registry.register(command),
             Event::DeviceEnrolled { principal, instance, public_key, claim_hash, certificate } => {
                 self.registry.enrol(principal, *instance, *public_key, *claim_hash, certificate);
+            }
+            Event::CertificateRenewed { principal, of_serial, not_after, certificate } => {
+                let (of_serial, certificate) = (of_serial.clone().into(), certificate.clone().into());
+                self.registry.renew(principal, Renewal { of_serial, not_after: *not_after, certificate });
             }
             Event::DeviceReported { device, report } => self.registry.report(device, report, record.at),
             Event::DeviceRevoked { device } => self.registry.revoke(device),

@@ -17,7 +17,7 @@ use crate::decision::Decision;
 use crate::event::Event;
 use crate::limits;
 use crate::payment::{ChipPayment, Phase};
-use crate::port::SignOrder;
+use crate::port::{Proof, SignOrder};
 use crate::registry::Standing;
 use crate::rejection::Rejection;
 
@@ -144,14 +144,49 @@ pub(crate) enum Enrolment {
     Known(Vec<u8>),
 }
 
-/// correctness.md 20: same claim and same key = the same certificate again; another key is refused.
+/// correctness.md 20: same proof and same key = the same certificate again; another key is refused.
 pub(crate) fn enrol(
+    cloud: &Cloud,
+    principal: &Principal,
+    proof: &Proof,
+    key: PublicKey,
+    life_ms: u64,
+    now: Timestamp,
+) -> Result<Enrolment, Rejection> {
+    let sign = |instance| {
+        Enrolment::Sign(SignOrder {
+            principal: principal.clone(),
+            instance,
+            public_key: key,
+            proof: proof.clone(),
+            not_before: Timestamp(now.0.saturating_sub(limits::CERTIFICATE_EARLIER_MS.min(life_ms / 10))),
+            not_after: now.plus_ms(life_ms),
+        })
+    };
+    match proof {
+        Proof::Claim(claim) => match claimed(cloud, principal, *claim, key, now)? {
+            Some(certificate) => Ok(Enrolment::Known(certificate)),
+            None => {
+                Ok(sign(Instance(cloud.registry.device(principal).map_or(1, |device| device.instance.0 + 1))))
+            }
+        },
+        Proof::Certificate { instance, serial } => {
+            match renewed(cloud, principal, *instance, serial, key, now)? {
+                Some(certificate) => Ok(Enrolment::Known(certificate)),
+                None => Ok(sign(*instance)),
+            }
+        }
+    }
+}
+
+/// The certificate that this claim gave before; `None` where it is still to be used.
+fn claimed(
     cloud: &Cloud,
     principal: &Principal,
     claim: Hash,
     key: PublicKey,
     now: Timestamp,
-) -> Result<Enrolment, Rejection> {
+) -> Result<Option<Vec<u8>>, Rejection> {
     let refused = || {
         let text = "this claim code is not good for this device: it has ended, was used, or was made for another one; ask the operator for a new one";
         Rejection::new("claim_refused", text)
@@ -167,23 +202,37 @@ pub(crate) fn enrol(
                 "this claim code was used with another key: ask the operator for a new one",
             )
         };
-        return if same { Ok(Enrolment::Known(certificate.to_vec())) } else { Err(other()) };
+        return if same { Ok(Some(certificate.to_vec())) } else { Err(other()) };
     }
-    if !cloud.registry.claim_is_good(claim, principal, now) {
-        return Err(refused());
-    }
-    Ok(Enrolment::Sign(SignOrder {
-        principal: principal.clone(),
-        instance: Instance(device.instance.0 + 1),
-        public_key: key,
-        claim_hash: claim,
-        // A device's clock may lag behind: an hour of grace.
-        not_before: Timestamp(now.0.saturating_sub(3_600_000)),
-        not_after: now.plus_ms(limits::CERTIFICATE_LIFE_MS),
-    }))
+    if cloud.registry.claim_is_good(claim, principal, now) { Ok(None) } else { Err(refused()) }
 }
 
-/// The certificate is there. A re-enrolment is a new instance: what the old one was doing is unknown.
+/// What this certificate was renewed to before; `None` where it is still to be renewed. The key stays: the registry
+/// knows it as the signer of the device's payment informations, and a new one would have to be accepted beside it
+/// until every information of the old one has ended. Who wants a new key enrols anew.
+fn renewed(
+    cloud: &Cloud,
+    principal: &Principal,
+    instance: Instance,
+    serial: &[u8],
+    key: PublicKey,
+    now: Timestamp,
+) -> Result<Option<Vec<u8>>, Rejection> {
+    let device = cloud.registry.device(principal).filter(|device| device.instance == instance);
+    let device = device.filter(|device| device.standing == Standing::Enrolled).ok_or_else(|| {
+        let text = "the device was revoked, or enrolled anew, since this certificate was made: ask the operator for a new claim code";
+        Rejection::new("certificate_not_current", text)
+    })?;
+    if device.public_key != Some(key) {
+        let text = "a renewal keeps the key: send the request for the enrolled one, or enrol anew with a new claim code";
+        return Err(Rejection::new("renewal_other_key", text));
+    }
+    let known = device.renewal.as_ref().filter(|known| known.of_serial == serial && now < known.not_after);
+    Ok(known.map(|known| known.certificate.to_vec()))
+}
+
+/// The certificate is there. A re-enrolment is a new instance: what the old one was doing is unknown. A renewal
+/// changes nothing but the certificate.
 pub(crate) fn enrolled(
     cloud: &Cloud,
     order: &SignOrder,
@@ -191,8 +240,8 @@ pub(crate) fn enrolled(
     now: Timestamp,
     out: &mut Decision,
 ) -> Result<Vec<u8>, Rejection> {
-    // Two enrolments may have raced: the claim decides again.
-    match enrol(cloud, &order.principal, order.claim_hash, order.public_key, now)? {
+    // Two enrolments may have raced: the proof decides again.
+    match enrol(cloud, &order.principal, &order.proof, order.public_key, 0, now)? {
         Enrolment::Known(certificate) => Ok(certificate),
         Enrolment::Sign(again) => {
             if again.instance != order.instance {
@@ -201,14 +250,24 @@ pub(crate) fn enrolled(
                     "another enrolment of this device came in between: try again",
                 ));
             }
-            settle_as_unknown(cloud, &order.principal, now, out);
-            out.event(Event::DeviceEnrolled {
-                principal: order.principal.clone(),
-                instance: order.instance,
-                public_key: order.public_key,
-                claim_hash: order.claim_hash,
-                certificate: certificate.clone(),
-            });
+            match &order.proof {
+                Proof::Claim(claim_hash) => {
+                    settle_as_unknown(cloud, &order.principal, now, out);
+                    out.event(Event::DeviceEnrolled {
+                        principal: order.principal.clone(),
+                        instance: order.instance,
+                        public_key: order.public_key,
+                        claim_hash: *claim_hash,
+                        certificate: certificate.clone(),
+                    });
+                }
+                Proof::Certificate { serial, .. } => out.event(Event::CertificateRenewed {
+                    principal: order.principal.clone(),
+                    of_serial: serial.clone(),
+                    not_after: order.not_after,
+                    certificate: certificate.clone(),
+                }),
+            }
             Ok(certificate)
         }
     }

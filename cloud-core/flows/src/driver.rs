@@ -28,7 +28,8 @@ use crate::limits;
 use crate::lobby::Lobby;
 use crate::opening;
 use crate::port::{
-    ConnectionId, Credentials, DisconnectReason, Input, Output, PromiseRefusal, SignOrder, StandingRefusal,
+    ConnectionId, Credentials, DisconnectReason, Input, Output, PromiseRefusal, Proof, SignOrder,
+    StandingRefusal,
 };
 use crate::registry::Standing;
 
@@ -79,6 +80,7 @@ pub struct Driver<D> {
     held: VecDeque<(Position, Output)>,
     /// The disk is full and the last segment too: nothing is lost, nothing new is accepted.
     starved: bool,
+    certificate_life_ms: u64,
 }
 
 impl<D: Disk> Driver<D> {
@@ -105,6 +107,7 @@ impl<D: Disk> Driver<D> {
             decided,
             held: VecDeque::new(),
             starved: false,
+            certificate_life_ms: limits::CERTIFICATE_LIFE_MS,
         };
         // Asked only now: a long replay must not eat into the time that devices have to come back.
         let now = driver.clock(now());
@@ -212,6 +215,11 @@ impl<D: Disk> Driver<D> {
     /// Admits the platform's own health probe, which may ask for the time and nothing else. Volatile.
     pub fn set_probe(&mut self, principal: Principal, token_hash: Hash) {
         self.lobby.probe = Some((principal, token_hash));
+    }
+
+    /// How long certificates that are signed from now on are valid. Volatile: each certificate says it itself.
+    pub fn set_certificate_life(&mut self, life_ms: u64) {
+        self.certificate_life_ms = life_ms;
     }
 
     /// The next segment, to be made on any thread.
@@ -355,8 +363,9 @@ impl<D: Disk> Driver<D> {
                 self.disconnect_revoked(&command, now, &mut out);
                 out.outputs.push(Output::Admin { ticket, reply });
             }
-            Input::Enrol { ticket, principal, claim_hash, public_key } => {
-                let result = desk::enrol(&self.cloud, &principal, claim_hash, public_key, now);
+            Input::Enrol { ticket, principal, proof, public_key } => {
+                let life_ms = self.certificate_life_ms;
+                let result = desk::enrol(&self.cloud, &principal, &proof, public_key, life_ms, now);
                 let output = match result {
                     Ok(desk::Enrolment::Sign(order)) => Output::Sign { ticket, order },
                     Ok(desk::Enrolment::Known(certificate)) => {
@@ -509,7 +518,7 @@ impl<D: Disk> Driver<D> {
         out: &mut Decision,
     ) {
         let result = desk::enrolled(&self.cloud, order, certificate, now, out);
-        if result.is_ok() {
+        if result.is_ok() && matches!(order.proof, Proof::Claim(_)) {
             // The former enrolment's session ends: its certificate counts no more.
             out.disconnect(self.lobby.dismiss(&order.principal, now), DisconnectReason::Revoked);
         }

@@ -57,6 +57,19 @@ pub enum Event {
         #[serde(with = "serde_bytes")]
         certificate: Vec<u8>,
     },
+    /// A device's certificate was renewed. Its instance and its key stay, so nothing that it does is disturbed.
+    CertificateRenewed {
+        /// Which.
+        principal: Principal,
+        /// Serial number of the certificate with which it asked.
+        #[serde(with = "serde_bytes")]
+        of_serial: Vec<u8>,
+        /// When the new one ends.
+        not_after: Timestamp,
+        /// The new certificate (DER), given again to whoever shows the former one.
+        #[serde(with = "serde_bytes")]
+        certificate: Vec<u8>,
+    },
     /// The books changed.
     Ledger(cloud_core_ledger::Event),
     /// A request was answered for good.

@@ -34,8 +34,10 @@ pub const BANK_ATTEMPTS_UNTIL_NAMED: u32 = 8;
 pub const ADMIN_ROWS: usize = 1_000;
 /// Longest text of an audit record, in bytes.
 pub const AUDIT_TEXT_BYTES: usize = 200;
-/// Validity of a device certificate, in milliseconds: 2 years.
+/// Validity of a device certificate unless the shell says otherwise, in milliseconds: 2 years.
 pub const CERTIFICATE_LIFE_MS: u64 = 2 * 365 * 24 * 3_600_000;
+/// How much earlier than now a certificate begins, at most, in milliseconds: a device's clock may lag behind.
+pub const CERTIFICATE_EARLIER_MS: u64 = 3_600_000;
 
 /// Of a `state` that operators are shown, in characters.
 pub(crate) const STATE_CHARS: usize = 64;

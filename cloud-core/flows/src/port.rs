@@ -144,8 +144,8 @@ pub enum Input {
         ticket: u64,
         /// Which device.
         principal: Principal,
-        /// SHA-256 of the claim's secret.
-        claim_hash: Hash,
+        /// What allows it.
+        proof: Proof,
         /// The key in its CSR, whose possession has been proved.
         public_key: PublicKey,
     },
@@ -162,6 +162,20 @@ pub enum Input {
     Tick,
 }
 
+/// What allows a device to be given a certificate (correctness.md 20).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Proof {
+    /// A claim code: SHA-256 of its secret. Makes a new instance.
+    Claim(Hash),
+    /// Its current certificate, verified by TLS: a renewal. Instance and key stay.
+    Certificate {
+        /// The enrolment that it belongs to.
+        instance: Instance,
+        /// Its serial number. One certificate is renewed once: asked again, the answer is the same.
+        serial: Vec<u8>,
+    },
+}
+
 /// A certificate to be signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignOrder {
@@ -171,8 +185,8 @@ pub struct SignOrder {
     pub instance: Instance,
     /// The device's key.
     pub public_key: PublicKey,
-    /// The claim that allows it.
-    pub claim_hash: Hash,
+    /// What allows it.
+    pub proof: Proof,
     /// Start of validity.
     pub not_before: Timestamp,
     /// End of validity.

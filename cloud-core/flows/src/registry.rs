@@ -64,6 +64,9 @@ pub struct Device {
     pub public_key: Option<PublicKey>,
     /// Of the current enrolment: claim and certificate (DER), to answer the same question again.
     pub enrolment: Option<(Hash, serde_bytes::ByteBuf)>,
+    /// The last renewal within the current enrolment, to answer the same question again.
+    #[serde(default)]
+    pub renewal: Option<Renewal>,
     /// For a chip: for whom it sells and who delivers.
     pub binding: Option<Binding>,
     /// How it last said it is.
@@ -76,6 +79,17 @@ impl Device {
         let last = self.last_report.as_ref().filter(|last| now <= last.at.plus_ms(limits::REPORT_LIFE_MS))?;
         last.report.not_ready.as_ref()
     }
+}
+
+/// A certificate that took the place of another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renewal {
+    /// Serial number of the certificate with which it was asked for.
+    pub of_serial: serde_bytes::ByteBuf,
+    /// When the new one ends.
+    pub not_after: Timestamp,
+    /// The new one (DER).
+    pub certificate: serde_bytes::ByteBuf,
 }
 
 /// What a device said of itself, and when.
@@ -283,6 +297,7 @@ impl Registry {
                     instance: Instance(0),
                     public_key: None,
                     enrolment: None,
+                    renewal: None,
                     binding: None,
                     last_report: None,
                 };
@@ -321,6 +336,13 @@ impl Registry {
             device.public_key = Some(public_key);
             device.last_report = None;
             device.enrolment = Some((claim, serde_bytes::ByteBuf::from(certificate)));
+            device.renewal = None;
+        }
+    }
+
+    pub(crate) fn renew(&mut self, principal: &Principal, renewal: Renewal) {
+        if let Some(device) = self.devices.get_mut(principal) {
+            device.renewal = Some(renewal);
         }
     }
 

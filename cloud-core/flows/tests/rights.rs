@@ -11,7 +11,7 @@ use cloud_core_flows::event::Event;
 use cloud_core_flows::port::BankAnswer::Done;
 use cloud_core_flows::port::BankCallKind::{Cancel, Refund, Transfer};
 use cloud_core_flows::port::{
-    ConnectionId, Credentials, DisconnectReason, Input, Output, PromiseRefusal, StandingRefusal,
+    ConnectionId, Credentials, DisconnectReason, Input, Output, PromiseRefusal, Proof, StandingRefusal,
 };
 use common::{World, chain, http, limits, who};
 use schemas::envelope::Envelope;
@@ -21,6 +21,7 @@ use schemas::message::{
     HealthVerdict, Outcome, PaymentCancel, PaymentRefund, PaymentState, StatusRequest, Up,
     VerificationAnswer,
 };
+use schemas::signed::PublicKey;
 use schemas::time::Timestamp;
 use schemas::topic::Kind;
 use schemas_journal::{Fold, Journal, Position};
@@ -151,7 +152,7 @@ fn unknown_names_share_one_audit_budget() {
         let principal = who(&format!("nobody-{n}"));
         let public_key = schemas::signed::PublicKey([1; 32]);
         let claim_hash = Hash::of(&n.to_be_bytes());
-        w.input(Input::Enrol { ticket: 1, principal, claim_hash, public_key });
+        w.input(Input::Enrol { ticket: 1, principal, proof: Proof::Claim(claim_hash), public_key });
     }
     assert_eq!(audits(&w), 10);
 }
@@ -195,8 +196,8 @@ fn enrolment_answers_a_lost_answer_again() {
     let mut w = world();
     let order = w.enrol("vend", 2);
     let again = |w: &mut World, key| {
-        let (principal, claim_hash) = (who("vend"), order.claim_hash);
-        let outputs = w.input(Input::Enrol { ticket: 1, principal, claim_hash, public_key: key });
+        let (principal, proof) = (who("vend"), order.proof.clone());
+        let outputs = w.input(Input::Enrol { ticket: 1, principal, proof, public_key: key });
         outputs.into_iter().find_map(|output| match output {
             Output::Enrolled { result, .. } => Some(result.map_err(|why| why.code.to_string())),
             _ => None,
@@ -208,6 +209,68 @@ fn enrolment_answers_a_lost_answer_again() {
     let outputs =
         w.input(Input::Connect { connection: ConnectionId(99), client: "v".into(), credentials: old });
     assert!(outputs.iter().any(|output| matches!(output, Output::Standing { result: Err(_), .. })));
+}
+
+/// What a request for a certificate comes to: signed (with `certificate`) or known, or the code of its refusal.
+fn ask(
+    w: &mut World,
+    device: &str,
+    proof: &Proof,
+    key: PublicKey,
+    certificate: &[u8],
+) -> Result<Vec<u8>, String> {
+    let (principal, proof) = (who(device), proof.clone());
+    let mut outputs = w.input(Input::Enrol { ticket: 7, principal, proof, public_key: key });
+    if let Some(Output::Sign { order, .. }) = outputs.iter().find(|o| matches!(o, Output::Sign { .. })) {
+        let (order, certificate) = (order.clone(), certificate.to_vec());
+        outputs = w.input(Input::Signed { ticket: 7, order, certificate });
+        assert!(!outputs.iter().any(|o| matches!(o, Output::Disconnect { .. })), "a renewal disturbs nobody");
+    }
+    let answer = outputs.into_iter().find_map(|output| match output {
+        Output::Enrolled { result, .. } => Some(result.map_err(|why| why.code.to_string())),
+        _ => None,
+    });
+    answer.expect("an answer")
+}
+
+/// correctness.md 20: a renewal keeps principal, instance, key, session and work; the same certificate is renewed to
+/// the same one again (a lost answer), and the new one to a newer one.
+#[test]
+fn renewed_certificate_keeps_everything_else() {
+    let mut w = world();
+    let payment = w.commanded("ann", 1);
+    let key = PublicKey::of(&common::signing_key("vend"));
+    let shown = |serial: u8| Proof::Certificate { instance: Instance(1), serial: vec![serial] };
+    assert_eq!(ask(&mut w, "vend", &shown(1), key, b"second"), Ok(b"second".to_vec()));
+    assert_eq!(ask(&mut w, "vend", &shown(1), key, b"never made"), Ok(b"second".to_vec()));
+    assert_eq!(ask(&mut w, "vend", &shown(2), key, b"third"), Ok(b"third".to_vec()));
+    w.restart();
+    assert_eq!(ask(&mut w, "vend", &shown(2), key, b"never made"), Ok(b"third".to_vec()));
+    w.connect_all();
+    w.report(payment, Outcome::Done, 1);
+    assert_eq!(w.state(payment), PaymentState::Delivered);
+}
+
+/// correctness.md 20: who was revoked or replaced, or comes with another key, gets nothing, and it is audited.
+#[test]
+fn renewal_is_refused_to_whoever_has_no_standing() {
+    let mut w = world();
+    let key = PublicKey::of(&common::signing_key("vend"));
+    let shown = |instance| Proof::Certificate { instance: Instance(instance), serial: vec![1] };
+    let before = audits(&w);
+    let refused = |code: &str| Err(code.to_owned());
+    assert_eq!(ask(&mut w, "vend", &shown(1), PublicKey([1; 32]), b""), refused("renewal_other_key"));
+    assert_eq!(ask(&mut w, "nobody", &shown(1), key, b""), refused("certificate_not_current"));
+    w.enrol("vend", 2);
+    assert_eq!(ask(&mut w, "vend", &shown(1), key, b""), refused("certificate_not_current"));
+    assert_eq!(ask(&mut w, "vend", &shown(2), key, b"new"), Ok(b"new".to_vec()));
+    w.admin(AdminCommand::RevokeDevice { device: who("vend") }).unwrap();
+    assert_eq!(
+        ask(&mut w, "vend", &shown(2), key, b""),
+        refused("certificate_not_current"),
+        "nor the known one"
+    );
+    assert_eq!(audits(&w) - before, 4);
 }
 
 // ---- limits ----

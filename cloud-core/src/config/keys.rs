@@ -61,6 +61,10 @@ keys! {
         "One call to a bank over HTTP, connecting included, in milliseconds";
     bank_authority: "FILE" = "off", optional_path, show_optional_path,
         "PEM file with the authorities trusted for https banks; `off` for none";
+    certificate_life_ms: "MS" = "63072000000", number(10_000, 10 * 366 * 24 * 3_600_000), ToString::to_string,
+        "How long a new device certificate is valid, in milliseconds; devices renew at two thirds";
+    renewal_grace_ms: "MS" = "0", number(0, 10 * 366 * 24 * 3_600_000), ToString::to_string,
+        "How long after its end a device's certificate may still be renewed, and nothing else, in milliseconds";
     journal_segment_bytes: "BYTES" = "67108864", number(1 << 20, 1 << 30), ToString::to_string,
         "Length of each new journal segment in bytes, a multiple of 8";
     snapshot_every_segments: "N" = "4", number(1, 1000), ToString::to_string,
@@ -84,6 +88,8 @@ pub(super) fn blank() -> Config {
         batch_messages: 0,
         bank_timeout_ms: 0,
         bank_authority: None,
+        certificate_life_ms: 0,
+        renewal_grace_ms: 0,
         journal_segment_bytes: 0,
         snapshot_every_segments: 0,
     }

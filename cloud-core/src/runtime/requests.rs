@@ -1,9 +1,9 @@
 //! What the shells around the core ask of it, and how they wait for the answer.
 
 use cloud_core_flows::admin::{AdminCommand, AdminReply};
-use cloud_core_flows::port::{BankAnswer, BankOrder, SignOrder};
+use cloud_core_flows::port::{BankAnswer, BankOrder, Proof, SignOrder};
 use cloud_core_flows::rejection::Rejection;
-use schemas::ids::{Hash, Principal};
+use schemas::ids::Principal;
 use schemas::signed::PublicKey;
 use tokio::sync::{mpsc, oneshot};
 
@@ -33,7 +33,7 @@ pub(super) enum Request {
 #[derive(Debug)]
 pub(crate) struct EnrolTicket {
     pub(crate) principal: Principal,
-    pub(crate) claim_hash: Hash,
+    pub(crate) proof: Proof,
     pub(crate) public_key: PublicKey,
     pub(crate) csr_der: Vec<u8>,
     pub(crate) reply: oneshot::Sender<Result<Vec<u8>, Rejection>>,

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use cloud_core_flows::Cloud;
 use cloud_core_flows::admin::{AdminAnswer, AdminCommand, Resolution};
 use cloud_core_flows::payment::ChipPayment;
-use cloud_core_flows::port::Input;
+use cloud_core_flows::port::{Input, Proof};
 use cloud_core_flows::rejection::Rejection;
 use schemas::ids::{Hash, PaymentId};
 use schemas::message::PaymentState;
@@ -127,7 +127,7 @@ impl World {
         let expires_at = self.stamp().plus_ms(3_600_000);
         self.operate(AdminCommand::CreateClaim { device: principal.clone(), claim_hash, expires_at })?;
         let ticket = index as u64;
-        self.core_handle(Input::Enrol { ticket, principal, claim_hash, public_key })
+        self.core_handle(Input::Enrol { ticket, principal, proof: Proof::Claim(claim_hash), public_key })
     }
 
     pub(super) fn enrolled(

@@ -89,7 +89,8 @@ fn check_identity(config: &Config) -> Result<String, String> {
         ));
     }
     let days = (ends_s - now_s) / 86_400;
-    let soon = if ends_s - now_s < SOON_S { ": renew it soon" } else { "" };
+    let soon =
+        if ends_s - now_s < SOON_S { ": see `edge-agent certificate show` for its renewal" } else { "" };
     Ok(format!("{principal}, certificate valid for {days} days{soon}"))
 }
 

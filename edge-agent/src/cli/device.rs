@@ -37,6 +37,7 @@ pub(super) fn enroll(
     let directory = IdentityDirectory::open(&config.identity_directory())?;
     let key = directory.key_or_create(random()?)?;
     let clock = Arc::new(CertificateClock::new(0));
+    directory.save_server(server)?;
     let enrolled = runtime()?.block_on(enrol(server, &claim, device, &key, clock, ENROL_TIMEOUT))?;
     directory.save(&enrolled)?;
     let public_key = PublicKey(key.public_key()).to_string();

@@ -9,6 +9,7 @@ use crate::driver::DriverError;
 use crate::enrolment::{EnrolError, IdentityError};
 use crate::local::{LocalError, Refusal};
 use crate::message::MessageError;
+use crate::renewal::RenewalError;
 
 /// What failed, why and what to do; a stable code; an exit code from the list in the help.
 #[derive(Debug)]
@@ -101,10 +102,21 @@ impl From<EnrolError> for Failure {
         let (exit, code) = match &error {
             EnrolError::Refused { code, .. } | EnrolError::Unavailable { code, .. } => (6, code.clone()),
             EnrolError::Address(_) => (2, "address_invalid".to_owned()),
+            EnrolError::Ended { .. } => (4, "certificate_ended".to_owned()),
             EnrolError::Key(_) => (4, "identity_invalid".to_owned()),
             _ => (5, "platform_unreachable".to_owned()),
         };
         Self::new(exit, &code, error.to_string())
+    }
+}
+impl From<RenewalError> for Failure {
+    fn from(error: RenewalError) -> Self {
+        match error {
+            RenewalError::Enrol(error) => error.into(),
+            RenewalError::Identity(error) => error.into(),
+            error @ RenewalError::NotEnrolled => Self::configuration("not_enrolled", error.to_string()),
+            error @ RenewalError::NotTaken(_) => Self::new(5, "certificate_not_taken", error.to_string()),
+        }
     }
 }
 impl From<StorageError> for Failure {

@@ -13,7 +13,8 @@ use crate::clock::random;
 use crate::config::{Config, Layer};
 use crate::connection::{Access, Endpoint};
 use crate::driver::Driver;
-use crate::enrolment::{CertificateClock, IdentityDirectory, client_config};
+use crate::enrolment::{CertificateClock, IdentityDirectory, client_config, validity_ms};
+use crate::renewal::Renewal;
 
 pub(super) fn run(data: &Path, flags: Layer) -> Result<(), Failure> {
     let config = Config::load(data, flags)?;
@@ -29,6 +30,7 @@ pub(super) fn run(data: &Path, flags: Layer) -> Result<(), Failure> {
         ..defaults
     };
     let clock = Arc::clone(&identity.clock);
+    let renewal = identity.renewal(&config)?;
     let setup = Setup {
         settings,
         profile,
@@ -38,6 +40,7 @@ pub(super) fn run(data: &Path, flags: Layer) -> Result<(), Failure> {
         journal_directory: config.journal_directory(),
         socket: config.socket(),
         backoff_ms: (values.backoff_min_ms.unwrap_or(250), values.backoff_max_ms.unwrap_or(30_000)),
+        renewal,
         learn_time: Box::new(move |time| clock.raise(time.0)),
     };
     runtime()?.block_on(agent::run(setup))?;
@@ -85,8 +88,8 @@ impl Identity {
             ));
         };
         // The authority signed this certificate, so its beginning has passed, whatever the wall clock says.
-        let floor_ms = enrolled.certificate_chain.first().map_or(0, |own| not_before_ms(own));
-        let clock = Arc::new(CertificateClock::new(floor_ms));
+        let valid = enrolled.certificate_chain.first().and_then(|own| validity_ms(own));
+        let clock = Arc::new(CertificateClock::new(valid.map_or(0, |(begins_ms, _)| begins_ms)));
         let provider = Arc::clone(&clock) as Arc<dyn rustls::time_provider::TimeProvider>;
         let tls = client_config(&enrolled.ca_der, Some((&key, &enrolled.certificate_chain)), provider)?;
         Ok(Self {
@@ -98,17 +101,27 @@ impl Identity {
         })
     }
 
+    /// How its certificate is renewed: where it enrolled, unless the configuration names another place.
+    pub(super) fn renewal(&self, config: &Config) -> Result<Option<Renewal>, Failure> {
+        if matches!(self.access, Access::Token(_)) {
+            return Ok(None);
+        }
+        let directory = IdentityDirectory::open(&config.identity_directory())?;
+        let Some(server) = config.values.server.clone().or(directory.server()?) else {
+            tracing::warn!(
+                "the certificate is not renewed by itself: write server = \"HOST:PORT\" (where devices enrol) into \
+                 agent.toml"
+            );
+            return Ok(None);
+        };
+        let (endpoint, clock) = (self.endpoint(config)?, Arc::clone(&self.clock));
+        Ok(Some(Renewal { directory, server, endpoint, clock }))
+    }
+
     pub(super) fn endpoint(&self, config: &Config) -> Result<Endpoint, Failure> {
         let keep_alive_s = config.values.keep_alive_s.unwrap_or(30);
         Ok(Endpoint::new(config.broker()?, self.principal.clone(), self.access.clone(), keep_alive_s)?)
     }
-}
-
-fn not_before_ms(certificate: &[u8]) -> u64 {
-    x509_parser::parse_x509_certificate(certificate)
-        .ok()
-        .and_then(|(_, parsed)| u64::try_from(parsed.validity().not_before.timestamp()).ok())
-        .map_or(0, |seconds| seconds.saturating_mul(1000))
 }
 
 /// One thread: small, and enough for one device.

@@ -26,6 +26,10 @@ use super::Enrolled;
 const KEY_FILE: &str = "device.key";
 const CERTIFICATE_FILE: &str = "device.crt";
 const AUTHORITY_FILE: &str = "authority.crt";
+/// A renewed certificate that has not been tried yet.
+const NEXT_FILE: &str = "device.crt.next";
+/// Where the device enrolled, and renews.
+const SERVER_FILE: &str = "server";
 /// RFC 8410: PKCS#8 of an Ed25519 key is this head and the 32 secret bytes.
 const PKCS8_HEAD: [u8; 16] =
     [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
@@ -137,6 +141,33 @@ impl IdentityDirectory {
         self.write(CERTIFICATE_FILE, &pem("CERTIFICATE", certificate))
     }
 
+    /// Keeps a renewed certificate beside the one that is used, to be tried.
+    pub fn save_next(&self, renewed: &Enrolled) -> Result<(), IdentityError> {
+        let Some(certificate) = renewed.certificate_chain.first() else {
+            return Err(self.damaged(NEXT_FILE, "no certificate to keep".to_owned()));
+        };
+        self.write(NEXT_FILE, &pem("CERTIFICATE", certificate))
+    }
+
+    /// The renewed certificate takes the place of the one that was used: all at once, or not.
+    pub fn replace_with_next(&self) -> Result<(), IdentityError> {
+        let path = self.0.join(CERTIFICATE_FILE);
+        let replaced = fs::rename(self.0.join(NEXT_FILE), &path);
+        let synced = replaced.and_then(|()| File::open(&self.0)?.sync_all());
+        synced.map_err(|source| IdentityError::Io { path, source })
+    }
+
+    /// Keeps where this device enrols, `host:port`: it renews there.
+    pub fn save_server(&self, server: &str) -> Result<(), IdentityError> {
+        self.write(SERVER_FILE, &format!("{server}\n"))
+    }
+
+    /// Where this device enrolled, `host:port`.
+    pub fn server(&self) -> Result<Option<String>, IdentityError> {
+        let text = self.read(SERVER_FILE)?.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned());
+        Ok(text.filter(|text| !text.is_empty()))
+    }
+
     /// What was kept; `None` before enrolment.
     pub fn load(&self) -> Result<Option<Enrolled>, IdentityError> {
         let (Some(certificate), Some(ca_der)) =
@@ -238,6 +269,14 @@ impl TimeProvider for CertificateClock {
         let floor = Duration::from_millis(self.floor_ms.load(Ordering::Relaxed));
         Some(UnixTime::since_unix_epoch(wall.max(floor)))
     }
+}
+
+/// From when until when a certificate is valid, in Unix milliseconds; `None` where it can't be read.
+pub fn validity_ms(certificate: &[u8]) -> Option<(u64, u64)> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let ms =
+        |time: x509_parser::time::ASN1Time| Some(u64::try_from(time.timestamp()).ok()?.saturating_mul(1000));
+    Some((ms(parsed.validity().not_before)?, ms(parsed.validity().not_after)?))
 }
 
 /// What a device's certificate says of it.

@@ -14,7 +14,7 @@ use cloud_core_flows::admin::{
 use cloud_core_flows::driver::Driver;
 use cloud_core_flows::port::{
     BankAnswer, BankCallKind, BankOrder, ConnectionId, Credentials, Input, Output, OwedMessage,
-    PromiseRefusal, SignOrder,
+    PromiseRefusal, Proof, SignOrder,
 };
 use ed25519_dalek::SigningKey;
 use schemas::cbor;
@@ -160,7 +160,8 @@ impl World {
         let expires_at = Timestamp(self.now + 3_600_000);
         self.admin(AdminCommand::CreateClaim { device: who(device), claim_hash, expires_at }).unwrap();
         let public_key = PublicKey::of(&signing_key(device));
-        let input = Input::Enrol { ticket: 1, principal: who(device), claim_hash, public_key };
+        let input =
+            Input::Enrol { ticket: 1, principal: who(device), proof: Proof::Claim(claim_hash), public_key };
         let outputs = self.input(input);
         let order = outputs
             .into_iter()
