@@ -35,6 +35,8 @@ pub(crate) struct Pull {
 
 #[derive(Debug)]
 struct Subscription {
+    /// As sent: what tells subscriptions apart (MQTT-3.10.4-1).
+    text: Box<str>,
     filter: Filter,
     qos: Qos,
     identifier: Option<u32>,
@@ -77,16 +79,17 @@ impl Delivery {
     /// Adds or replaces; false if there are `max` others.
     pub(crate) fn subscribe(
         &mut self,
+        text: &str,
         filter: Filter,
         qos: Qos,
         identifier: Option<u32>,
         max: usize,
     ) -> bool {
-        self.subscriptions.retain(|subscription| subscription.filter != filter);
+        self.subscriptions.retain(|subscription| *subscription.text != *text);
         if self.subscriptions.len() >= max {
             return false;
         }
-        self.subscriptions.push(Subscription { filter, qos, identifier });
+        self.subscriptions.push(Subscription { text: text.into(), filter, qos, identifier });
         self.more = true;
         if let Some(first) = self.skipped.first() {
             self.cursor = self.cursor.min(first.saturating_sub(1));
@@ -95,9 +98,9 @@ impl Delivery {
     }
 
     /// Whether there was such a subscription.
-    pub(crate) fn unsubscribe(&mut self, filter: &Filter) -> bool {
+    pub(crate) fn unsubscribe(&mut self, text: &str) -> bool {
         let before = self.subscriptions.len();
-        self.subscriptions.retain(|subscription| subscription.filter != *filter);
+        self.subscriptions.retain(|subscription| *subscription.text != *text);
         self.subscriptions.len() < before
     }
 

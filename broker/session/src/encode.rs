@@ -23,11 +23,11 @@ pub(crate) struct Welcome<'a> {
     pub(crate) client_max_packet_bytes: usize,
 }
 
-/// CONNACK, accepted.
-pub(crate) fn accept(out: &mut Vec<u8>, version: Version, welcome: &Welcome<'_>) -> Result<(), MqttError> {
+/// CONNACK, accepted; false, and nothing is appended, if the client does not accept a packet of that size.
+pub(crate) fn accept(out: &mut Vec<u8>, version: Version, welcome: &Welcome<'_>) -> Result<bool, MqttError> {
     if version == Version::V3_1_1 {
         out.extend_from_slice(&[0x20, 2, 0, 0]);
-        return Ok(());
+        return Ok(true);
     }
     let mut properties: Vec<Property> = vec![
         ReceiveMaximum::new(welcome.receive_maximum)?.into(),
@@ -51,24 +51,39 @@ pub(crate) fn accept(out: &mut Vec<u8>, version: Version, welcome: &Welcome<'_>)
     } else {
         connack_v5(ConnectReasonCode::Success, bare)?
     };
-    out.extend_from_slice(&packet.to_continuous_buffer());
-    Ok(())
+    Ok(append(out, &packet.to_continuous_buffer(), welcome.client_max_packet_bytes))
+}
+
+/// Nothing larger than the client accepts is ever sent (MQTT-3.1.2-24).
+fn append(out: &mut Vec<u8>, packet: &[u8], max_bytes: usize) -> bool {
+    let fits = packet.len() <= max_bytes;
+    if fits {
+        out.extend_from_slice(packet);
+    }
+    fits
 }
 
 fn connack_v5(code: ConnectReasonCode, properties: Vec<Property>) -> Result<v5_0::Connack, MqttError> {
     v5_0::Connack::builder().session_present(false).reason_code(code).props(properties).build()
 }
 
-/// CONNACK, refused.
-pub(crate) fn refuse(out: &mut Vec<u8>, version: Version, refusal: &ConnectRefusal) -> Result<(), MqttError> {
+/// CONNACK, refused: without its property, or not at all, where the client could not take it.
+pub(crate) fn refuse(
+    out: &mut Vec<u8>,
+    version: Version,
+    refusal: &ConnectRefusal,
+    max_bytes: usize,
+) -> Result<(), MqttError> {
     use ConnectRefusal as R;
     match version {
         Version::V3_1_1 => {
             let code = match refusal {
                 R::BadCredentials => ConnectReturnCode::BadUserNameOrPassword,
-                R::NotAuthorized | R::Banned | R::BadAuthenticationMethod | R::QosNotSupported => {
-                    ConnectReturnCode::NotAuthorized
-                }
+                R::NotAuthorized
+                | R::Banned
+                | R::BadAuthenticationMethod
+                | R::QosNotSupported
+                | R::RetainNotSupported => ConnectReturnCode::NotAuthorized,
                 R::ServerUnavailable | R::ServerBusy | R::QuotaExceeded | R::UseAnotherServer { .. } => {
                     ConnectReturnCode::ServerUnavailable
                 }
@@ -91,16 +106,22 @@ pub(crate) fn refuse(out: &mut Vec<u8>, version: Version, refusal: &ConnectRefus
                 R::BadAuthenticationMethod => ConnectReasonCode::BadAuthenticationMethod,
                 R::UnsupportedVersion => ConnectReasonCode::UnsupportedProtocolVersion,
                 R::QosNotSupported => ConnectReasonCode::QosNotSupported,
+                R::RetainNotSupported => ConnectReasonCode::RetainNotSupported,
                 R::UseAnotherServer { reference } => {
                     properties.push(ServerReference::new(reference.as_str())?.into());
                     ConnectReasonCode::UseAnotherServer
                 }
             };
-            out.extend_from_slice(&connack_v5(code, properties)?.to_continuous_buffer());
+            if !append(out, &connack_v5(code, properties)?.to_continuous_buffer(), max_bytes) {
+                append(out, &connack_v5(code, Vec::new())?.to_continuous_buffer(), max_bytes);
+            }
             Ok(())
         }
     }
 }
+
+/// Of the packet that [`refuse_fault`] makes.
+pub(crate) const FAULT_BYTES: usize = 5;
 
 /// CONNACK to a malformed MQTT 5 CONNECT.
 pub(crate) fn refuse_fault(out: &mut Vec<u8>, code: u8) {
@@ -119,13 +140,14 @@ pub(crate) fn puback(out: &mut Vec<u8>, version: Version, packet_id: u16, code: 
     }
 }
 
-/// SUBACK with MQTT 5 reason codes; 3.1.1 knows only one failure.
+/// SUBACK with MQTT 5 reason codes; 3.1.1 knows only one failure. False if it is larger than the client accepts.
 pub(crate) fn suback(
     out: &mut Vec<u8>,
     version: Version,
     packet_id: u16,
     codes: &[SubackReasonCode],
-) -> Result<(), MqttError> {
+    max_bytes: usize,
+) -> Result<bool, MqttError> {
     let bytes = match version {
         Version::V3_1_1 => {
             let codes = codes.iter().map(|code| match code {
@@ -142,17 +164,17 @@ pub(crate) fn suback(
             packet.to_continuous_buffer()
         }
     };
-    out.extend_from_slice(&bytes);
-    Ok(())
+    Ok(append(out, &bytes, max_bytes))
 }
 
-/// UNSUBACK: for each filter, whether there was such a subscription.
+/// UNSUBACK: for each filter, whether there was such a subscription. False if it is larger than the client accepts.
 pub(crate) fn unsuback(
     out: &mut Vec<u8>,
     version: Version,
     packet_id: u16,
     existed: &[bool],
-) -> Result<(), MqttError> {
+    max_bytes: usize,
+) -> Result<bool, MqttError> {
     let bytes = match version {
         Version::V3_1_1 => v3_1_1::Unsuback::builder().packet_id(packet_id).build()?.to_continuous_buffer(),
         Version::V5 => {
@@ -165,8 +187,7 @@ pub(crate) fn unsuback(
             packet.to_continuous_buffer()
         }
     };
-    out.extend_from_slice(&bytes);
-    Ok(())
+    Ok(append(out, &bytes, max_bytes))
 }
 
 /// PINGRESP
@@ -222,28 +243,30 @@ pub(crate) fn publish(
             packet.build()?.to_continuous_buffer()
         }
     };
-    if bytes.len() > max_bytes {
-        return Ok(false);
-    }
-    out.extend_from_slice(&bytes);
-    Ok(true)
+    Ok(append(out, &bytes, max_bytes))
 }
 
-/// DISCONNECT; MQTT 3.1.1 servers do not send one.
-pub(crate) fn disconnect(out: &mut Vec<u8>, version: Version, code: u8, reference: Option<&str>) {
+/// DISCONNECT, without the reference where the client could not take it; MQTT 3.1.1 servers do not send one.
+pub(crate) fn disconnect(
+    out: &mut Vec<u8>,
+    version: Version,
+    code: u8,
+    reference: Option<&str>,
+    max_bytes: usize,
+) {
     if version == Version::V3_1_1 {
         return;
     }
     let code = DisconnectReasonCode::try_from(code).unwrap_or(DisconnectReasonCode::UnspecifiedError);
     let property = reference.and_then(|reference| ServerReference::new(reference).ok());
-    let builder = v5_0::Disconnect::builder().reason_code(code);
-    let packet = match property {
-        Some(property) => builder.props(vec![property.into()]).build(),
-        None => builder.build(),
-    };
-    if let Ok(packet) = packet {
-        out.extend_from_slice(&packet.to_continuous_buffer());
+    let with_reference = property.and_then(|property| {
+        let packet = v5_0::Disconnect::builder().reason_code(code).props(vec![property.into()]).build();
+        packet.ok().map(|packet| packet.to_continuous_buffer())
+    });
+    if with_reference.is_some_and(|packet| append(out, &packet, max_bytes)) {
+        return;
     }
+    append(out, &[0xE0, 1, code as u8], max_bytes);
 }
 
 /// The reason code of a DISCONNECT.

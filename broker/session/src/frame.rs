@@ -35,6 +35,18 @@ pub(crate) fn split(bytes: &[u8], max_bytes: usize) -> Result<Option<Frame<'_>>,
     Ok(None)
 }
 
+/// How many bytes a whole packet has whose part after the remaining length has `body_bytes`, if the remaining length
+/// has no more than it needs (MQTT-1.5.5-1).
+pub(crate) fn length_bytes(body_bytes: usize) -> usize {
+    let remaining_length = match body_bytes {
+        0..=0x7F => 1,
+        0x80..=0x3FFF => 2,
+        0x4000..=0x1F_FFFF => 3,
+        _ => 4,
+    };
+    1 + remaining_length + body_bytes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -21,6 +21,7 @@ mod delivery;
 mod encode;
 mod frame;
 mod publishes;
+mod rules;
 mod session;
 mod types;
 

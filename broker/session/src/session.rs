@@ -66,6 +66,8 @@ struct Open {
     publishes: Publishes,
     delivery: Delivery,
     max_packet_bytes: usize,
+    /// In CONNECT. There is no session to expire, but only then may DISCONNECT ask for it, too.
+    session_expiry_asked: bool,
     will: Option<Vec<u8>>,
     /// One and a half times what was asked; none for 0.
     keep_alive_ms: Option<u64>,
@@ -436,15 +438,29 @@ impl Session {
                 encode::pingresp(&mut self.outgoing);
                 Ok(())
             }
-            Packet::Disconnect { code: 0 } => {
-                self.close(CloseReason::PeerDisconnected);
-                Ok(())
-            }
-            Packet::Disconnect { code } => {
-                self.close(CloseReason::PeerDisconnectedWith { code });
-                Ok(())
+            Packet::Disconnect { code, session_expiry_s } => {
+                self.handle_peer_disconnect(code, session_expiry_s)
             }
         }
+    }
+
+    /// A session that was to end with the connection cannot be prolonged at its end (3.14.2.2.2): then this is no
+    /// DISCONNECT, and the will counts.
+    fn handle_peer_disconnect(&mut self, code: u8, session_expiry_s: u32) -> Result<(), Fault> {
+        if let Phase::Open(open) = &self.phase
+            && session_expiry_s > 0
+            && !open.session_expiry_asked
+        {
+            return Err(Fault {
+                code: 0x82,
+                what: "a session expiry in DISCONNECT that CONNECT did not have",
+            });
+        }
+        self.close(match code {
+            0 => CloseReason::PeerDisconnected,
+            code => CloseReason::PeerDisconnectedWith { code },
+        });
+        Ok(())
     }
 
     /// Only while what was delivered leaves: a slow socket holds no more than its bound.
@@ -508,7 +524,7 @@ impl Session {
                 _ => None,
             };
             if let Some(code) = code {
-                encode::disconnect(&mut self.outgoing, open.version, code, reference);
+                encode::disconnect(&mut self.outgoing, open.version, code, reference, open.max_packet_bytes);
             }
             if let Some(payload) = open.will.filter(|_| reason != CloseReason::PeerDisconnected) {
                 self.events.push_back(Event::StateChanged { payload, cause: StateCause::Will });

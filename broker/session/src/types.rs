@@ -278,6 +278,9 @@ pub enum ConnectRefusal {
     /// 0x9B; for wills
     #[error("wills have QoS 0 or 1 here")]
     QosNotSupported,
+    /// 0x9A; for wills of MQTT 5
+    #[error("retained wills are not offered")]
+    RetainNotSupported,
     /// 0x9C / 3: its tenant lives elsewhere.
     #[error("use the server {reference}")]
     UseAnotherServer {
