@@ -213,6 +213,7 @@ fn passwords_are_not_printed() {
     assert!(!format!("{event:?}").contains(&format!("{:?}", b"token")));
 }
 
+/// MQTT-3.2.2-8.
 #[test]
 fn refused_connects_get_the_code_of_their_version() {
     use ConnectRefusal as R;
@@ -238,6 +239,7 @@ fn refused_connects_get_the_code_of_their_version() {
     }
 }
 
+/// MQTT-3.1.3-8, MQTT-3.2.2-12, MQTT-4.12.0-1; 3.1.1: MQTT-3.1.3-8, -9.
 #[test]
 fn connects_that_need_no_core_to_be_refused() {
     let long = "x".repeat(200);
@@ -266,7 +268,7 @@ fn connects_that_need_no_core_to_be_refused() {
     }
 }
 
-/// PUBACK is a promise, and promises leave in the order of arrival (correctness.md 8).
+/// PUBACK is a promise, and promises leave in the order of arrival (correctness.md 8; MQTT-2.2.1-5, MQTT-4.3.2-4).
 #[test]
 fn pubacks_leave_only_after_their_promise_and_in_the_order_of_arrival() {
     for version in [V3, V5] {
@@ -339,6 +341,7 @@ fn refusals_are_reported_at_a_bounded_rate() {
     assert_eq!(sent(&mut session).len(), 11, "every one is acknowledged");
 }
 
+/// MQTT-3.1.0-2, MQTT-3.3.1-2, MQTT-3.3.1-4, MQTT-4.13.1-1; 3.1.1: MQTT-4.8.0-1.
 #[test]
 fn protocol_errors_close_with_their_code() {
     let oversized = publish(V5, 1, &up("health-check"), &[0; 16_000]);
@@ -377,6 +380,7 @@ fn protocol_errors_close_with_their_code() {
     }
 }
 
+/// MQTT-3.3.4-7.
 #[test]
 fn more_than_the_receive_maximum_closes_version_5_and_holds_back_version_3() {
     let limits = Limits { receive_maximum: 2, ..Limits::default() };
@@ -417,7 +421,7 @@ fn a_packet_identifier_in_use_is_a_repetition_in_version_3_and_an_error_in_versi
     assert_eq!(sent(&mut session), [packet(0xE0, &[&[0x82]])]);
 }
 
-/// PL-1: the right to subscribe follows from the authenticated identity.
+/// PL-1: the right to subscribe follows from the authenticated identity. MQTT-3.8.4-1, -2, -5 to -7, MQTT-3.9.3-1, -2.
 #[test]
 fn filters_are_granted_one_by_one() {
     let cases = [
@@ -449,6 +453,7 @@ fn filters_are_granted_one_by_one() {
     assert_eq!(got.last(), Some(&Event::Pull { after_sequence: 0, max: 32 }), "delivery starts after SUBACK");
 }
 
+/// MQTT-3.10.4-4 to MQTT-3.10.4-6, MQTT-3.11.3-2.
 #[test]
 fn subscriptions_are_bounded_and_end_with_unsubscribe() {
     let mut session = opened_as(&Hello::default(), Limits { max_filters: 1, ..Limits::default() });
@@ -465,6 +470,7 @@ fn subscriptions_are_bounded_and_end_with_unsubscribe() {
     assert!(sent(&mut session).is_empty());
 }
 
+/// MQTT-3.1.2-22, MQTT-3.2.2-22, MQTT-3.12.4-1; 3.1.1: MQTT-3.1.2-24.
 #[test]
 fn keep_alive_is_one_and_a_half_times_what_was_asked_and_zero_is_none() {
     let mut session = opened_as(&Hello { keep_alive_s: 10, ..Hello::default() }, Limits::default());

@@ -2,6 +2,7 @@
 
 use super::*;
 
+/// MQTT-3.3.4-9, MQTT-4.3.2-3, MQTT-4.4.0-2, MQTT-4.9.0-1, MQTT-4.9.0-2.
 #[test]
 fn delivery_keeps_to_the_window_and_asks_for_more_when_there_is_room() {
     let properties = [0x21, 0, 2];
