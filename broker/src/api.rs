@@ -9,8 +9,13 @@ use broker_session::{
 };
 use schemas::ids::{MessageId, Principal};
 use schemas::topic::Kind;
+use tokio::sync::watch;
 
 use crate::clock::Clock;
+
+/// Certificate, client verification, resumption off. A handshake takes what is there when it begins, so certificates
+/// are replaced by sending a new configuration; established connections stay.
+pub type TlsConfig = watch::Receiver<Arc<rustls::ServerConfig>>;
 
 /// One address to listen on.
 #[derive(Debug, Clone)]
@@ -24,16 +29,46 @@ pub enum Listener {
     Tls {
         /// Port 0 takes any free port.
         address: SocketAddr,
-        /// Made by the caller: certificate, client verification, resumption off.
-        config: Arc<rustls::ServerConfig>,
+        /// Made by the caller.
+        config: TlsConfig,
+    },
+    /// WebSocket without encryption: loopback addresses only.
+    WebSocket {
+        /// Port 0 takes any free port.
+        address: SocketAddr,
+    },
+    /// WebSocket over TLS.
+    ///
+    /// Pages of any origin may connect: who is there is said by a token in CONNECT, which browsers, unlike cookies, send
+    /// for no page by themselves. So a foreign page gains nothing that its author could not have without a browser.
+    /// A client certificate that a person has put into a browser would be such a standing authority: give people tokens.
+    WebSocketTls {
+        /// Port 0 takes any free port.
+        address: SocketAddr,
+        /// Made by the caller.
+        config: TlsConfig,
     },
 }
 
 impl Listener {
     pub(crate) fn address(&self) -> SocketAddr {
         match self {
-            Listener::Tcp { address } | Listener::Tls { address, .. } => *address,
+            Listener::Tcp { address }
+            | Listener::Tls { address, .. }
+            | Listener::WebSocket { address }
+            | Listener::WebSocketTls { address, .. } => *address,
         }
+    }
+
+    pub(crate) fn tls(&self) -> Option<&TlsConfig> {
+        match self {
+            Listener::Tls { config, .. } | Listener::WebSocketTls { config, .. } => Some(config),
+            Listener::Tcp { .. } | Listener::WebSocket { .. } => None,
+        }
+    }
+
+    pub(crate) fn is_websocket(&self) -> bool {
+        matches!(self, Listener::WebSocket { .. } | Listener::WebSocketTls { .. })
     }
 }
 
@@ -50,7 +85,7 @@ pub struct Config {
     pub max_connections_per_address: usize,
     /// Messages from the core that wait for one connection. Beyond it the connection is closed.
     pub max_inbox_messages: usize,
-    /// For the TLS handshake.
+    /// For everything before MQTT: TLS and the upgrade to WebSocket together.
     pub handshake_timeout_ms: u64,
     /// For last words (PUBACKs, DISCONNECT) to a connection that ends.
     pub linger_ms: u64,
@@ -246,7 +281,7 @@ pub enum StartError {
         /// Where.
         address: SocketAddr,
     },
-    /// Plain TCP would show tokens to the network.
+    /// Tokens would be shown to the network.
     #[error(
         "cannot listen on {address} without TLS: only loopback addresses may do without; configure a TLS listener there, or 127.0.0.1"
     )]
@@ -273,7 +308,7 @@ pub struct Stats {
     pub connections_accepted: u64,
     /// Closed at once, as a limit was reached.
     pub connections_refused: u64,
-    /// TLS handshakes that failed or took too long.
+    /// TLS handshakes and upgrades to WebSocket that failed or took too long.
     pub handshakes_failed: u64,
     /// Authorised publishes handed to the core.
     pub publishes_in: u64,

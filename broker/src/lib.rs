@@ -10,8 +10,9 @@ mod clock;
 mod connection;
 mod inbox;
 mod listener;
+mod websocket;
 
-pub use api::{Config, Credentials, FromCore, Listener, StartError, Stats, ToCore};
+pub use api::{Config, Credentials, FromCore, Listener, StartError, Stats, TlsConfig, ToCore};
 pub use broker_session as session;
 pub use clock::Clock;
 pub use listener::{Broker, BrokerHandle, counted_as};

@@ -8,14 +8,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use broker_session::{ConnectionId, DisconnectReason};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 use crate::api::{Config, FromCore, Listener, StartError, Stats, ToCore};
 use crate::connection::{self, Connection, Traffic};
 use crate::inbox::Registry;
+use crate::websocket;
+
+const TOO_SLOW: &str = "too slow";
 
 /// The embedded broker.
 #[derive(Debug)]
@@ -71,7 +75,7 @@ impl Broker {
 
 async fn bind(listener: &Listener) -> Result<TcpListener, StartError> {
     let address = listener.address();
-    if matches!(listener, Listener::Tcp { .. }) && !address.ip().is_loopback() {
+    if listener.tls().is_none() && !address.ip().is_loopback() {
         return Err(StartError::NotLoopback { address });
     }
     TcpListener::bind(address).await.map_err(|source| match source.kind() {
@@ -148,39 +152,75 @@ async fn accept(shared: Arc<Shared>, socket: TcpListener, listener: Listener) {
     }
 }
 
+/// Everything before MQTT, within one time limit, and then MQTT. Each connection is a task of its own, so that a peer who
+/// stops half way holds up nobody.
 async fn handshake(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, listener: Listener, pass: Pass) {
     // Promises are small and waited for.
     let _ = stream.set_nodelay(true);
     let id = ConnectionId::new(shared.config.boot_epoch, shared.next_connection.fetch_add(1, Relaxed) + 1);
-    match listener {
-        Listener::Tcp { .. } => {
-            connection::serve(Connection { id, peer, stream, client_certificate: None, shared }).await;
+    let deadline = Instant::now() + Duration::from_millis(shared.config.handshake_timeout_ms);
+    let tls = listener.tls().map(|config| config.borrow().clone());
+    let is_websocket = listener.is_websocket();
+    drop(listener);
+    // All but the first are boxed, so that a plain connection's task is not as large as one of TLS.
+    let served = match tls {
+        None if !is_websocket => {
+            connection::serve(Connection {
+                id,
+                peer,
+                stream,
+                client_certificate: None,
+                shared: shared.clone(),
+            })
+            .await;
+            Ok(())
         }
-        Listener::Tls { config, .. } => {
-            let limit = Duration::from_millis(shared.config.handshake_timeout_ms);
-            // Boxed, so that a plain connection's task is not as large as one of TLS.
-            match Box::pin(timeout(limit, TlsAcceptor::from(config).accept(stream))).await {
-                Ok(Ok(stream)) => {
-                    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-                    let client_certificate = certificates.first().map(|certificate| certificate.to_vec());
-                    let connection = Connection { id, peer, stream, client_certificate, shared };
-                    Box::pin(connection::serve(connection)).await;
-                }
-                failed => {
-                    shared.gate.handshakes_failed.fetch_add(1, Relaxed);
-                    let error = failed.map_or_else(
-                        |_| "too slow".to_owned(),
-                        |failed| match failed {
-                            Ok(_) => String::new(),
-                            Err(error) => error.to_string(),
-                        },
-                    );
-                    tracing::debug!(%peer, %error, "TLS handshake failed");
-                }
-            }
-        }
+        None => Box::pin(serve_websocket(&shared, id, peer, stream, None, deadline)).await,
+        Some(config) => Box::pin(serve_tls(&shared, id, peer, stream, config, is_websocket, deadline)).await,
+    };
+    if let Err(error) = served {
+        shared.gate.handshakes_failed.fetch_add(1, Relaxed);
+        tracing::debug!(%peer, %error, "the handshake failed");
     }
     drop(pass);
+}
+
+async fn serve_tls(
+    shared: &Arc<Shared>,
+    id: ConnectionId,
+    peer: SocketAddr,
+    stream: TcpStream,
+    config: Arc<rustls::ServerConfig>,
+    is_websocket: bool,
+    deadline: Instant,
+) -> Result<(), String> {
+    let accepted = Box::pin(timeout_at(deadline, TlsAcceptor::from(config).accept(stream))).await;
+    let stream = accepted.map_err(|_| TOO_SLOW)?.map_err(|error| format!("TLS: {error}"))?;
+    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let client_certificate = certificates.first().map(|certificate| certificate.to_vec());
+    if is_websocket {
+        return Box::pin(serve_websocket(shared, id, peer, stream, client_certificate, deadline)).await;
+    }
+    let shared = shared.clone();
+    connection::serve(Connection { id, peer, stream, client_certificate, shared }).await;
+    Ok(())
+}
+
+async fn serve_websocket<S: AsyncRead + AsyncWrite + Unpin>(
+    shared: &Arc<Shared>,
+    id: ConnectionId,
+    peer: SocketAddr,
+    stream: S,
+    client_certificate: Option<Vec<u8>>,
+    deadline: Instant,
+) -> Result<(), String> {
+    let upgraded = Box::pin(timeout_at(deadline, websocket::upgrade(stream))).await;
+    let stream = upgraded
+        .map_err(|_| TOO_SLOW)?
+        .map_err(|error| format!("WebSocket: {}", websocket::failure(&error)))?;
+    let shared = shared.clone();
+    connection::serve(Connection { id, peer, stream, client_certificate, shared }).await;
+    Ok(())
 }
 
 /// Counts connections and keeps their limits.

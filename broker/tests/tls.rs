@@ -4,71 +4,18 @@
 mod support;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use broker::session::Limits;
 use broker::{Listener, ToCore};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::crypto::ring;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use support::{Client, World, connect, packet, publish};
-use tokio::io::AsyncReadExt;
+use support::authority::Authority;
+use support::{PATIENCE, World, connect, packet, publish};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
-
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
-    fn issue(&self, name: &str) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
-        let key = KeyPair::generate().unwrap();
-        let certificate =
-            CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &self.0).unwrap();
-        (certificate.der().clone(), PrivateKeyDer::try_from(key.serialize_der()).unwrap())
-    }
-
-    fn roots(&self) -> Arc<RootCertStore> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.0.der().clone()).unwrap();
-        Arc::new(roots)
-    }
-
-    fn server(&self) -> Arc<ServerConfig> {
-        let provider = Arc::new(ring::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(self.roots(), provider.clone());
-        let (certificate, key) = self.issue("localhost");
-        let config =
-            ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let config = config.with_client_cert_verifier(verifier.allow_unauthenticated().build().unwrap());
-        Arc::new(config.with_single_cert(vec![certificate], key).unwrap())
-    }
-
-    async fn dial(&self, address: SocketAddr, certified: bool) -> Client<TlsStream<TcpStream>> {
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-        let config =
-            config.with_safe_default_protocol_versions().unwrap().with_root_certificates(self.roots());
-        let (certificate, key) = self.issue("chip");
-        let config = match certified {
-            true => config.with_client_auth_cert(vec![certificate], key).unwrap(),
-            false => config.with_no_client_auth(),
-        };
-        let stream = TcpStream::connect(address).await.unwrap();
-        let name = ServerName::try_from("localhost").unwrap();
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
-        Client { stream, buffer: Vec::new() }
-    }
-}
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 async fn world(authority: &Authority) -> World {
-    let listener = Listener::Tls { address: "0.0.0.0:0".parse().unwrap(), config: authority.server() };
+    let listener = Listener::Tls { address: "0.0.0.0:0".parse().unwrap(), config: authority.tls() };
     World::start_with(|config| {
         config.limits = Limits::default();
         config.listeners = vec![listener];
@@ -114,15 +61,60 @@ async fn idle_and_false_handshakes_hold_up_nobody_and_end() {
     let world = world(&authority).await;
     let mut idle = TcpStream::connect(local(&world)).await.unwrap();
     let mut plain = TcpStream::connect(local(&world)).await.unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut plain, &connect(5, "c", "acme/till", 0)).await.unwrap();
+    plain.write_all(&connect(5, "c", "acme/till", 0)).await.unwrap();
     let mut client = authority.dial(local(&world), false).await;
     client.send(&connect(5, "c", "acme/till", 0)).await;
     assert_eq!(client.receive().await[3], 0);
     let mut rest = Vec::new();
-    let ended = tokio::time::timeout(support::PATIENCE, idle.read_to_end(&mut rest)).await.unwrap();
+    let ended = timeout(PATIENCE, idle.read_to_end(&mut rest)).await.unwrap();
     assert!(ended.is_err() || rest.is_empty());
-    let _ = tokio::time::timeout(support::PATIENCE, plain.read_to_end(&mut rest)).await.unwrap();
+    let _ = timeout(PATIENCE, plain.read_to_end(&mut rest)).await.unwrap();
     while world.broker.stats().handshakes_failed < 2 {
         tokio::task::yield_now().await;
     }
+}
+
+/// The time limit of a handshake is longer than this test's patience: were handshakes served one after the other, the
+/// good client would never get through.
+#[tokio::test]
+async fn a_hundred_half_open_handshakes_delay_nobody() {
+    let authority = Authority::new();
+    let listener = Listener::Tls { address: "127.0.0.1:0".parse().unwrap(), config: authority.tls() };
+    let world = World::start_with(|config| {
+        config.listeners = vec![listener];
+        config.handshake_timeout_ms = 600_000;
+    })
+    .await;
+    let mut half_open = Vec::new();
+    for number in 0..100 {
+        let mut stream = TcpStream::connect(world.address()).await.unwrap();
+        // The beginning of a ClientHello: record, version, a length that never comes.
+        stream.write_all(&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xFC, 3, 3][..number % 12]).await.unwrap();
+        half_open.push(stream);
+    }
+    let mut client = timeout(PATIENCE, authority.dial(world.address(), true)).await.unwrap();
+    client.send(&packet(0x10, b"\0\x04MQTT\x04\x02\0\0\0\x01c")).await;
+    assert_eq!(client.receive().await, packet(0x20, &[0, 0]));
+    assert_eq!(world.broker.stats().connections_open, 101);
+    assert_eq!(world.broker.stats().handshakes_failed, 0, "they are all still there");
+}
+
+#[tokio::test]
+async fn new_certificates_are_for_new_connections_and_established_ones_stay() {
+    let (before, after) = (Authority::new(), Authority::new());
+    let (replace, config) = watch::channel(before.server());
+    let listener = Listener::Tls { address: "127.0.0.1:0".parse().unwrap(), config };
+    let world = World::start_with(|config| config.listeners = vec![listener]).await;
+    let mut established = before.dial(world.address(), true).await;
+    established.send(&packet(0x10, b"\0\x04MQTT\x04\x02\0\0\0\x01c")).await;
+    assert_eq!(established.receive().await, packet(0x20, &[0, 0]));
+    assert!(after.handshake(world.address(), true).await.is_err());
+
+    replace.send_replace(after.server());
+    assert!(before.handshake(world.address(), true).await.is_err());
+    let mut new = after.dial(world.address(), true).await;
+    new.send(&packet(0x10, b"\0\x04MQTT\x04\x02\0\0\0\x01d")).await;
+    assert_eq!(new.receive().await, packet(0x20, &[0, 0]));
+    established.send(&packet(0xC0, &[])).await;
+    assert_eq!(established.receive().await, packet(0xD0, &[]));
 }

@@ -89,13 +89,13 @@ pub struct Authority {
     certificate: CertificateDer<'static>,
 }
 
-/// A server's certificate chain (its own, then the authority's) and key.
+/// A server's certificate chain (its own first) and key.
 #[derive(Debug)]
 pub struct ServerIdentity {
-    /// The authority's certificate is sent too: a device's first contact knows only its fingerprint.
+    /// Ours ends with the authority's certificate: a device's first contact knows only its fingerprint.
     pub chain: Vec<CertificateDer<'static>>,
-    /// PKCS#8.
-    pub key: PrivatePkcs8KeyDer<'static>,
+    /// Of the first certificate.
+    pub key: PrivateKeyDer<'static>,
 }
 
 /// Who showed a certificate.
@@ -176,7 +176,7 @@ impl Authority {
         let certificate = parameters.signed_by(&key, &self.issuer).map_err(library)?;
         Ok(ServerIdentity {
             chain: vec![certificate.der().clone(), self.certificate.clone()],
-            key: PrivatePkcs8KeyDer::from(key.serialized_der().to_vec()),
+            key: PrivatePkcs8KeyDer::from(key.serialized_der().to_vec()).into(),
         })
     }
 
@@ -311,8 +311,8 @@ pub fn server_config(
             builder.with_client_cert_verifier(verifier(authority)?.build().map_err(library)?)
         }
     };
-    let key = PrivateKeyDer::Pkcs8(identity.key.clone_key());
-    let mut config = builder.with_single_cert(identity.chain.clone(), key).map_err(library)?;
+    let mut config =
+        builder.with_single_cert(identity.chain.clone(), identity.key.clone_key()).map_err(library)?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)

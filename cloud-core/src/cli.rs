@@ -38,7 +38,8 @@ First steps:
 /// The cloud core of Farthing: owns the money, embeds the MQTT broker.
 ///
 /// Without a command it starts and serves until SIGTERM or SIGINT. When everything listens it prints where, one
-/// address on each line, then `ready`. The same is in DATA_DIR/addresses.json.
+/// address on each line, then `ready`. The same is in DATA_DIR/addresses.json. SIGHUP replaces certificates: their
+/// files are read again, connections stay; files that can't be used are named in the log and change nothing.
 ///
 /// Every setting can stand in DATA_DIR/farthing.toml, in the environment, or on the command line; later ones win.
 /// `cloud-core config show` prints each with its origin.
@@ -161,6 +162,8 @@ async fn serve_until_told(config: &Config) -> Result<(), ServeError> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Thread)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Thread)?;
+    // From the start on, or a SIGHUP during a long replay would end the process.
+    let mut hangup = signal(SignalKind::hangup()).map_err(ServeError::Thread)?;
     let mut server = tokio::select! {
         started = Server::start(config) => started?,
         // A replay that is cut short is like a crash: the next start does it again.
@@ -168,15 +171,25 @@ async fn serve_until_told(config: &Config) -> Result<(), ServeError> {
         _ = interrupt.recv() => return Ok(()),
     };
     announce(&server).map_err(ServeError::Thread)?;
-    tokio::select! {
-        fault = server.fault() => return Err(fault.into()),
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    loop {
+        tokio::select! {
+            fault = server.fault() => return Err(fault.into()),
+            _ = hangup.recv() => reload_certificates(&server),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
     }
     tracing::info!("stopping: no new work is taken, what has arrived is finished");
     server.shutdown().await?;
     tracing::info!("stopped, everything is synced");
     Ok(())
+}
+
+fn reload_certificates(server: &Server) {
+    match server.reload_certificates() {
+        Ok(()) => tracing::info!("certificates were read again: new connections get the new ones"),
+        Err(error) => tracing::warn!(%error, "certificates were not replaced, those in use stay"),
+    }
 }
 
 fn announce(server: &Server) -> io::Result<()> {

@@ -55,6 +55,14 @@ pub struct Config {
     pub listen_tcp: Option<SocketAddr>,
     /// MQTT over TLS.
     pub listen_tls: Option<SocketAddr>,
+    /// MQTT over WebSocket without TLS; loopback only.
+    pub listen_ws: Option<SocketAddr>,
+    /// MQTT over WebSocket and TLS.
+    pub listen_wss: Option<SocketAddr>,
+    /// PEM file with the certificate chain of `listen_wss`; none: one of our own authority.
+    pub wss_certificate: Option<PathBuf>,
+    /// PEM file with its key.
+    pub wss_key: Option<PathBuf>,
     /// Enrolment of devices, HTTPS.
     pub listen_enrolment: Option<SocketAddr>,
     /// `healthz` and `metrics`, HTTP; loopback only.
@@ -157,6 +165,7 @@ impl Config {
         };
         for (name, address, instead) in [
             ("listen_tcp", self.listen_tcp, "devices elsewhere connect to listen_tls"),
+            ("listen_ws", self.listen_ws, "browsers elsewhere connect to listen_wss"),
             ("listen_http", self.listen_http, "put a proxy that asks for a password before it"),
         ] {
             if address.is_some_and(|address| !address.ip().is_loopback()) {
@@ -165,6 +174,10 @@ impl Config {
                     format!("it is not encrypted, so it stays on 127.0.0.1 or [::1]; {instead}"),
                 );
             }
+        }
+        if self.wss_certificate.is_some() != self.wss_key.is_some() {
+            let missing = if self.wss_key.is_some() { "wss_certificate" } else { "wss_key" };
+            return refuse(missing, "a certificate and its key go together: name both files, or none".into());
         }
         if self.listen_http.is_some() && self.listen_tcp.is_none() {
             return refuse(

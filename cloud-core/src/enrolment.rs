@@ -33,7 +33,6 @@ use data_encoding::BASE64;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use rustls::ServerConfig;
 use schemas::claim;
 use schemas::ids::Principal;
 use tokio::net::{TcpListener, TcpStream};
@@ -133,18 +132,17 @@ impl Default for Limits {
 }
 
 /// Serves until dropped, which also ends its connections. `tls` comes from
-/// [`authority::server_config`] with [`authority::ClientCertificates::None`]; `authority_der` is the
-/// certificate that devices are to trust.
+/// [`authority::server_config`] with [`authority::ClientCertificates::None`], and may be replaced; `authority_der` is
+/// the certificate that devices are to trust.
 pub async fn serve(
     listener: TcpListener,
-    tls: Arc<ServerConfig>,
+    tls: broker::TlsConfig,
     authority_der: &[u8],
     desk: Arc<dyn EnrolmentDesk>,
     limits: Limits,
 ) -> io::Result<()> {
     let office = Arc::new(Office { authorities: certs_only::encode(&[authority_der]), desk });
     let router = router(office);
-    let acceptor = TlsAcceptor::from(tls);
     let places = Arc::new(Semaphore::new(limits.connections));
     let present = Present::default();
     let mut connections = JoinSet::new();
@@ -157,7 +155,7 @@ pub async fn serve(
             continue;
         };
         let Some(pass) = Pass::of(&present, peer.ip(), limits.connections_per_address) else { continue };
-        let (acceptor, router) = (acceptor.clone(), router.clone());
+        let (acceptor, router) = (TlsAcceptor::from(tls.borrow().clone()), router.clone());
         // The handshake runs in the connection's own task: a slow one delays nobody.
         connections.spawn(async move {
             serve_connection(stream, acceptor, router, limits).await;

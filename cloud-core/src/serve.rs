@@ -6,13 +6,14 @@
 mod descriptors;
 mod error;
 mod files;
+mod tls;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker::{Broker, BrokerHandle, Listener};
+use broker::{Broker, BrokerHandle, Listener, TlsConfig};
 use cloud_core_flows::driver::Driver;
 use cloud_core_flows::port;
 use cloud_core_flows::registry::RESERVED_TENANT;
@@ -27,9 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::admin::server::{self as admin_server, Counter};
-use crate::authority::{
-    Authority, CertificateClock, ClientCertificates, ServerIdentity, Validity, server_config,
-};
+use crate::authority::Authority;
 use crate::config::Config;
 use crate::enrolment::{self, EnrolRefusal, EnrolRequest, Proof};
 use crate::health::{self, Probe};
@@ -37,9 +36,8 @@ use crate::runtime::{CoreClock, CoreFault, EnrolTicket, KillPoints, Parts, Reque
 use crate::{http, telemetry};
 
 pub use error::ServeError;
+use tls::Tls;
 
-/// A server certificate is made at each start and outlives any run.
-const SERVER_CERTIFICATE_MS: u64 = 2 * 366 * 24 * 3_600_000;
 /// Clients' clocks may be behind by this much.
 const CLOCK_TOLERANCE_MS: u64 = 24 * 3_600_000;
 
@@ -50,6 +48,10 @@ pub struct Addresses {
     pub mqtt_tcp: Option<SocketAddr>,
     /// MQTT over TLS.
     pub mqtt_tls: Option<SocketAddr>,
+    /// MQTT over WebSocket without TLS.
+    pub mqtt_ws: Option<SocketAddr>,
+    /// MQTT over WebSocket and TLS.
+    pub mqtt_wss: Option<SocketAddr>,
     /// Enrolment over HTTPS.
     pub enrolment: Option<SocketAddr>,
     /// `healthz` and `metrics`.
@@ -69,6 +71,8 @@ impl Addresses {
         [
             line("mqtt", "tcp", self.mqtt_tcp),
             line("mqtt", "tls", self.mqtt_tls),
+            line("mqtt", "ws", self.mqtt_ws),
+            line("mqtt", "wss", self.mqtt_wss),
             line("enrolment", "https", self.enrolment),
             line("http", "http", self.http),
             Some(format!("admin {}", self.admin.display())),
@@ -86,6 +90,8 @@ pub struct Server {
     broker: BrokerHandle,
     requests: Requests,
     ended: oneshot::Receiver<Result<(), CoreFault>>,
+    tls: Tls,
+    clock: CoreClock,
     /// Enrolment, HTTP, admin: they end when this is dropped.
     doors: JoinSet<()>,
 }
@@ -115,7 +121,7 @@ impl Server {
         driver.set_certificate_life(config.certificate_life_ms);
 
         let listening = Listening::bind(config).await?;
-        let tls = Tls::make(config, &authority, &clock)?;
+        let tls = Tls::make(config, &authority, clock.now())?;
         let (to_core, lane) = mpsc::channel(config.queue_messages);
         let broker = start_lane(config, &tls, lane_clock, to_core).await?;
         let addresses = listening.addresses(config, &broker)?;
@@ -126,7 +132,7 @@ impl Server {
             broker: broker.clone(),
             lane,
             authority: Arc::clone(&authority),
-            certificate_clock: Arc::clone(&tls.clock),
+            certificate_clock: Arc::clone(tls.clock()),
             kill,
             batch_messages: config.batch_messages,
             bank_timeout: Duration::from_millis(config.bank_timeout_ms),
@@ -147,7 +153,7 @@ impl Server {
         doors.spawn(admin_server::serve(listening.admin, Arc::new(counter)));
         if let Some(listener) = listening.enrolment {
             let requests = runtime.requests.clone();
-            doors.spawn(serve_enrolment(listener, Arc::clone(&tls.enrolment), authority, requests));
+            doors.spawn(serve_enrolment(listener, tls.enrolment(), authority, requests));
         }
         if let (Some(listener), Some(lane_address)) = (listening.http, addresses.mqtt_tcp) {
             let probe = Probe::new(lane_address, principal, token);
@@ -159,12 +165,20 @@ impl Server {
             });
         }
         files::write_addresses(config, &addresses)?;
-        Ok(Self { addresses, broker, requests: runtime.requests, ended: runtime.ended, doors })
+        Ok(Self { addresses, broker, requests: runtime.requests, ended: runtime.ended, tls, clock, doors })
     }
 
     /// Where it is reached.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
+    }
+
+    /// Reads the files of certificates again, for new connections; established ones stay.
+    ///
+    /// # Errors
+    /// A file can't be used: everything stays as it is.
+    pub fn reload_certificates(&self) -> Result<(), ServeError> {
+        self.tls.reload(self.clock.now())
     }
 
     /// Waits for the core to end by itself, which it does only by a fault: the process must end then.
@@ -233,55 +247,6 @@ fn health_credentials() -> Result<(Principal, String), ServeError> {
     Ok((principal, BASE64URL_NOPAD.encode(&random)))
 }
 
-/// TLS of the listeners.
-struct Tls {
-    lane: Arc<rustls::ServerConfig>,
-    enrolment: Arc<rustls::ServerConfig>,
-    clock: Arc<CertificateClock>,
-}
-
-impl Tls {
-    fn make(config: &Config, authority: &Authority, clock: &CoreClock) -> Result<Self, ServeError> {
-        let now = clock.now();
-        let identity = server_identity(config, authority, now)?;
-        let certificate_clock = Arc::new(CertificateClock::new(now.0));
-        let make = |clients| {
-            server_config(&identity, clients, Arc::clone(&certificate_clock))
-                .map(Arc::new)
-                .map_err(ServeError::Authority)
-        };
-        Ok(Self {
-            lane: make(ClientCertificates::Optional(authority.certificate_der()))?,
-            // A device that renews shows the certificate that it has.
-            enrolment: make(ClientCertificates::OptionalLate(
-                authority.certificate_der(),
-                Duration::from_millis(config.renewal_grace_ms),
-            ))?,
-            clock: certificate_clock,
-        })
-    }
-}
-
-fn server_identity(
-    config: &Config,
-    authority: &Authority,
-    now: Timestamp,
-) -> Result<ServerIdentity, ServeError> {
-    let addresses: Vec<IpAddr> = config.server_names.iter().filter_map(|name| name.parse().ok()).collect();
-    let names: Vec<&str> = config
-        .server_names
-        .iter()
-        .filter(|name| name.parse::<IpAddr>().is_err())
-        .map(String::as_str)
-        .collect();
-    let validity = Validity {
-        not_before_ms: now.0.saturating_sub(CLOCK_TOLERANCE_MS),
-        not_after_ms: now.0.saturating_add(SERVER_CERTIFICATE_MS),
-    };
-    let serial = crate::random::bytes().map_err(ServeError::Random)?;
-    authority.issue_server(&names, &addresses, validity, serial).map_err(ServeError::Authority)
-}
-
 async fn start_lane(
     config: &Config,
     tls: &Tls,
@@ -289,9 +254,11 @@ async fn start_lane(
     to_core: mpsc::Sender<broker::ToCore>,
 ) -> Result<BrokerHandle, ServeError> {
     let tcp = config.listen_tcp.map(|address| Listener::Tcp { address });
-    let with_tls = config.listen_tls.map(|address| Listener::Tls { address, config: Arc::clone(&tls.lane) });
+    let with_tls = config.listen_tls.map(|address| Listener::Tls { address, config: tls.lane() });
+    let ws = config.listen_ws.map(|address| Listener::WebSocket { address });
+    let wss = config.listen_wss.map(|address| Listener::WebSocketTls { address, config: tls.websocket() });
     let lane = broker::Config {
-        listeners: tcp.into_iter().chain(with_tls).collect(),
+        listeners: [tcp, with_tls, ws, wss].into_iter().flatten().collect(),
         max_connections: descriptors::connections_that_fit(config.max_connections),
         max_connections_per_address: config.max_connections_per_address,
         boot_epoch: files::next_boot_epoch(config, Timestamp(clock.now_ms()))?,
@@ -326,6 +293,8 @@ impl Listening {
         Ok(Addresses {
             mqtt_tcp: config.listen_tcp.and_then(|_| lane.next()),
             mqtt_tls: config.listen_tls.and_then(|_| lane.next()),
+            mqtt_ws: config.listen_ws.and_then(|_| lane.next()),
+            mqtt_wss: config.listen_wss.and_then(|_| lane.next()),
             enrolment: local(&self.enrolment)?,
             http: local(&self.http)?,
             admin: config.admin_socket(),
@@ -344,7 +313,7 @@ async fn bind(setting: &'static str, address: Option<SocketAddr>) -> Result<Opti
 
 async fn serve_enrolment(
     listener: TcpListener,
-    tls: Arc<rustls::ServerConfig>,
+    tls: TlsConfig,
     authority: Arc<Authority>,
     requests: Requests,
 ) {

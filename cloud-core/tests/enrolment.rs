@@ -109,7 +109,8 @@ impl Platform {
                 }
             }
         });
-        let tls = Arc::new(server_tls(&self.authority, ClientCertificates::None));
+        let tls = server_tls(&self.authority, ClientCertificates::None);
+        let tls = tokio::sync::watch::channel(Arc::new(tls)).1;
         let ca = self.authority.certificate_der().clone();
         self.server = tokio::spawn(async move { serve(listener, tls, &ca, desk, Limits::default()).await });
     }
@@ -395,6 +396,7 @@ async fn ended_certificate_is_renewed_within_the_grace_only() {
         let identity = authority.issue_server(&["localhost"], &[LOOPBACK], VALIDITY, [3; 16]).unwrap();
         let clock_of_server = Arc::new(authority::CertificateClock::new(late));
         let tls = Arc::new(server_config(&identity, clients, clock_of_server).unwrap());
+        let tls = tokio::sync::watch::channel(tls).1;
         let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let signing = Arc::clone(&authority);

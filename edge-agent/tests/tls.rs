@@ -65,7 +65,10 @@ impl Authority {
 }
 
 fn cloud(authority: &Authority) -> Cloud {
-    Cloud::listen(Listener::Tls { address: "127.0.0.1:0".parse().unwrap(), config: authority.server() })
+    Cloud::listen(Listener::Tls {
+        address: "127.0.0.1:0".parse().unwrap(),
+        config: tokio::sync::watch::channel(authority.server()).1,
+    })
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! A core that promises at once, and a client that shows every byte.
 #![allow(dead_code)]
 
+pub(crate) mod authority;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -39,6 +39,14 @@ keys! {
         "MQTT without TLS, loopback only; `off` for none; port 0 for any free one";
     listen_tls: "ADDR" = "127.0.0.1:8883", address, show_address,
         "MQTT over TLS with a server certificate of our own authority; `off` for none";
+    listen_ws: "ADDR" = "off", address, show_address,
+        "MQTT over WebSocket without TLS, loopback only; `off` for none";
+    listen_wss: "ADDR" = "off", address, show_address,
+        "MQTT over WebSocket and TLS, for browsers; `off` for none";
+    wss_certificate: "FILE" = "off", optional_path, show_optional_path,
+        "PEM file with the certificate chain of listen_wss, read again on SIGHUP; `off` for one of our own authority";
+    wss_key: "FILE" = "off", optional_path, show_optional_path,
+        "PEM file with the key of wss_certificate";
     listen_enrolment: "ADDR" = "127.0.0.1:8443", address, show_address,
         "Enrolment of devices over HTTPS; `off` for none";
     listen_http: "ADDR" = "127.0.0.1:9080", address, show_address,
@@ -77,6 +85,10 @@ pub(super) fn blank() -> Config {
         data_dir: PathBuf::new(),
         listen_tcp: None,
         listen_tls: None,
+        listen_ws: None,
+        listen_wss: None,
+        wss_certificate: None,
+        wss_key: None,
         listen_enrolment: None,
         listen_http: None,
         server_names: Vec::new(),

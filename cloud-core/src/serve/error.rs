@@ -40,6 +40,24 @@ pub enum ServeError {
         /// What is wrong.
         reason: String,
     },
+    /// A certificate or key that the configuration names.
+    #[error(
+        "{path} can't be used ({reason}): give a PEM file with the chain (its own certificate first), and one with its key"
+    )]
+    CertificateFile {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The running authority can't be exchanged.
+    #[error(
+        "{path} holds another authority than the running one: put the right file back, or restart; enrolled devices trust one authority only"
+    )]
+    OtherAuthority {
+        /// Which file.
+        path: PathBuf,
+    },
     /// The journal was refused.
     #[error(
         "the journal can't be replayed: {0}\nRun `cloud-core journal verify` on this data directory, and restore what it names from a backup"
@@ -118,7 +136,12 @@ impl ServeError {
 
     pub(super) fn of_lane(error: StartError, config: &Config) -> Self {
         let setting = |address: SocketAddr| {
-            if config.listen_tcp == Some(address) { "listen_tcp" } else { "listen_tls" }
+            let settings = [
+                ("listen_tcp", config.listen_tcp),
+                ("listen_tls", config.listen_tls),
+                ("listen_ws", config.listen_ws),
+            ];
+            settings.iter().find(|(_, set)| *set == Some(address)).map_or("listen_wss", |(name, _)| name)
         };
         match error {
             StartError::AddressInUse { address } => {

@@ -29,32 +29,44 @@ pub(super) fn authority_certificate(config: &Config) -> PathBuf {
     config.data_dir.join("authority.pem")
 }
 
+/// The authority with its private key.
+pub(super) fn authority_key(config: &Config) -> PathBuf {
+    config.data_dir.join("authority.key.pem")
+}
+
+/// Loads the authority.
+pub(super) fn load_authority(config: &Config) -> Result<Authority, ServeError> {
+    let path = authority_key(config);
+    let pem = fs::read_to_string(&path).map_err(failed("read", &path))?;
+    Authority::from_pem(&pem).map_err(|error| ServeError::AuthorityFile { path, reason: error.to_string() })
+}
+
 /// Loads the authority, or makes it at the first start.
 pub(super) fn load_or_make_authority(config: &Config, now: Timestamp) -> Result<Authority, ServeError> {
-    let path = config.data_dir.join("authority.key.pem");
-    match fs::read_to_string(&path) {
-        Ok(pem) => {
-            let authority = Authority::from_pem(&pem)
-                .map_err(|error| ServeError::AuthorityFile { path, reason: error.to_string() })?;
+    match load_authority(config) {
+        Ok(authority) => {
             // The first start may have ended between the two files, and backups are of the key's file.
             if !authority_certificate(config).exists() {
                 put_certificate(config, &authority)?;
             }
             Ok(authority)
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => make_authority(config, &path, now),
-        Err(error) => Err(failed("read", &path)(error)),
+        Err(ServeError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            make_authority(config, now)
+        }
+        Err(error) => Err(error),
     }
 }
 
-fn make_authority(config: &Config, path: &Path, now: Timestamp) -> Result<Authority, ServeError> {
+fn make_authority(config: &Config, now: Timestamp) -> Result<Authority, ServeError> {
+    let path = authority_key(config);
     let validity = Validity {
         not_before_ms: now.0.saturating_sub(CLOCK_TOLERANCE_MS),
         not_after_ms: now.0.saturating_add(AUTHORITY_MS),
     };
     let serial = crate::random::bytes().map_err(ServeError::Random)?;
     let authority = Authority::generate(serial, validity).map_err(ServeError::Authority)?;
-    put(path, authority.to_pem().as_bytes(), 0o600)?;
+    put(&path, authority.to_pem().as_bytes(), 0o600)?;
     put_certificate(config, &authority)?;
     tracing::info!(path = %path.display(), "a new certificate authority was made; back this file up");
     Ok(authority)

@@ -10,6 +10,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 /// The binary under test, without settings of this environment.
@@ -38,7 +39,8 @@ pub fn serve_command(data_dir: &Path) -> Command {
 pub struct Core {
     child: Child,
     lines: Vec<String>,
-    log: Option<JoinHandle<String>>,
+    log: Option<JoinHandle<()>>,
+    logged: Arc<Mutex<String>>,
     data_dir: std::path::PathBuf,
 }
 
@@ -50,11 +52,15 @@ impl Core {
     /// Returns when it is ready, or has ended.
     pub fn start_with(data_dir: &Path, mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut stderr = child.stderr.take().unwrap();
-        let log = std::thread::spawn(move || {
-            let mut text = String::new();
-            let _ = stderr.read_to_string(&mut text);
-            text
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let logged = Arc::new(Mutex::new(String::new()));
+        let log = std::thread::spawn({
+            let logged = Arc::clone(&logged);
+            move || {
+                for line in stderr.lines().map_while(Result::ok) {
+                    *logged.lock().unwrap() += &(line + "\n");
+                }
+            }
         });
         let mut lines = Vec::new();
         for line in BufReader::new(child.stdout.take().unwrap()).lines() {
@@ -65,7 +71,7 @@ impl Core {
                 break;
             }
         }
-        Self { child, lines, log: Some(log), data_dir: data_dir.to_owned() }
+        Self { child, lines, log: Some(log), logged, data_dir: data_dir.to_owned() }
     }
 
     pub fn is_ready(&self) -> bool {
@@ -108,10 +114,23 @@ impl Core {
         assert!(Command::new("kill").args(["-s", signal, &id]).status().unwrap().success());
     }
 
+    /// Until the log says this so many times.
+    pub fn wait_for_log(&self, wanted: &str, times: usize) {
+        for _ in 0..2_000 {
+            if self.logged.lock().unwrap().matches(wanted).count() >= times {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        panic!("the log does not say `{wanted}` {times} times: {}", self.logged.lock().unwrap());
+    }
+
     /// Waits for its end; gives the log too.
     pub fn ended(mut self) -> (ExitStatus, String) {
         let status = self.child.wait().unwrap();
-        (status, self.log.take().unwrap().join().unwrap())
+        self.log.take().unwrap().join().unwrap();
+        let log = self.logged.lock().unwrap().clone();
+        (status, log)
     }
 
     /// Ends it in good order.
