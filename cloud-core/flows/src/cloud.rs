@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cloud_core_ledger::{Ledger, Limits};
 use schemas::cbor;
-use schemas::ids::{CommandId, MessageId, Nonce, PaymentId, Principal, TenantId};
+use schemas::ids::{CommandId, Instance, MessageId, Nonce, PaymentId, Principal, TenantId};
 use schemas::time::Timestamp;
 use schemas_journal::{Fold, Position};
 use schemas_mutants::Mutant;
@@ -46,6 +46,14 @@ pub struct Cloud {
     at: Timestamp,
     /// When the core last started.
     opened_at: Timestamp,
+    /// No enrolment gets a lower number: after a restore there may be certificates that this journal has forgotten.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    instance_floor: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl Default for Cloud {
@@ -66,6 +74,7 @@ impl Default for Cloud {
             timers: BTreeSet::new(),
             at: Timestamp(0),
             opened_at: Timestamp(0),
+            instance_floor: 0,
         }
     }
 }
@@ -106,6 +115,10 @@ impl Cloud {
                 if Mutant::WindowForgotten.is_active() {
                     self.window = Window::default();
                 }
+            }
+            Event::Restored { .. } => {
+                let minutes = u32::try_from(record.at.0 / 60_000).unwrap_or(u32::MAX / 2);
+                self.instance_floor = self.instance_floor.max(minutes);
             }
             Event::RefusalAudited { .. } => {}
             _ => self.evolve_payment(record),
@@ -268,6 +281,11 @@ impl Cloud {
         self.open.len()
     }
 
+    /// The same, one by one.
+    pub fn open(&self) -> impl Iterator<Item = &ChipPayment> {
+        self.open.iter().filter_map(|id| self.payments.get(id))
+    }
+
     /// Time of the last event.
     pub fn at(&self) -> Timestamp {
         self.at
@@ -286,6 +304,12 @@ impl Cloud {
 
     pub(crate) fn due_payment(&self, now: Timestamp) -> Option<&ChipPayment> {
         self.timers.first().filter(|(at, _)| *at <= now).and_then(|(_, id)| self.payments.get(id))
+    }
+
+    /// The number of the next enrolment after this one: never one that was given before, also in a future that a restore
+    /// has taken back.
+    pub(crate) fn instance_after(&self, current: Instance) -> Instance {
+        Instance((current.0 + 1).max(self.instance_floor))
     }
 
     pub(crate) fn deadlines(&self, tenant: &TenantId) -> Deadlines {

@@ -167,7 +167,8 @@ pub(crate) fn enrol(
         Proof::Claim(claim) => match claimed(cloud, principal, *claim, key, now)? {
             Some(certificate) => Ok(Enrolment::Known(certificate)),
             None => {
-                Ok(sign(Instance(cloud.registry.device(principal).map_or(1, |device| device.instance.0 + 1))))
+                let current = cloud.registry.device(principal).map_or(Instance(0), |device| device.instance);
+                Ok(sign(cloud.instance_after(current)))
             }
         },
         Proof::Certificate { instance, serial } => {

@@ -5,6 +5,7 @@ use schemas::ids::{Code, CommandId, Hash, Instance, MessageId, PaymentId, Princi
 use schemas::message::{DeviceReport, Outcome, RequestAnswer};
 use schemas::signed::PublicKey;
 use schemas::time::Timestamp;
+use schemas::topic::Kind;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::{AdminCommand, Resolution};
@@ -185,6 +186,13 @@ pub enum Event {
         /// Why not.
         why: String,
     },
+    /// An operator took the journal back to an earlier point: what came after `position` is in other journals, or lost.
+    Restored {
+        /// Records that were kept.
+        position: u64,
+        /// When the backup was made that it came from.
+        backup_made_at: Timestamp,
+    },
     /// The core has started and taken up its work.
     Opened,
     /// A device said how it is (CP-17).
@@ -199,4 +207,70 @@ pub enum Event {
         /// Which.
         device: Principal,
     },
+}
+
+/// What an auditor asks for (MO-8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordKind {
+    /// Books, payments, and what became of them.
+    Money,
+    /// Orders to executors, and what they reported.
+    Command,
+    /// What operators did: registrations, enrolments, revocations, decisions.
+    Administration,
+    /// What was refused to somebody.
+    Refusal,
+    /// Other messages that were owed, and what became of them.
+    Message,
+    /// Starts of the core, and how devices say they are.
+    Operation,
+}
+
+impl RecordKind {
+    /// All of them.
+    pub const ALL: &[Self] =
+        &[Self::Money, Self::Command, Self::Administration, Self::Refusal, Self::Message, Self::Operation];
+
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Money => "money",
+            Self::Command => "command",
+            Self::Administration => "administration",
+            Self::Refusal => "refusal",
+            Self::Message => "message",
+            Self::Operation => "operation",
+        }
+    }
+}
+
+impl Event {
+    /// Every event is of one kind; a new one has to say which.
+    pub fn kind(&self) -> RecordKind {
+        match self {
+            Self::Registered(AdminCommand::Deposit { .. }) => RecordKind::Money,
+            Self::Ledger(_)
+            | Self::PaymentOpened(_)
+            | Self::NonceClaimed { .. }
+            | Self::PaymentVerified { .. }
+            | Self::PaymentMoved { .. }
+            | Self::PaymentRetired { .. }
+            | Self::ExceptionRaised { .. }
+            | Self::ExceptionsResolved { resolution: None, .. } => RecordKind::Money,
+            Self::CommandIssued { .. } | Self::OutcomeReported { .. } => RecordKind::Command,
+            Self::Registered(_)
+            | Self::DeviceEnrolled { .. }
+            | Self::CertificateRenewed { .. }
+            | Self::DeviceRevoked { .. }
+            | Self::Restored { .. }
+            | Self::ExceptionsResolved { .. } => RecordKind::Administration,
+            Self::RefusalAudited { .. } => RecordKind::Refusal,
+            Self::RequestAnswered { answer, .. } if answer.refused.is_some() => RecordKind::Refusal,
+            Self::RequestAnswered { .. } => RecordKind::Money,
+            Self::Queued { message, .. } if message.kind == Kind::ExecutorCommand => RecordKind::Command,
+            Self::Queued { .. } | Self::Cleared { .. } | Self::Withdrawn { .. } => RecordKind::Message,
+            Self::Opened | Self::DeviceReported { .. } => RecordKind::Operation,
+        }
+    }
 }

@@ -104,6 +104,13 @@ impl Exceptions {
         self.open.len()
     }
 
+    /// How many are open of each case, and since when the oldest of all.
+    pub fn summary(&self) -> (BTreeMap<Case, usize>, Option<Timestamp>) {
+        let mut counts: BTreeMap<Case, usize> = Case::ALL.iter().map(|case| (*case, 0)).collect();
+        self.open.keys().for_each(|(_, case)| *counts.entry(*case).or_default() += 1);
+        (counts, self.open.values().map(|entry| entry.raised_at).min())
+    }
+
     /// The oldest, at most `max`, oldest first.
     pub fn rows(&self, max: usize) -> Vec<ExceptionRow> {
         let mut rows: Vec<_> = self

@@ -43,6 +43,12 @@ impl Outbox {
         self.queues.values().map(BTreeMap::len).sum()
     }
 
+    /// The sequence of the last message that was queued, and of the oldest one that is still owed.
+    pub fn sequences(&self) -> (u64, Option<u64>) {
+        let oldest = self.queues.values().filter_map(|queue| queue.keys().next()).min();
+        (self.next_sequence, oldest.copied())
+    }
+
     /// Whether `principal` can be given `more` messages.
     pub(crate) fn has_room(&self, principal: &Principal, more: usize) -> bool {
         self.depth(principal) + more <= limits::OUTBOX_MESSAGES

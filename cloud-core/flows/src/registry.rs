@@ -65,7 +65,7 @@ pub struct Device {
     /// Of the current enrolment: claim and certificate (DER), to answer the same question again.
     pub enrolment: Option<(Hash, serde_bytes::ByteBuf)>,
     /// The last renewal within the current enrolment, to answer the same question again.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renewal: Option<Renewal>,
     /// For a chip: for whom it sells and who delivers.
     pub binding: Option<Binding>,

@@ -94,7 +94,7 @@ impl FileDisk {
         Self::open_as(directory.as_ref(), true, Calls::default())
     }
 
-    /// Opens the directory for reading only, beside a process that owns it: for `journal verify` and `dump`.
+    /// Opens the directory for reading only, beside a process that owns it: for `audit verify` and `show`.
     pub fn open_read_only(directory: impl AsRef<Path>) -> Result<Self, FileDiskError> {
         let directory = directory.as_ref();
         fs::read_dir(directory).map_err(|source| open_error(directory, source))?;

@@ -271,6 +271,12 @@ impl<D: Disk> Journal<D> {
         self.synced
     }
 
+    /// The position of the newest snapshot: a start replays what follows it.
+    #[must_use]
+    pub fn snapshot(&self) -> Position {
+        self.snapshot.position
+    }
+
     /// The hash of the last frame; the chain id of an empty journal.
     #[must_use]
     pub fn last_hash(&self) -> FrameHash {

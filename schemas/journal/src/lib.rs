@@ -22,6 +22,7 @@
 //! A frame is vouched for by the `synced_through` of a later frame. Damage to the frames of the very last sync,
 //! after which nothing was written, looks like a torn tail and is cut (correctness.md 2).
 
+mod copy;
 mod disk;
 #[cfg(feature = "file")]
 mod file;
@@ -39,6 +40,7 @@ mod spare;
 mod sync;
 mod verify;
 
+pub use copy::{Copied, copy};
 pub use disk::{Disk, DiskError};
 #[cfg(feature = "file")]
 pub use file::{Call, FileDisk, FileDiskError};
@@ -48,10 +50,13 @@ pub use journal::{AppendError, Journal, JournalError, Room};
 pub use limits::{JournalLimits, LimitsError};
 pub use memory::MemoryDisk;
 pub use open::{Cut, Recovery};
-pub use position::{ChainId, FrameHash, Position};
+pub use position::{ChainId, FrameHash, Head, HeadError, Position};
 pub use scan::OpenError;
 pub use segment::{FORMAT_VERSION, existing_chain_id};
 pub use snapshot::{SnapshotError, SnapshotJob, SnapshotTaken};
 pub use spare::{SpareJob, SpareReady};
 pub use sync::{SyncPoint, Synced};
-pub use verify::{FrameInfo, Problem, Report, SnapshotReport, for_each_record, verify};
+pub use verify::{
+    FrameInfo, Problem, Report, SnapshotReport, for_each_record, for_each_record_through, verify,
+    verify_against,
+};

@@ -58,7 +58,8 @@ impl<D: Disk> Journal<D> {
         let restored = restore_newest(&disk, chain_id, Position::new(u64::MAX), state)?;
         let start = restored.anchor.unwrap_or_else(|| genesis(chain_id));
         refuse_missing_start(&segments, &start, &restored)?;
-        let found = scan(&disk, chain_id, start, &segments, &mut |_, _, frame| apply(frame, state))?;
+        let found =
+            scan(&disk, chain_id, start, &segments, Position::END, &mut |_, _, frame| apply(frame, state))?;
         refuse_lost_snapshot_records(&found, &restored)?;
 
         remove_leftovers(&disk)?;

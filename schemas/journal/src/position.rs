@@ -1,6 +1,9 @@
 //! Where a state is in the journal, and the hash chain that proves it.
 
 use std::fmt;
+use std::str::FromStr;
+
+use thiserror::Error;
 
 /// A number of records: the state after this many. Zero is the empty journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -9,6 +12,8 @@ pub struct Position(u64);
 impl Position {
     /// Before the first record.
     pub const ZERO: Self = Self(0);
+    /// After every record that there can be.
+    pub const END: Self = Self(u64::MAX);
 
     /// The position after `records` records.
     #[must_use]
@@ -68,6 +73,45 @@ impl fmt::Debug for FrameHash {
     }
 }
 
+/// The state of the chain after a number of records: as long as it is found again, nothing up to there was changed, cut
+/// or rewritten. Somebody else keeps it, out of reach of whoever could rewrite the journal. As text `POSITION:HASH`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// The position after a batch.
+    pub position: Position,
+    /// The hash of that batch; the chain id at position 0.
+    pub hash: FrameHash,
+}
+
+impl fmt::Display for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.position, self.hash)
+    }
+}
+
+/// Not `POSITION:HASH`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("write POSITION:HASH with 64 hexadecimal digits, as `audit head` prints it")]
+pub struct HeadError;
+
+impl FromStr for Head {
+    type Err = HeadError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (position, hash) = text.trim().split_once(':').ok_or(HeadError)?;
+        let position = Position::new(position.parse().map_err(|_| HeadError)?);
+        if hash.len() != 64 || !hash.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return Err(HeadError);
+        }
+        let mut bytes = [0; 32];
+        for (byte, digits) in bytes.iter_mut().zip(hash.as_bytes().chunks(2)) {
+            let digits = std::str::from_utf8(digits).map_err(|_| HeadError)?;
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| HeadError)?;
+        }
+        Ok(Self { position, hash: FrameHash(bytes) })
+    }
+}
+
 fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
     bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
 }
@@ -96,4 +140,17 @@ pub(crate) struct Anchor {
     pub(crate) offset: u64,
     /// Offset in bytes of the last frame in this segment; zero when it has none yet.
     pub(crate) last_frame: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_read_as_it_is_written_and_nothing_else_is() {
+        let head = Head { position: Position::new(77), hash: FrameHash([0xA5; 32]) };
+        assert_eq!(head.to_string().parse(), Ok(head));
+        let bad = ["", "77", "77:", "x:00", &"77:+5".repeat(12), &format!("{head}0"), &format!("7é:{head}")];
+        bad.iter().for_each(|text| assert_eq!(text.parse::<Head>(), Err(HeadError), "{text}"));
+    }
 }

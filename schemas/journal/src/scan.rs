@@ -89,6 +89,8 @@ pub(crate) struct Scan {
     pub(crate) bad_segment: u64,
     pub(crate) bad_offset: u64,
     pub(crate) defect: Defect,
+    /// It stopped where the caller wanted, so nothing is known of what follows.
+    pub(crate) is_stopped: bool,
 }
 
 impl Scan {
@@ -122,12 +124,16 @@ impl Scan {
 /// What the caller does with each frame, which starts at this offset of this segment.
 pub(crate) type OnFrame<'a> = dyn FnMut(u64, u64, &Frame<'_>) -> Result<(), OpenError> + 'a;
 
-/// Follows the chain from `start`. `segments` are all segment numbers on disk, ascending and without holes.
+/// Follows the chain from `start`, at most `through` this position. `segments` are all segment numbers on disk,
+/// ascending and without holes.
+///
+/// With `through` frames behind it are not looked at: another process may be writing them.
 pub(crate) fn scan<D: Disk>(
     disk: &D,
     chain_id: ChainId,
     start: Anchor,
     segments: &[u64],
+    through: Position,
     on_frame: &mut OnFrame<'_>,
 ) -> Result<Scan, OpenError> {
     let mut buffer = Vec::new();
@@ -140,8 +146,12 @@ pub(crate) fn scan<D: Disk>(
         bad_segment: start.segment,
         bad_offset: start.offset,
         defect: Defect::Blank,
+        is_stopped: start.tip.position >= through,
     };
     for number in segments.iter().copied().filter(|number| *number >= start.segment) {
+        if scan.is_stopped {
+            return Ok(scan);
+        }
         load(disk, &segment_name(number), &mut buffer)?;
         if let Err(error) = check_header(&buffer, number, chain_id) {
             let is_last = segments.last() == Some(&number);
@@ -172,10 +182,12 @@ pub(crate) fn scan<D: Disk>(
                 _ => break,
             }
         }
-        follow(&buffer, chain_id, &mut scan, on_frame)?;
+        follow(&buffer, chain_id, through, &mut scan, on_frame)?;
         scan.segment_ends.push((number, scan.end.tip.position));
     }
-    refuse_if_vouched_for(disk, chain_id, &scan, segments, &mut buffer)?;
+    if !scan.is_stopped {
+        refuse_if_vouched_for(disk, chain_id, &scan, segments, &mut buffer)?;
+    }
     Ok(scan)
 }
 
@@ -183,15 +195,25 @@ pub(crate) fn scan<D: Disk>(
 fn follow(
     bytes: &[u8],
     chain_id: ChainId,
+    through: Position,
     scan: &mut Scan,
     on_frame: &mut OnFrame<'_>,
 ) -> Result<(), OpenError> {
     let segment = scan.end.segment;
     loop {
         let offset = scan.end.offset;
+        if scan.end.tip.position >= through {
+            scan.is_stopped = true;
+            return Ok(());
+        }
         match frame::parse(bytes, chain_id, segment, to_index(offset)) {
             Err(defect) => {
                 scan.bad(segment, offset, defect);
+                return Ok(());
+            }
+            Ok(frame) if frame.end() > through && frame.before < through => {
+                // A batch is one thing: it is taken whole or not at all.
+                scan.is_stopped = true;
                 return Ok(());
             }
             Ok(frame) => {
