@@ -3,7 +3,7 @@
 //! | Listener | Shows | Takes client certificates |
 //! |---|---|---|
 //! | `listen_tls` | a certificate of our own authority, made here | of our authority, optional |
-//! | `listen_wss` | `wss_certificate` if set, for browsers; otherwise the same as `listen_tls` | of our authority, optional |
+//! | `listen_wss` | `wss_certificate` if set, for browsers; otherwise the same as `listen_tls` | none: browsers give up where a WebSocket asks for one |
 //! | `listen_enrolment` | the same as `listen_tls` | of our authority, for renewal, also some time after its end |
 //!
 //! A reload makes everything first and replaces all of it or nothing. Established connections keep what they have.
@@ -112,9 +112,10 @@ impl Made {
         let websocket = match (&config.wss_certificate, &config.wss_key) {
             (Some(certificate), Some(key)) => {
                 let identity = identity_of_files(certificate, key, now)?;
-                make(&identity, devices).map_err(|error| unusable(certificate, error.to_string()))?
+                make(&identity, ClientCertificates::None)
+                    .map_err(|error| unusable(certificate, error.to_string()))?
             }
-            _ => Arc::clone(&lane),
+            _ => make(&own, ClientCertificates::None).map_err(ServeError::Authority)?,
         };
         // A device that renews shows the certificate that it has.
         let grace = Duration::from_millis(config.renewal_grace_ms);
