@@ -5,8 +5,10 @@ mod support;
 
 use std::process::Stdio;
 
+use broker::Listener;
 use broker::session::Limits;
 use schemas::topic::Kind;
+use support::authority::Authority;
 use support::{PATIENCE, World, token};
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -62,5 +64,27 @@ async fn mosquitto_sub_receives_what_is_owed_in_both_versions_and_with_both_qos(
             output(mosquitto("mosquitto_sub", &world, version, &["-t", "ft/acme/chip-8/down/#", "-W", "2"]))
                 .await;
         assert!(text.contains("denied") || text.contains("rejected"), "{version}: {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs mosquitto-clients"]
+async fn mosquitto_works_over_tls_in_both_versions() {
+    let authority = Authority::new();
+    let directory = tempfile::tempdir().unwrap();
+    let trusted = directory.path().join("authority.pem");
+    std::fs::write(&trusted, authority.0.pem()).unwrap();
+    let tls = ["-h", "localhost", "--cafile", trusted.to_str().unwrap()];
+    for version in ["mqttv311", "mqttv5"] {
+        let address = "127.0.0.1:0".parse().unwrap();
+        let listener = Listener::Tls { address, config: authority.tls() };
+        let world = World::start_with(|config| config.listeners = vec![listener]).await;
+        let topic = "ft/acme/chip-7/up/health-check";
+        let publish = [&tls[..], &["-q", "1", "-d", "-t", topic, "-m", "there?"]].concat();
+        let (ok, text) = output(mosquitto("mosquitto_pub", &world, version, &publish)).await;
+        assert!(ok && text.contains("received PUBACK"), "{version}: {text}");
+        let subscribe = [&tls[..], &["-q", "1", "-t", "ft/acme/chip-7/down/#", "-C", "1"]].concat();
+        let (ok, text) = output(mosquitto("mosquitto_sub", &world, version, &subscribe)).await;
+        assert!(ok && text == "there?\n", "{version}: {text}");
     }
 }
