@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use broker_session::{
     CloseReason, ConnectRefusal, ConnectionId, DisconnectReason, Limits, Owed, Promise, PublishToken, Qos,
-    Refusal, Secret, StateCause, Version,
+    Rates, Refusal, Secret, StateCause, Version,
 };
 use schemas::ids::{MessageId, Principal};
 use schemas::topic::Kind;
@@ -79,6 +79,10 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Of every connection.
     pub limits: Limits,
+    /// Of every principal, over all its connections. Beyond them a QoS 1 PUBLISH of MQTT 5 is answered 0x97 (keep it,
+    /// send it later as a new one). MQTT 3.1.1 has no code, and a plain PUBACK would be a promise: its clients, and
+    /// whoever goes on regardless, are not read for a while.
+    pub rates: Rates,
     /// All listeners together. Beyond it, new connections are closed at once.
     pub max_connections: usize,
     /// From one remote address; loopback is exempt, IPv6 counts by /64.
@@ -100,6 +104,7 @@ impl Default for Config {
         Self {
             listeners: Vec::new(),
             limits: Limits::default(),
+            rates: Rates::default(),
             max_connections: 100_000,
             max_connections_per_address: 1_000,
             max_inbox_messages: 1_024,
@@ -312,6 +317,8 @@ pub struct Stats {
     pub handshakes_failed: u64,
     /// Authorised publishes handed to the core.
     pub publishes_in: u64,
+    /// Publishes answered 0x97, as their principal had used up its rate.
+    pub publishes_put_off: u64,
     /// Promises and refusals sent.
     pub pubacks_out: u64,
     /// Owed messages sent.

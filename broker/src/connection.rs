@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use broker_session::{ConnectionId, Counters, Event, Session};
+use broker_session::{ConnectionId, Counters, Event, Promise, Qos, Session, Version};
 use schemas::ids::Principal;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::mpsc;
@@ -19,9 +19,12 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::api::{Credentials, ToCore};
 use crate::inbox::{Inbox, Registry};
 use crate::listener::Shared;
+use crate::quotas::Quota;
 
 /// Of one read.
 const READ_BYTES: usize = 16 * 1024;
+/// PUBACK "quota exceeded": keep it, and send it later as a new PUBLISH.
+const QUOTA_EXCEEDED: u8 = 0x97;
 
 thread_local! {
     /// Idle connections are many: none has a read buffer of its own.
@@ -32,6 +35,7 @@ thread_local! {
 #[derive(Debug, Default)]
 pub(crate) struct Traffic {
     pub(crate) publishes_in: AtomicU64,
+    pub(crate) publishes_put_off: AtomicU64,
     pub(crate) pubacks_out: AtomicU64,
     pub(crate) deliveries_out: AtomicU64,
 }
@@ -59,9 +63,12 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(connection: Connect
         session,
         stream,
         out: Outgoing::default(),
-        upward: Upward { id, peer, client_certificate, principal: None, unsent: None },
+        upward: Upward { id, peer, client_certificate, principal: None, version: None, unsent: None },
         shared: &shared,
         counted: Counters::default(),
+        quota: None,
+        is_used_up: false,
+        rests_until_ms: None,
     };
     driver.run(&inbox).await;
     drop(registered);
@@ -86,6 +93,11 @@ struct Driver<'a, S> {
     upward: Upward,
     shared: &'a Shared,
     counted: Counters,
+    /// Known with the principal.
+    quota: Option<Quota>,
+    is_used_up: bool,
+    /// Nothing is read until then.
+    rests_until_ms: Option<u64>,
 }
 
 /// Bytes that the session gave and the socket has not taken.
@@ -102,6 +114,7 @@ struct Upward {
     peer: SocketAddr,
     client_certificate: Option<Vec<u8>>,
     principal: Option<Arc<Principal>>,
+    version: Option<Version>,
     /// The core is busy: this waits for room, and further events wait in the session.
     unsent: Option<ToCore>,
 }
@@ -122,20 +135,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
         loop {
             let now_ms = clock.now_ms();
             inbox.drain_into(&mut self.session, now_ms);
-            self.session.handle_reading(now_ms, self.upward.unsent.is_none());
+            self.charge(now_ms);
+            self.session.handle_reading(now_ms, self.reads());
             self.session.handle_timeout(now_ms);
             if !self.send_events(&core) || self.session.is_closed() {
                 return;
             }
             self.refill();
-            if let Some(due_ms) = self.session.poll_timeout() {
+            if let Some(due_ms) = self.session.poll_timeout().into_iter().chain(self.rests_until_ms).min() {
                 let due = Instant::from_std(clock.instant(due_ms));
                 // Moving a timer costs more than letting it fire early once in a while.
                 if due < alarm.deadline() || alarm.is_elapsed() {
                     alarm.as_mut().reset(due);
                 }
             }
-            let wants_bytes = self.upward.unsent.is_none() && self.session.wants_bytes();
+            let wants_bytes = self.reads() && self.session.wants_bytes();
             let unsent = self.upward.unsent.is_some();
             tokio::select! {
                 // No branch can starve another: each turn of the loop empties the inbox and minds the time, and
@@ -167,7 +181,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
         if let Some(bytes) = self.session.poll_transmit() {
             self.out.append(bytes);
         }
-        let Self { session, stream, out, upward, shared, counted } = self;
+        let Self { session, stream, out, upward, shared, counted, .. } = self;
         count(session, counted, &shared.traffic);
         let last_bytes = timeout(linger, async {
             let _ = stream.write_all(out.bytes.get(out.written..).unwrap_or_default()).await;
@@ -185,10 +199,45 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
         let (_, ()) = tokio::join!(last_bytes, last_events);
     }
 
+    /// Not while the core is busy, nor while the principal has said more than it may.
+    fn reads(&self) -> bool {
+        self.upward.unsent.is_none() && self.rests_until_ms.is_none()
+    }
+
+    /// Counts what came since the last turn against the principal's rates. A turn's publishes are judged by what was
+    /// left before them: exact to one read.
+    fn charge(&mut self, now_ms: u64) {
+        if self.quota.is_none() {
+            self.quota = self.session.principal().map(|who| self.shared.quotas.of(who, now_ms));
+        }
+        let Some(quota) = &self.quota else { return };
+        let counters = self.session.counters();
+        let packets = counters.packets_in - self.counted.packets_in;
+        if packets > 0 || self.rests_until_ms.is_some() {
+            let bytes = counters.bytes_in - self.counted.bytes_in;
+            (self.is_used_up, self.rests_until_ms) = quota.charge(now_ms, packets, bytes);
+            (self.counted.packets_in, self.counted.bytes_in) = (counters.packets_in, counters.bytes_in);
+        }
+    }
+
+    /// Whether this publish is to come later: then its PUBACK says so. Only MQTT 5 has a code for it.
+    fn puts_off(&mut self, message: &ToCore) -> bool {
+        let ToCore::Publish { token, qos: Qos::AtLeastOnce, .. } = message else { return false };
+        if !self.is_used_up || self.upward.version != Some(Version::V5) {
+            return false;
+        }
+        self.session.handle_promise(*token, Promise::Refused(QUOTA_EXCEEDED));
+        self.shared.traffic.publishes_put_off.fetch_add(1, Relaxed);
+        true
+    }
+
     /// As many as the core takes now. False if the core is gone.
     fn send_events(&mut self, core: &mpsc::Sender<ToCore>) -> bool {
         while self.upward.unsent.is_none() {
             let Some(message) = self.upward.next(&mut self.session) else { break };
+            if self.puts_off(&message) {
+                continue;
+            }
             if matches!(message, ToCore::Publish { .. }) {
                 self.shared.traffic.publishes_in.fetch_add(1, Relaxed);
             }
@@ -217,10 +266,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
 
 fn count(session: &Session, counted: &mut Counters, traffic: &Traffic) {
     let counters = session.counters();
-    if counters != *counted {
+    if (counters.pubacks, counters.deliveries) != (counted.pubacks, counted.deliveries) {
         traffic.pubacks_out.fetch_add(counters.pubacks - counted.pubacks, Relaxed);
         traffic.deliveries_out.fetch_add(counters.deliveries - counted.deliveries, Relaxed);
-        *counted = counters;
+        (counted.pubacks, counted.deliveries) = (counters.pubacks, counters.deliveries);
     }
 }
 
@@ -299,6 +348,7 @@ impl Upward {
         let (connection, peer) = (self.id, self.peer);
         let (event, principal) = match (event, self.principal.clone()) {
             (Event::Connect(connect), _) => {
+                self.version = Some(connect.version);
                 return Some(ToCore::Connect {
                     connection,
                     peer,

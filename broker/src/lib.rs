@@ -10,6 +10,7 @@ mod clock;
 mod connection;
 mod inbox;
 mod listener;
+mod quotas;
 mod websocket;
 
 pub use api::{Config, Credentials, FromCore, Listener, StartError, Stats, TlsConfig, ToCore};

@@ -17,6 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::api::{Config, FromCore, Listener, StartError, Stats, ToCore};
 use crate::connection::{self, Connection, Traffic};
 use crate::inbox::Registry;
+use crate::quotas::Quotas;
 use crate::websocket;
 
 const TOO_SLOW: &str = "too slow";
@@ -32,6 +33,7 @@ pub(crate) struct Shared {
     pub(crate) core: mpsc::Sender<ToCore>,
     pub(crate) registry: Registry,
     pub(crate) traffic: Traffic,
+    pub(crate) quotas: Quotas,
     gate: Gate,
     next_connection: AtomicU32,
     shutdown: watch::Sender<bool>,
@@ -56,6 +58,7 @@ impl Broker {
             bound.push((bind(listener).await?, listener.clone()));
         }
         let shared = Arc::new(Shared {
+            quotas: Quotas::new(config.rates),
             config,
             core,
             registry: Registry::default(),
@@ -109,6 +112,7 @@ impl BrokerHandle {
             connections_refused: gate.refused.load(Relaxed),
             handshakes_failed: gate.handshakes_failed.load(Relaxed),
             publishes_in: traffic.publishes_in.load(Relaxed),
+            publishes_put_off: traffic.publishes_put_off.load(Relaxed),
             pubacks_out: traffic.pubacks_out.load(Relaxed),
             deliveries_out: traffic.deliveries_out.load(Relaxed),
         }

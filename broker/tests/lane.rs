@@ -5,7 +5,7 @@ mod support;
 
 use std::net::SocketAddr;
 
-use broker::session::{CloseReason, DisconnectReason, Limits};
+use broker::session::{CloseReason, DisconnectReason, Limits, Rate};
 use broker::{Broker, Config, FromCore, Listener, StartError, ToCore};
 use schemas::topic::Kind;
 use support::{PATIENCE, World, connect, packet, publish};
@@ -206,6 +206,45 @@ async fn more_connections_than_allowed_are_closed_at_once() {
         tokio::task::yield_now().await;
     }
     world.connect(5, WHO, "c").await;
+}
+
+/// What is beyond is put off, and nobody else notices. Connections of one principal share, and a new connection is no
+/// new allowance. In bytes, so that no time that this test takes pays anything back.
+#[tokio::test]
+async fn a_principal_beyond_its_rate_is_told_to_send_later_on_all_its_connections() {
+    let slow = Rate { per_second: 1, burst: 2_000 };
+    let world = World::start_with(|config| config.rates.bytes = slow).await;
+    let (mut first, mut second) = (world.connect(5, WHO, "1").await, world.connect(5, WHO, "2").await);
+    first.send(&publish(5, 1, UP, &[7; 1_000])).await;
+    assert_eq!(first.receive().await, packet(0x40, &[0, 1]));
+    for (id, answer) in [(2, &[0, 2][..]), (3, &[0, 3, 0x97])] {
+        second.send(&publish(5, id, UP, &[7; 1_000])).await;
+        assert_eq!(second.receive().await, packet(0x40, answer));
+    }
+    drop((first, second));
+    let mut third = world.connect(5, WHO, "3").await;
+    third.send(&publish(5, 1, UP, b"x")).await;
+    assert_eq!(third.receive().await, packet(0x40, &[0, 1, 0x97]), "a debt outlives its connections");
+    assert_eq!(world.broker.stats().publishes_put_off, 2);
+    let mut other = world.connect(5, "acme/chip-8", "c").await;
+    other.send(&publish(5, 1, "ft/acme/chip-8/up/health-check", b"x")).await;
+    assert_eq!(other.receive().await, packet(0x40, &[0, 1]));
+}
+
+/// MQTT 3.1.1 has no code for "later": nothing is refused, nothing is lost, and it takes the time that it takes.
+#[tokio::test]
+async fn a_client_of_mqtt_3_beyond_its_rate_is_slowed_down_and_loses_nothing() {
+    let slow = Rate { per_second: 200, burst: 50 };
+    let world = World::start_with(|config| config.rates.packets = slow).await;
+    let mut client = world.connect(4, WHO, "c").await;
+    let began = std::time::Instant::now();
+    for id in 1..=300u16 {
+        client.send(&publish(4, id, UP, b"x")).await;
+        assert_eq!(client.receive().await, packet(0x40, &id.to_be_bytes()));
+    }
+    // Two bursts pass at once; the other 200 packets take a second at least, however fast the machine.
+    assert!(began.elapsed() >= std::time::Duration::from_millis(900), "{:?}", began.elapsed());
+    assert_eq!(world.broker.stats().publishes_put_off, 0);
 }
 
 #[tokio::test]

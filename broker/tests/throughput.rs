@@ -5,7 +5,8 @@ mod support;
 
 use std::time::Instant;
 
-use broker::session::Limits;
+use broker::Config;
+use broker::session::{Rate, Rates};
 use support::{World, publish};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -14,12 +15,18 @@ const EACH: usize = 20_000;
 /// Publishes without PUBACK, of each publisher.
 const WINDOW: usize = 100;
 
+/// A publisher here says what ten thousand devices say.
+fn unlimited(config: &mut Config) {
+    let rate = Rate { per_second: u32::MAX, burst: u32::MAX };
+    config.rates = Rates { packets: rate, bytes: rate };
+}
+
 /// Prints a figure and asserts only that nothing is lost: timed tests fail on busy machines.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 async fn promises_per_second_with_50_publishers() {
     for version in [4, 5] {
-        let world = World::start(Limits::default()).await;
+        let world = World::start_with(unlimited).await;
         let mut publishers = Vec::new();
         for number in 0..PUBLISHERS {
             let who = format!("acme/p{number}");
@@ -71,7 +78,7 @@ async fn memory_of_idle_connections() {
         let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
         statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4
     };
-    let world = World::start(Limits::default()).await;
+    let world = World::start_with(unlimited).await;
     let warm = world.connect(5, "acme/warm", "c").await;
     let before = resident_kb();
     let start = Instant::now();

@@ -77,6 +77,14 @@ pub struct Config {
     pub max_connections: usize,
     /// MQTT connections at one time from one address.
     pub max_connections_per_address: usize,
+    /// Packets of one principal, on average.
+    pub principal_packets_per_second: u32,
+    /// Packets of one principal at once.
+    pub principal_packets_burst: u32,
+    /// Bytes of one principal, on average.
+    pub principal_bytes_per_second: u32,
+    /// Bytes of one principal at once.
+    pub principal_bytes_burst: u32,
     /// Messages that may wait for the core.
     pub queue_messages: usize,
     /// Most messages that the core decides in one batch.

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use broker::session::{Rate, Rates};
 use broker::{Broker, BrokerHandle, Listener, TlsConfig};
 use cloud_core_flows::driver::Driver;
 use cloud_core_flows::port;
@@ -261,6 +262,16 @@ async fn start_lane(
         listeners: [tcp, with_tls, ws, wss].into_iter().flatten().collect(),
         max_connections: descriptors::connections_that_fit(config.max_connections),
         max_connections_per_address: config.max_connections_per_address,
+        rates: Rates {
+            packets: Rate {
+                per_second: config.principal_packets_per_second,
+                burst: config.principal_packets_burst,
+            },
+            bytes: Rate {
+                per_second: config.principal_bytes_per_second,
+                burst: config.principal_bytes_burst,
+            },
+        },
         boot_epoch: files::next_boot_epoch(config, Timestamp(clock.now_ms()))?,
         clock,
         ..broker::Config::default()

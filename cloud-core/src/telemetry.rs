@@ -65,6 +65,10 @@ fn describe() {
     describe_counter!("farthing_acknowledgements_total", "deliveries acknowledged by their receivers");
     describe_counter!("farthing_refusals_total", "topics and connections that the lane refused");
     describe_counter!("farthing_promises_total", "PUBACKs sent");
+    describe_counter!(
+        "farthing_publishes_put_off_total",
+        "publishes answered 0x97 as their principal had used up its rate"
+    );
     describe_counter!("farthing_bank_answers_total", "answers of banks by kind");
     describe_counter!("farthing_wall_clock_steps_total", "times that the wall clock was set while running");
     describe_gauge!("farthing_connections", "MQTT connections now");
@@ -107,6 +111,7 @@ pub(crate) fn set_lane_gauges(stats: broker::Stats) {
     metrics::counter!("farthing_connections_accepted_total").absolute(stats.connections_accepted);
     metrics::counter!("farthing_connections_refused_total").absolute(stats.connections_refused);
     metrics::counter!("farthing_handshakes_failed_total").absolute(stats.handshakes_failed);
+    metrics::counter!("farthing_publishes_put_off_total").absolute(stats.publishes_put_off);
     metrics::counter!("farthing_promises_total").absolute(stats.pubacks_out);
     metrics::counter!("farthing_deliveries_total").absolute(stats.deliveries_out);
 }

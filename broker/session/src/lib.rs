@@ -16,6 +16,7 @@
 //! - A right that follows from what a client asks for: topics and filters are compared with the authenticated
 //!   principal only.
 
+mod allowance;
 mod decode;
 mod delivery;
 mod encode;
@@ -25,6 +26,7 @@ mod rules;
 mod session;
 mod types;
 
+pub use allowance::{Allowance, Rate, Rates};
 pub use session::Session;
 pub use types::{
     CloseReason, Connect, ConnectRefusal, ConnectionId, Counters, DisconnectReason, Event, Fault, Limits,

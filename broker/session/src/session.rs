@@ -413,6 +413,8 @@ impl Session {
             Phase::AwaitStanding { .. } | Phase::Closed => return,
         };
         open.packet_at_ms = self.now_ms;
+        self.counters.packets_in += 1;
+        self.counters.bytes_in += frame.length_bytes as u64;
         let handled = decode::packet(open.version, frame).and_then(|packet| self.handle_packet(packet));
         if let Err(fault) = handled {
             self.close(CloseReason::Protocol(fault));

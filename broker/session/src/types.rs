@@ -180,6 +180,10 @@ pub struct Counters {
     pub pubacks: u64,
     /// Owed messages sent, whatever their QoS.
     pub deliveries: u64,
+    /// Packets received after CONNECT, well-formed or not.
+    pub packets_in: u64,
+    /// Of these packets, whole.
+    pub bytes_in: u64,
 }
 
 /// Where a state comes from.

@@ -61,6 +61,14 @@ keys! {
         "MQTT connections at one time";
     max_connections_per_address: "N" = "1000", number(1, 1_000_000), ToString::to_string,
         "MQTT connections at one time from one address; loopback is exempt, IPv6 counts by /64";
+    principal_packets_per_second: "N" = "200", number(1, 100_000_000), ToString::to_string,
+        "MQTT packets of one principal over all its connections, on average; more comes later (0x97, or it is not read)";
+    principal_packets_burst: "N" = "5000", number(1, 1_000_000_000), ToString::to_string,
+        "MQTT packets of one principal at once, after a silence";
+    principal_bytes_per_second: "BYTES" = "262144", number(1024, 1_000_000_000), ToString::to_string,
+        "Bytes of MQTT packets of one principal over all its connections, on average";
+    principal_bytes_burst: "BYTES" = "8388608", number(16 << 10, 2_000_000_000), ToString::to_string,
+        "Bytes of MQTT packets of one principal at once, after a silence";
     queue_messages: "N" = "4096", number(16, 1_000_000), ToString::to_string,
         "Messages that may wait for the core before connections have to";
     batch_messages: "N" = "1024", number(1, 65_536), ToString::to_string,
@@ -96,6 +104,10 @@ pub(super) fn blank() -> Config {
         log_filter: String::new(),
         max_connections: 0,
         max_connections_per_address: 0,
+        principal_packets_per_second: 0,
+        principal_packets_burst: 0,
+        principal_bytes_per_second: 0,
+        principal_bytes_burst: 0,
         queue_messages: 0,
         batch_messages: 0,
         bank_timeout_ms: 0,

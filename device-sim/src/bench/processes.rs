@@ -63,6 +63,10 @@ impl Core {
         for listener in ["--listen-tls", "--listen-enrolment", "--listen-http"] {
             command.args([listener, "off"]);
         }
+        // A publisher here says what ten thousand devices say.
+        for bound in ["packets-per-second", "packets-burst", "bytes-per-second", "bytes-burst"] {
+            command.args([&format!("--principal-{bound}"), "100000000"]);
+        }
         command
             .arg("--data-dir")
             .arg(&data)
