@@ -1,5 +1,7 @@
 //! Certificates of a running core are replaced on SIGHUP: real binary, real handshakes.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use std::fs;

@@ -4,6 +4,8 @@
 //! two tenants, one with a bank over HTTP and one with accounts of its own; payments delivered, refunded, voided, held
 //! and open; refusals, enrolments and a revocation.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use cloud_core_flows::Cloud;
 use cloud_core_flows::event::Record;
 use schemas::cbor;
