@@ -1,6 +1,6 @@
 //! Packets that no proper client sends.
 
-use farthing_tests::wire::{Client, Packet, VERSIONS, Version};
+use farthing_tests::wire::{Packet, VERSIONS, Version};
 
 use super::{ATTACKER, BYSTANDER, Room, has_ended, hello, text};
 
