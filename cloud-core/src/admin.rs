@@ -80,10 +80,19 @@ pub enum ShellCommand {
         /// How long it is valid, in milliseconds.
         valid_ms: u64,
     },
+    /// Makes a token beside the one there is, by [`AdminCommand::RotateToken`].
+    RenewToken {
+        /// For whom.
+        principal: Principal,
+        /// How long the new one is valid, in milliseconds.
+        valid_ms: u64,
+        /// How long the former one stays good, in milliseconds.
+        overlap_ms: u64,
+    },
 }
 
 impl ShellCommand {
-    const NAMES: &'static [&'static str] = &["show_payment", "issue_claim", "issue_token"];
+    const NAMES: &'static [&'static str] = &["show_payment", "issue_claim", "issue_token", "renew_token"];
 }
 
 /// The reply to a [`ShellCommand`].

@@ -65,6 +65,8 @@ pub struct Config {
     pub wss_key: Option<PathBuf>,
     /// Enrolment of devices, HTTPS.
     pub listen_enrolment: Option<SocketAddr>,
+    /// Administration from elsewhere, TLS with an operator's certificate.
+    pub listen_admin: Option<SocketAddr>,
     /// `healthz` and `metrics`, HTTP; loopback only.
     pub listen_http: Option<SocketAddr>,
     /// Names in the server certificate.

@@ -42,7 +42,7 @@ use workers::{Done, Workers};
 pub(crate) use clock::CoreClock;
 pub use kill::{KillPointError, Step};
 pub(crate) use kill::{KillPoints, hold_writes};
-pub(crate) use requests::{EnrolTicket, Requests};
+pub(crate) use requests::{Asker, EnrolTicket, Requests};
 
 /// Taken at most while no sync is running: about as many as are decided during one. The disk then works while the
 /// rest is decided, and the next sync has them all.
@@ -309,10 +309,15 @@ impl Owner {
 
     fn input_of(&mut self, request: Request) -> Option<Input> {
         match request {
-            Request::Admin { command, reply } => {
+            Request::Admin { by, command, reply } => {
                 let ticket = self.ticket();
                 self.admin_replies.insert(ticket, reply);
-                Some(Input::Admin { ticket, command })
+                Some(match by {
+                    Asker::Local => Input::Admin { ticket, command },
+                    Asker::Operator { operator, instance } => {
+                        Input::AdminBy { ticket, operator, instance, command }
+                    }
+                })
             }
             Request::Enrol(enrolment) => {
                 let ticket = self.ticket();

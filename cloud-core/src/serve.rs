@@ -57,6 +57,9 @@ pub struct Addresses {
     pub enrolment: Option<SocketAddr>,
     /// `healthz` and `metrics`.
     pub http: Option<SocketAddr>,
+    /// Administration over TLS.
+    #[serde(default)]
+    pub admin_tls: Option<SocketAddr>,
     /// Operators' socket.
     pub admin: PathBuf,
     /// The authority's certificate (PEM), which clients trust.
@@ -76,6 +79,7 @@ impl Addresses {
             line("mqtt", "wss", self.mqtt_wss),
             line("enrolment", "https", self.enrolment),
             line("http", "http", self.http),
+            line("admin", "tls", self.admin_tls),
             Some(format!("admin {}", self.admin.display())),
         ]
         .into_iter()
@@ -151,7 +155,11 @@ impl Server {
             authority_fingerprint: authority.fingerprint(),
             bank_authority_pem,
         };
-        doors.spawn(admin_server::serve(listening.admin, Arc::new(counter)));
+        let counter = Arc::new(counter);
+        doors.spawn(admin_server::serve(listening.admin, Arc::clone(&counter)));
+        if let Some(listener) = listening.admin_tls {
+            doors.spawn(admin_server::serve_remote(listener, tls.admin(), counter));
+        }
         if let Some(listener) = listening.enrolment {
             let requests = runtime.requests.clone();
             doors.spawn(serve_enrolment(listener, tls.enrolment(), authority, requests));
@@ -283,6 +291,7 @@ async fn start_lane(
 struct Listening {
     enrolment: Option<TcpListener>,
     http: Option<TcpListener>,
+    admin_tls: Option<TcpListener>,
     admin: tokio::net::UnixListener,
 }
 
@@ -292,6 +301,7 @@ impl Listening {
         Ok(Self {
             enrolment: bind("listen_enrolment", config.listen_enrolment).await?,
             http: bind("listen_http", config.listen_http).await?,
+            admin_tls: bind("listen_admin", config.listen_admin).await?,
             admin: admin_server::bind(&path).map_err(|source| ServeError::AdminSocket { path, source })?,
         })
     }
@@ -308,6 +318,7 @@ impl Listening {
             mqtt_wss: config.listen_wss.and_then(|_| lane.next()),
             enrolment: local(&self.enrolment)?,
             http: local(&self.http)?,
+            admin_tls: local(&self.admin_tls)?,
             admin: config.admin_socket(),
             authority: files::authority_certificate(config),
         })

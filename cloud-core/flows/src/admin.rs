@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::registry::LastReport;
 use crate::rejection::Rejection;
+use crate::right::OperatorRole;
 
 /// Where the money of a tenant is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,6 +156,16 @@ admin_commands! {
         /// Their account at the tenant's bank; with an internal bank one is opened in our ledger.
         bank_account: Option<String>,
     },
+    /// A new operator who administers from elsewhere, with a certificate. Its name is `farthing/NAME`: a claim for it
+    /// is made, and it is revoked, as a device's.
+    CreateOperator {
+        /// Its name.
+        operator: PrincipalId,
+        /// What it may do.
+        role: OperatorRole,
+        /// Where, for a tenant's admin.
+        tenant: Option<TenantId>,
+    },
     /// A one-time claim, with which a device enrols. The secret was made by the caller; only its hash comes here.
     CreateClaim {
         /// For which device.
@@ -172,6 +183,18 @@ admin_commands! {
         token_hash: Hash,
         /// When it ends.
         expires_at: Timestamp,
+    },
+    /// A new token beside the one there is, which stays good for a while, so that nobody is locked out meanwhile. A
+    /// still older one ends at once.
+    RotateToken {
+        /// For whom.
+        principal: Principal,
+        /// SHA-256 of the new token.
+        token_hash: Hash,
+        /// When the new one ends.
+        expires_at: Timestamp,
+        /// When the former one ends, unless it ends before by itself.
+        former_until: Timestamp,
     },
     /// Ends a device's standing at once; its open payments are settled as unknown (correctness.md 20).
     RevokeDevice {
@@ -213,6 +236,8 @@ admin_commands! {
     ListExceptions,
     /// Whether the books agree with themselves, and totals to compare with a bank.
     Books,
+    /// Whether the asker may read the journal's history, which is beside the core. Answered with done.
+    ReadHistory,
 }
 
 /// How an operator resolves an exception.

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use schemas::cbor;
-use schemas::ids::{Hash, PaymentId, Principal};
+use schemas::ids::{Hash, Instance, PaymentId, Principal};
 use schemas::time::Timestamp;
 use schemas_journal::{
     AppendError, ChainId, Disk, DiskError, Journal, JournalError, JournalLimits, OpenError, Position,
@@ -18,6 +18,7 @@ use schemas_journal::{
 };
 use schemas_mutants::Mutant;
 
+use crate::admin::{AdminCommand, AdminReply};
 use crate::chip::ChipFlow;
 use crate::cloud::Cloud;
 use crate::decision::Decision;
@@ -32,6 +33,7 @@ use crate::port::{
     StandingRefusal,
 };
 use crate::registry::Standing;
+use crate::right;
 
 /// Why the core cannot go on: the process must end, and recover from disk at its next start.
 #[derive(Debug, thiserror::Error)]
@@ -358,9 +360,11 @@ impl<D: Disk> Driver<D> {
                 }
             }
             Input::Admin { ticket, command } => {
-                let presence = |principal: &Principal| self.lobby.presence(principal);
-                let reply = desk::decide(&self.cloud, &command, &presence, now, &mut out);
-                self.disconnect_revoked(&command, now, &mut out);
+                let reply = self.administer(&command, now, &mut out);
+                out.outputs.push(Output::Admin { ticket, reply });
+            }
+            Input::AdminBy { ticket, operator, instance, command } => {
+                let reply = self.administer_by(&operator, instance, &command, now, &mut out);
                 out.outputs.push(Output::Admin { ticket, reply });
             }
             Input::Enrol { ticket, principal, proof, public_key } => {
@@ -425,6 +429,10 @@ impl<D: Disk> Driver<D> {
                 let device =
                     self.cloud.registry().device(principal).ok_or(StandingRefusal::BadCredentials)?;
                 match device.standing {
+                    // Operators have certificates too, and nothing to say here.
+                    _ if self.cloud.registry.operator(principal).is_some() => {
+                        Err(StandingRefusal::BadCredentials)
+                    }
                     Standing::Revoked if Mutant::RevokedMayConnect.is_active() => Ok(principal.clone()),
                     Standing::Revoked => Err(StandingRefusal::Revoked),
                     Standing::Enrolled if device.instance == *instance => Ok(principal.clone()),
@@ -499,13 +507,44 @@ impl<D: Disk> Driver<D> {
         ChipFlow { cloud: &self.cloud, now, out }.command_not_accepted(&principal, message);
     }
 
-    fn disconnect_revoked(
+    fn administer(&mut self, command: &AdminCommand, now: Timestamp, out: &mut Decision) -> AdminReply {
+        let presence = |principal: &Principal| self.lobby.presence(principal);
+        let reply = desk::decide(&self.cloud, command, &presence, now, out);
+        self.disconnect_revoked(command, now, out);
+        reply
+    }
+
+    /// Within the operator's rights, and on record as theirs.
+    fn administer_by(
         &mut self,
-        command: &crate::admin::AdminCommand,
+        operator: &Principal,
+        instance: Instance,
+        command: &AdminCommand,
         now: Timestamp,
         out: &mut Decision,
-    ) {
-        let crate::admin::AdminCommand::RevokeDevice { device } = command else { return };
+    ) -> AdminReply {
+        let within = match right::check(&self.cloud, operator, instance, command) {
+            Ok(within) => within,
+            Err(why) => {
+                let known = self.cloud.registry.operator(operator).map(|_| operator);
+                let shown = format!("{command:?}");
+                let name = shown.split([' ', '{']).next().unwrap_or_default();
+                self.audit(known, &format!("admin {name} by {operator}"), &why.text, now, out);
+                return Err(why);
+            }
+        };
+        let mut reply = self.administer(command, now, out);
+        if !out.events.is_empty() {
+            out.events.insert(0, Event::OperatorActed { operator: operator.clone() });
+        }
+        if let (Ok(answer), Some(tenant)) = (&mut reply, within) {
+            right::narrow(&self.cloud, answer, &tenant);
+        }
+        reply
+    }
+
+    fn disconnect_revoked(&mut self, command: &AdminCommand, now: Timestamp, out: &mut Decision) {
+        let AdminCommand::RevokeDevice { device } = command else { return };
         out.disconnect(self.lobby.dismiss(device, now), DisconnectReason::Revoked);
     }
 

@@ -24,6 +24,7 @@ pub mod payment;
 pub mod port;
 pub mod registry;
 pub mod rejection;
+pub mod right;
 mod tell;
 mod window;
 

@@ -138,6 +138,17 @@ pub enum Input {
         /// The command.
         command: AdminCommand,
     },
+    /// A command of an operator elsewhere, whose certificate TLS has verified. Answered by [`Output::Admin`].
+    AdminBy {
+        /// Returned with the reply.
+        ticket: u64,
+        /// Who.
+        operator: Principal,
+        /// The enrolment that the certificate belongs to.
+        instance: Instance,
+        /// The command.
+        command: AdminCommand,
+    },
     /// A device asks for a certificate. Answered by [`Output::Sign`] or [`Output::Enrolled`].
     Enrol {
         /// Returned with the answer.

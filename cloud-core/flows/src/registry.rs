@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::admin::{AdminCommand, BankKind, Deadlines, OnUnknown};
 use crate::limits;
 use crate::rejection::Rejection;
+use crate::right::{Operator, OperatorRole};
 
 /// The tenant of the platform's own health probe; nobody may create it.
 pub const RESERVED_TENANT: &str = "farthing";
@@ -74,6 +75,20 @@ pub struct Device {
 }
 
 impl Device {
+    fn new(profile: String, longest_act_ms: u64) -> Self {
+        Self {
+            profile,
+            longest_act_ms,
+            standing: Standing::Registered,
+            instance: Instance(0),
+            public_key: None,
+            enrolment: None,
+            renewal: None,
+            binding: None,
+            last_report: None,
+        }
+    }
+
     /// Why it is not ready, if it said so lately (CP-17). Older words count for nothing: then it is asked.
     pub(crate) fn not_ready(&self, now: Timestamp) -> Option<&Code> {
         let last = self.last_report.as_ref().filter(|last| now <= last.at.plus_ms(limits::REPORT_LIFE_MS))?;
@@ -138,6 +153,16 @@ struct Claim {
 struct Token {
     hash: Hash,
     expires_at: Timestamp,
+    /// The one before, and when it ends: while a rotation goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    former: Option<(Hash, Timestamp)>,
+}
+
+impl Token {
+    fn is_good(&self, hash: Hash, now: Timestamp) -> bool {
+        let former = self.former.filter(|(former, until)| *former == hash && now < *until);
+        former.is_some() || (self.hash == hash && now < self.expires_at)
+    }
 }
 
 /// Everything registered.
@@ -147,6 +172,9 @@ pub struct Registry {
     pub(crate) merchants: BTreeMap<(TenantId, MerchantId), Merchant>,
     pub(crate) devices: BTreeMap<Principal, Device>,
     pub(crate) persons: BTreeMap<Principal, Person>,
+    /// Their certificates are kept as devices' are.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    operators: BTreeMap<Principal, Operator>,
     claims: BTreeMap<Hash, Claim>,
     tokens: BTreeMap<Principal, Token>,
 }
@@ -167,6 +195,11 @@ impl Registry {
         self.persons.get(person)
     }
 
+    /// An operator who has a certificate, or a claim for one.
+    pub fn operator(&self, operator: &Principal) -> Option<&Operator> {
+        self.operators.get(operator)
+    }
+
     /// A merchant.
     pub fn merchant(&self, tenant: &TenantId, merchant: &MerchantId) -> Option<&Merchant> {
         self.merchants.get(&(tenant.clone(), merchant.clone()))
@@ -180,7 +213,7 @@ impl Registry {
 
     pub(crate) fn token_is_good(&self, principal: &Principal, hash: Hash, now: Timestamp) -> bool {
         // Hashes of 256-bit random tokens: comparing them in variable time tells nothing about a token.
-        self.tokens.get(principal).is_some_and(|token| token.hash == hash && now < token.expires_at)
+        self.tokens.get(principal).is_some_and(|token| token.is_good(hash, now))
     }
 
     pub(crate) fn claim_is_good(&self, claim: Hash, device: &Principal, now: Timestamp) -> bool {
@@ -249,6 +282,19 @@ impl Registry {
                 let new = Person { public_key: *public_key, bank_account: bank_account.clone() };
                 same_or_new(self.persons.get(person), &new, "person", person)
             }
+            AdminCommand::CreateOperator { role, tenant, .. } => {
+                match (role, tenant) {
+                    (OperatorRole::TenantAdmin, Some(tenant)) => {
+                        self.require_tenant(tenant)?;
+                    }
+                    (OperatorRole::Auditor | OperatorRole::Operator, None) => {}
+                    _ => {
+                        let text = "a tenant-admin needs a tenant, and the other roles have none";
+                        return Err(Rejection::new("tenant_mismatch", text));
+                    }
+                }
+                self.check_operator(command)
+            }
             AdminCommand::CreateClaim { device, claim_hash, expires_at } => {
                 self.require_device(device)?;
                 if *expires_at <= now {
@@ -273,8 +319,24 @@ impl Registry {
                         "the token would have ended already: give it a later end",
                     ));
                 }
-                let new = Token { hash: *token_hash, expires_at: *expires_at };
+                let new = Token { hash: *token_hash, expires_at: *expires_at, former: None };
                 Ok(self.tokens.get(principal) != Some(&new))
+            }
+            AdminCommand::RotateToken { principal, expires_at, token_hash, .. } => {
+                let Some(found) = self.tokens.get(principal).filter(|found| now < found.expires_at) else {
+                    return Err(Rejection::new(
+                        "token_unknown",
+                        format!("`{principal}` has no token to rotate: make one with `admin token create`"),
+                    ));
+                };
+                if *expires_at <= now {
+                    return Err(Rejection::new(
+                        "expired",
+                        "the token would have ended already: give it a later end",
+                    ));
+                }
+                // The same again must not make the new token its own former one.
+                Ok(found.hash != *token_hash)
             }
             _ => Ok(false),
         }
@@ -290,18 +352,7 @@ impl Registry {
                 self.merchants.insert((tenant, merchant), Merchant { title, terminal });
             }
             AdminCommand::CreateDevice { device, profile, longest_act_ms } => {
-                let new = Device {
-                    profile,
-                    longest_act_ms,
-                    standing: Standing::Registered,
-                    instance: Instance(0),
-                    public_key: None,
-                    enrolment: None,
-                    renewal: None,
-                    binding: None,
-                    last_report: None,
-                };
-                self.devices.insert(device, new);
+                self.devices.insert(device, Device::new(profile, longest_act_ms));
             }
             AdminCommand::BindChip { chip, merchant, executor, items } => {
                 if let Some(device) = self.devices.get_mut(&chip) {
@@ -311,11 +362,26 @@ impl Registry {
             AdminCommand::CreatePerson { person, public_key, bank_account } => {
                 self.persons.insert(person, Person { public_key, bank_account });
             }
+            AdminCommand::CreateOperator { operator, role, tenant } => {
+                if let Some(name) = operator_name(&operator) {
+                    let profile = tenant.as_ref().map_or_else(
+                        || role.as_str().to_owned(),
+                        |tenant| format!("{} of {tenant}", role.as_str()),
+                    );
+                    self.devices.insert(name.clone(), Device::new(profile, 0));
+                    self.operators.insert(name, Operator { role, tenant });
+                }
+            }
             AdminCommand::CreateClaim { device, claim_hash, expires_at } => {
                 self.claims.insert(claim_hash, Claim { device, expires_at });
             }
             AdminCommand::CreateToken { principal, token_hash, expires_at } => {
-                self.tokens.insert(principal, Token { hash: token_hash, expires_at });
+                self.tokens.insert(principal, Token { hash: token_hash, expires_at, former: None });
+            }
+            AdminCommand::RotateToken { principal, token_hash, expires_at, former_until } => {
+                let found = self.tokens.get(&principal);
+                let former = found.map(|found| (found.hash, found.expires_at.min(former_until)));
+                self.tokens.insert(principal, Token { hash: token_hash, expires_at, former });
             }
             _ => {}
         }
@@ -378,12 +444,24 @@ impl Registry {
         })
     }
 
+    fn check_operator(&self, command: &AdminCommand) -> Result<bool, Rejection> {
+        let AdminCommand::CreateOperator { operator, role, tenant } = command else { return Ok(false) };
+        let new = Operator { role: *role, tenant: tenant.clone() };
+        let found = operator_name(operator).and_then(|name| self.operators.get(&name));
+        same_or_new(found, &new, "operator", operator)
+    }
+
     fn refuse_person(&self, device: &Principal) -> Result<(), Rejection> {
         if self.persons.contains_key(device) {
             return Err(Rejection::new("name_taken", format!("`{device}` is a person: choose another name")));
         }
         Ok(())
     }
+}
+
+/// `farthing/NAME`: of the tenant that nobody may create.
+fn operator_name(operator: &PrincipalId) -> Option<Principal> {
+    Some(Principal { tenant: RESERVED_TENANT.parse().ok()?, id: operator.clone() })
 }
 
 fn same_or_new<T: PartialEq>(

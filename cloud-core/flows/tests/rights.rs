@@ -273,6 +273,46 @@ fn renewal_is_refused_to_whoever_has_no_standing() {
     assert_eq!(audits(&w) - before, 4);
 }
 
+/// A rotation leaves the former token good until the overlap ends, or until its own end; the one before it is out.
+/// Who is connected stays: a token is looked at when somebody connects, and `devices revoke` ends a session.
+#[test]
+fn rotated_token_is_good_beside_the_new_one_for_a_while() {
+    let mut w = world();
+    let start = w.now;
+    let at = |ms: u64| Timestamp(start + ms);
+    let token = |n: u8| Hash::of(&[n]);
+    let rotate = |n: u8, former_until| AdminCommand::RotateToken {
+        principal: who("eve"),
+        token_hash: token(n),
+        expires_at: at(1_000_000),
+        former_until,
+    };
+    let (person, public_key, bank_account) = (who("eve"), None, None);
+    w.admin(AdminCommand::CreatePerson { person, public_key, bank_account }).unwrap();
+    assert_eq!(w.admin(rotate(1, at(9))).unwrap_err().code.as_str(), "token_unknown");
+    let create =
+        AdminCommand::CreateToken { principal: who("eve"), token_hash: token(0), expires_at: at(100_000) };
+    w.admin(create).unwrap();
+    w.admin(rotate(1, at(500_000))).unwrap();
+    w.admin(rotate(1, at(500_000))).unwrap();
+    assert_eq!((connects(&mut w, token(0)), connects(&mut w, token(1))), (true, true));
+    w.now = start + 100_000;
+    assert_eq!((connects(&mut w, token(0)), connects(&mut w, token(1))), (false, true), "its own end");
+    w.admin(rotate(2, at(200_000))).unwrap();
+    w.admin(rotate(3, at(300_000))).unwrap();
+    assert_eq!([1, 2, 3].map(|n| connects(&mut w, token(n))), [false, true, true]);
+    w.now = start + 300_000;
+    assert_eq!([2, 3].map(|n| connects(&mut w, token(n))), [false, true], "the overlap has ended");
+    assert!(audits(&w) > 0, "a refused token is on record");
+}
+
+fn connects(w: &mut World, token_hash: Hash) -> bool {
+    let credentials = Credentials::Token { principal: who("eve"), token_hash };
+    let connection = ConnectionId(1_000 + w.now);
+    let outputs = w.input(Input::Connect { connection, client: "other".into(), credentials });
+    outputs.iter().any(|output| matches!(output, Output::Standing { result: Ok(_), .. }))
+}
+
 // ---- limits ----
 
 /// A payer has sixteen open payments; a device takes part in 64; then new ones are refused by name.

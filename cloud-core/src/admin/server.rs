@@ -1,4 +1,4 @@
-//! The core's end of the admin socket.
+//! The core's end of the admin socket, and of the same over TLS for operators elsewhere.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -7,27 +7,36 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use broker::TlsConfig;
 use cloud_core_flows::admin::{AdminAnswer, AdminCommand, BankKind};
+use cloud_core_flows::registry::RESERVED_TENANT;
 use cloud_core_flows::rejection::Rejection;
 use data_encoding::BASE64URL_NOPAD;
 use schemas::claim::ClaimCode;
-use schemas::ids::{Hash, PaymentId, Principal};
+use schemas::ids::{Hash, Instance, PaymentId, Principal};
 use schemas::time::Timestamp;
 use schemas_journal::{FileDisk, Position};
 use serde::Serialize;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::{REPLY_BYTES, REQUEST_BYTES, Request, ShellAnswer, ShellCommand, ShellReply, story};
+use crate::authority::principal_of_peer_certificate;
 use crate::bank::HttpBank;
-use crate::runtime::{CoreClock, Requests};
+use crate::runtime::{Asker, CoreClock, Requests};
 
 /// Operators at one time; more wait.
 const CONNECTIONS: usize = 32;
 /// Between two commands on one connection.
 const IDLE: Duration = Duration::from_secs(60);
+/// TLS handshakes at one time: whoever begins one and goes silent takes no operator's place.
+const HANDSHAKES: usize = 256;
+/// From accept to the end of a TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A claim or token is valid for at most ten years.
 const VALID_MS: u64 = 10 * 366 * 24 * 3_600_000;
 
@@ -73,12 +82,55 @@ pub(crate) async fn serve(listener: UnixListener, counter: Arc<Counter>) {
         }
         let counter = Arc::clone(&counter);
         connections.spawn(async move {
-            if let Err(error) = counter.attend(stream).await {
+            if let Err(error) = counter.attend(stream, &Asker::Local).await {
                 tracing::debug!(%error, "an admin connection ended");
             }
             drop(place);
         });
     }
+}
+
+/// The same for operators elsewhere, until it is dropped. `tls` asks for a client certificate; what its owner may do is
+/// asked of the core for each command.
+pub(crate) async fn serve_remote(listener: TcpListener, tls: TlsConfig, counter: Arc<Counter>) {
+    let operators = Arc::new(Semaphore::new(CONNECTIONS));
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let mut connections = JoinSet::new();
+    loop {
+        let Ok(place) = Arc::clone(&handshakes).acquire_owned().await else { return };
+        while connections.try_join_next().is_some() {}
+        let Ok((stream, peer)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let (acceptor, counter, operators) =
+            (TlsAcceptor::from(Arc::clone(&tls.borrow())), Arc::clone(&counter), Arc::clone(&operators));
+        connections.spawn(async move {
+            let ended = match admit(stream, &acceptor).await {
+                Ok((stream, asker)) => {
+                    drop(place);
+                    let Ok(_place) = operators.acquire().await else { return };
+                    counter.attend(stream, &asker).await
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%peer, %error, "a remote admin connection ended");
+            }
+        });
+    }
+}
+
+/// An operator's certificate, or nothing is said. Devices have certificates of the same authority.
+async fn admit(stream: TcpStream, acceptor: &TlsAcceptor) -> io::Result<(TlsStream<TcpStream>, Asker)> {
+    stream.set_nodelay(true)?;
+    let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream));
+    let stream = handshake.await.map_err(|_| io::ErrorKind::TimedOut)??;
+    let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let peer = shown.and_then(|shown| principal_of_peer_certificate(shown).ok());
+    let peer = peer.filter(|peer| peer.principal.tenant.as_str() == RESERVED_TENANT);
+    let peer = peer.ok_or(io::ErrorKind::PermissionDenied)?;
+    Ok((stream, Asker::Operator { operator: peer.principal, instance: Instance(peer.instance) }))
 }
 
 /// Between bind and chmod the socket may have had other permissions.
@@ -88,8 +140,8 @@ fn is_same_user(stream: &UnixStream) -> bool {
 }
 
 impl Counter {
-    async fn attend(&self, stream: UnixStream) -> io::Result<()> {
-        let (reader, mut writer) = stream.into_split();
+    async fn attend(&self, stream: impl AsyncRead + AsyncWrite, asker: &Asker) -> io::Result<()> {
+        let (reader, mut writer) = tokio::io::split(stream);
         let mut reader = BufReader::new(reader);
         loop {
             let mut line = Vec::new();
@@ -100,7 +152,7 @@ impl Counter {
             }
             let is_whole = line.last() == Some(&b'\n');
             let mut reply = if is_whole {
-                self.answer(&line).await
+                self.answer(&line, asker).await
             } else {
                 encode(&refused(
                     "request_too_long",
@@ -109,33 +161,43 @@ impl Counter {
             };
             reply.push(b'\n');
             writer.write_all(&reply).await?;
+            writer.flush().await?;
             if !is_whole {
                 return Ok(());
             }
         }
     }
 
-    async fn answer(&self, line: &[u8]) -> Vec<u8> {
+    async fn answer(&self, line: &[u8], asker: &Asker) -> Vec<u8> {
         match Request::parse(line) {
-            Ok(Request::Core(command)) => encode(&self.core(command).await),
-            Ok(Request::Shell(command)) => encode(&self.shell(command).await),
+            Ok(Request::Core(command)) => encode(&self.core(command, asker).await),
+            Ok(Request::Shell(command)) => encode(&self.shell(command, asker).await),
             Err(error) => encode(&refused("command_invalid", format!("not a command: {error}"))),
         }
     }
 
-    async fn core(&self, command: AdminCommand) -> Result<AdminAnswer, Rejection> {
+    async fn core(&self, command: AdminCommand, asker: &Asker) -> Result<AdminAnswer, Rejection> {
         check_bank(&command, self.bank_authority_pem.as_deref())?;
-        match self.requests.admin(command).await {
+        match self.requests.admin(asker.clone(), command).await {
             Ok(reply) => reply,
             Err(stopped) => Err(Rejection::new("core_stopping", stopped.to_string())),
         }
     }
 
-    async fn shell(&self, command: ShellCommand) -> ShellReply {
+    /// Each asks the core for the right to it: the command that it leads to, or [`AdminCommand::ReadHistory`].
+    async fn shell(&self, command: ShellCommand, asker: &Asker) -> ShellReply {
         match command {
-            ShellCommand::ShowPayment { payment } => self.show_payment(payment).await,
-            ShellCommand::IssueClaim { device, valid_ms } => self.issue_claim(device, valid_ms).await,
-            ShellCommand::IssueToken { principal, valid_ms } => self.issue_token(principal, valid_ms).await,
+            ShellCommand::ShowPayment { payment } => {
+                self.core(AdminCommand::ReadHistory, asker).await?;
+                self.show_payment(payment).await
+            }
+            ShellCommand::IssueClaim { device, valid_ms } => self.issue_claim(device, valid_ms, asker).await,
+            ShellCommand::IssueToken { principal, valid_ms } => {
+                self.issue_token(principal, valid_ms, None, asker).await
+            }
+            ShellCommand::RenewToken { principal, valid_ms, overlap_ms } => {
+                self.issue_token(principal, valid_ms, Some(overlap_ms), asker).await
+            }
         }
     }
 
@@ -155,19 +217,37 @@ impl Counter {
         Ok(ShellAnswer::Story(story))
     }
 
-    async fn issue_claim(&self, device: Principal, valid_ms: u64) -> ShellReply {
+    async fn issue_claim(&self, device: Principal, valid_ms: u64, asker: &Asker) -> ShellReply {
         let expires_at = self.expiry(valid_ms)?;
         let code = ClaimCode::generate(random()?, &self.authority_fingerprint);
         let claim_hash = Hash(code.secret_hash());
-        self.core(AdminCommand::CreateClaim { device: device.clone(), claim_hash, expires_at }).await?;
+        let command = AdminCommand::CreateClaim { device: device.clone(), claim_hash, expires_at };
+        self.core(command, asker).await?;
         Ok(ShellAnswer::Claim { code: code.to_string(), device, expires_at })
     }
 
-    async fn issue_token(&self, principal: Principal, valid_ms: u64) -> ShellReply {
+    /// In place of an earlier one, or (with an overlap) beside it for a while.
+    async fn issue_token(
+        &self,
+        principal: Principal,
+        valid_ms: u64,
+        overlap_ms: Option<u64>,
+        asker: &Asker,
+    ) -> ShellReply {
         let expires_at = self.expiry(valid_ms)?;
         let token = BASE64URL_NOPAD.encode(&random::<32>()?);
         let token_hash = Hash::of(token.as_bytes());
-        self.core(AdminCommand::CreateToken { principal: principal.clone(), token_hash, expires_at }).await?;
+        let for_whom = principal.clone();
+        let command = match overlap_ms {
+            None => AdminCommand::CreateToken { principal: for_whom, token_hash, expires_at },
+            Some(overlap_ms) => AdminCommand::RotateToken {
+                principal: for_whom,
+                token_hash,
+                expires_at,
+                former_until: self.expiry(overlap_ms)?,
+            },
+        };
+        self.core(command, asker).await?;
         Ok(ShellAnswer::Token { token, principal, expires_at })
     }
 

@@ -1,13 +1,18 @@
 //! `cloud-core admin ...`: what operators do, each command one line on the admin socket.
 
+#[cfg(feature = "demo")]
+mod enroll;
 mod show;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 
 use clap::{ArgGroup, Args, Subcommand};
 use cloud_core_flows::admin::{AdminCommand, BankKind, Deadlines, OnUnknown, Resolution};
+use cloud_core_flows::registry::RESERVED_TENANT;
+use cloud_core_flows::right::OperatorRole;
 use schemas::ids::{ItemId, MerchantId, PaymentId, Principal, PrincipalId, TenantId};
 use schemas::money::{Currency, Money};
 use schemas::signed::PublicKey;
@@ -21,13 +26,26 @@ pub(super) struct AdminArguments {
     /// Print the answer as JSON.
     #[arg(long, global = true)]
     json: bool,
+    /// A core elsewhere: HOST:PORT of its `listen_admin` (for `enroll`: of its `listen_enrolment`).
+    #[arg(long, global = true, value_name = "HOST:PORT", requires = "identity")]
+    server: Option<String>,
+    /// The directory with the operator's key and certificate, as `enroll` writes it.
+    #[arg(long, global = true, value_name = "DIR")]
+    identity: Option<PathBuf>,
     #[command(subcommand)]
     command: AdminSubcommand,
 }
 
 impl AdminArguments {
     pub(super) fn run(self, config: &Config) -> anyhow::Result<ExitCode> {
-        let client = AdminClient::new(config.admin_socket());
+        #[cfg(feature = "demo")]
+        if let AdminSubcommand::Enroll { claim, operator } = &self.command {
+            return enroll::run(claim, operator, self.server.as_deref(), self.identity.as_deref(), self.json);
+        }
+        let client = match (&self.server, &self.identity) {
+            (Some(server), Some(identity)) => AdminClient::remote(server, identity)?,
+            _ => AdminClient::new(config.admin_socket()),
+        };
         match self.command.request()? {
             Request::Core(command) => show::core(&client.core(command)?, self.json)?,
             Request::Shell(command) => show::shell(&client.shell(command)?, self.json)?,
@@ -57,6 +75,19 @@ enum AdminSubcommand {
     /// Accounts of our own ledger.
     #[command(subcommand)]
     Accounts(Accounts),
+    /// Operators who administer from elsewhere, each with a certificate and a role.
+    #[command(subcommand)]
+    Operators(Operators),
+    /// On an operator's own machine: get the certificate with a claim code, into --identity DIR, from --server.
+    #[cfg(feature = "demo")]
+    Enroll {
+        /// The claim code, FT1-...
+        #[arg(long, value_name = "CODE")]
+        claim: String,
+        /// The operator's name.
+        #[arg(long, value_name = "NAME")]
+        operator: PrincipalId,
+    },
     /// One-time claim codes, with which devices enrol.
     #[command(subcommand)]
     Claim(Claim),
@@ -193,6 +224,44 @@ enum Accounts {
 }
 
 #[derive(Debug, Subcommand)]
+enum Operators {
+    /// A new operator.
+    Create {
+        /// Its name.
+        operator: PrincipalId,
+        /// auditor: looks at everything; operator: also claims, tokens, revocations and the exceptions queue;
+        /// tenant-admin: everything within one tenant, and nothing of others.
+        #[arg(long, value_parser = role)]
+        role: OperatorRole,
+        /// The tenant of a tenant-admin.
+        #[arg(long, value_name = "TENANT")]
+        tenant: Option<TenantId>,
+    },
+    /// A code with which the operator enrols once (`admin enroll`). It is printed here and nowhere else.
+    Claim {
+        /// Its name.
+        operator: PrincipalId,
+        /// How long it is valid: a number with s, m, h or d.
+        #[arg(long, value_name = "TIME", default_value = "24h")]
+        valid: Span,
+    },
+    /// End its rights at once.
+    Revoke {
+        /// Its name.
+        operator: PrincipalId,
+    },
+}
+
+fn role(text: &str) -> Result<OperatorRole, String> {
+    serde_json::from_value(text.into()).map_err(|_| "write auditor, operator or tenant-admin".to_owned())
+}
+
+/// Operators are principals of the platform's own tenant.
+fn principal_of(operator: PrincipalId) -> anyhow::Result<Principal> {
+    Ok(Principal { tenant: RESERVED_TENANT.parse()?, id: operator })
+}
+
+#[derive(Debug, Subcommand)]
 enum Claim {
     /// A code with which one device can enrol once. It is printed here and nowhere else.
     Create {
@@ -215,6 +284,18 @@ enum Token {
         /// How long it is valid: a number with s, m, h or d.
         #[arg(long, value_name = "TIME", default_value = "12h")]
         valid: Span,
+    },
+    /// A new token beside the one there is, which stays good for the overlap. The new one is printed here and nowhere
+    /// else.
+    Rotate {
+        /// TENANT/NAME
+        principal: Principal,
+        /// How long the new one is valid: a number with s, m, h or d.
+        #[arg(long, value_name = "TIME", default_value = "12h")]
+        valid: Span,
+        /// How long the former one stays good.
+        #[arg(long, value_name = "TIME", default_value = "1h")]
+        overlap: Span,
     },
 }
 
@@ -284,11 +365,27 @@ impl AdminSubcommand {
             Self::Accounts(Accounts::Deposit { person, amount, reference }) => {
                 AdminCommand::Deposit { person, amount, reference }
             }
+            Self::Operators(Operators::Create { operator, role, tenant }) => {
+                AdminCommand::CreateOperator { operator, role, tenant }
+            }
+            Self::Operators(Operators::Claim { operator, valid }) => {
+                let device = principal_of(operator)?;
+                return Ok(Request::Shell(ShellCommand::IssueClaim { device, valid_ms: valid.0 }));
+            }
+            Self::Operators(Operators::Revoke { operator }) => {
+                AdminCommand::RevokeDevice { device: principal_of(operator)? }
+            }
+            #[cfg(feature = "demo")]
+            Self::Enroll { .. } => anyhow::bail!("enrolling is not a command to a running core"),
             Self::Claim(Claim::Create { device, valid }) => {
                 return Ok(Request::Shell(ShellCommand::IssueClaim { device, valid_ms: valid.0 }));
             }
             Self::Token(Token::Create { principal, valid }) => {
                 return Ok(Request::Shell(ShellCommand::IssueToken { principal, valid_ms: valid.0 }));
+            }
+            Self::Token(Token::Rotate { principal, valid, overlap }) => {
+                let (valid_ms, overlap_ms) = (valid.0, overlap.0);
+                return Ok(Request::Shell(ShellCommand::RenewToken { principal, valid_ms, overlap_ms }));
             }
             Self::Payments(Payments::List { open }) => AdminCommand::ListPayments { open_only: open },
             Self::Payments(Payments::Show { payment }) => {
@@ -442,6 +539,14 @@ mod tests {
                 },
             ),
             (
+                "operators create tina --role tenant-admin --tenant acme",
+                AdminCommand::CreateOperator {
+                    operator: "tina".parse().unwrap(),
+                    role: OperatorRole::TenantAdmin,
+                    tenant: Some("acme".parse().unwrap()),
+                },
+            ),
+            (
                 "payments resolve 07070707070707070707070707070707 --write-off",
                 AdminCommand::ResolvePayment {
                     payment: PaymentId([7; 16]),
@@ -468,6 +573,8 @@ mod tests {
             ("payments show 07", "32 hexadecimal"),
             ("payments resolve 07070707070707070707070707070707", "--refund"),
             ("claim create a/b --valid soon", "24h"),
+            ("operators create tina --role king", "tenant-admin"),
+            ("--server core:1 books", "--identity"),
             ("accounts deposit a/b 1.505_EUR --reference r", "not an amount"),
         ];
         for (line, expected) in table {

@@ -49,6 +49,8 @@ keys! {
         "PEM file with the key of wss_certificate";
     listen_enrolment: "ADDR" = "127.0.0.1:8443", address, show_address,
         "Enrolment of devices over HTTPS; `off` for none";
+    listen_admin: "ADDR" = "off", address, show_address,
+        "Administration from elsewhere over TLS, for operators with a certificate; `off` for none";
     listen_http: "ADDR" = "127.0.0.1:9080", address, show_address,
         "healthz and metrics over HTTP, loopback only; `off` for none";
     server_names: "NAMES" = "localhost,127.0.0.1,::1", names, show_names,
@@ -98,6 +100,7 @@ pub(super) fn blank() -> Config {
         wss_certificate: None,
         wss_key: None,
         listen_enrolment: None,
+        listen_admin: None,
         listen_http: None,
         server_names: Vec::new(),
         log_format: LogFormat::Text,

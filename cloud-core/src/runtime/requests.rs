@@ -3,7 +3,7 @@
 use cloud_core_flows::admin::{AdminCommand, AdminReply};
 use cloud_core_flows::port::{BankAnswer, BankOrder, Proof, SignOrder};
 use cloud_core_flows::rejection::Rejection;
-use schemas::ids::Principal;
+use schemas::ids::{Instance, Principal};
 use schemas::signed::PublicKey;
 use tokio::sync::{mpsc, oneshot};
 
@@ -21,12 +21,21 @@ pub(crate) struct Requests(mpsc::Sender<Request>);
 
 #[derive(Debug)]
 pub(super) enum Request {
-    Admin { command: AdminCommand, reply: oneshot::Sender<AdminReply> },
+    Admin { by: Asker, command: AdminCommand, reply: oneshot::Sender<AdminReply> },
     Enrol(EnrolTicket),
     Bank { order: BankOrder, answer: BankAnswer },
     Signed { ticket: u64, order: SignOrder, certificate: Vec<u8> },
     NotSigned { ticket: u64 },
     Stop,
+}
+
+/// Who gives a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Asker {
+    /// Whoever may open the local socket.
+    Local,
+    /// An operator elsewhere, by certificate.
+    Operator { operator: Principal, instance: Instance },
 }
 
 /// A device that waits for its certificate.
@@ -46,9 +55,9 @@ impl Requests {
     }
 
     /// An operator's command; returns when its effects are on disk.
-    pub(crate) async fn admin(&self, command: AdminCommand) -> Result<AdminReply, Stopped> {
+    pub(crate) async fn admin(&self, by: Asker, command: AdminCommand) -> Result<AdminReply, Stopped> {
         let (reply, answer) = oneshot::channel();
-        self.send(Request::Admin { command, reply }).await?;
+        self.send(Request::Admin { by, command, reply }).await?;
         answer.await.map_err(|_| Stopped)
     }
 

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `listen_tls` | a certificate of our own authority, made here | of our authority, optional |
 //! | `listen_wss` | `wss_certificate` if set, for browsers; otherwise the same as `listen_tls` | none: browsers give up where a WebSocket asks for one |
+//! | `listen_admin` | the same as `listen_tls` | of our authority, required |
 //! | `listen_enrolment` | the same as `listen_tls` | of our authority, for renewal, also some time after its end |
 //!
 //! A reload makes everything first and replaces all of it or nothing. Established connections keep what they have.
@@ -39,6 +40,7 @@ pub(super) struct Tls {
     lane: watch::Sender<Arc<ServerConfig>>,
     websocket: watch::Sender<Arc<ServerConfig>>,
     enrolment: watch::Sender<Arc<ServerConfig>>,
+    admin: watch::Sender<Arc<ServerConfig>>,
     clock: Arc<CertificateClock>,
 }
 
@@ -52,6 +54,7 @@ impl Tls {
             lane: watch::Sender::new(made.lane),
             websocket: watch::Sender::new(made.websocket),
             enrolment: watch::Sender::new(made.enrolment),
+            admin: watch::Sender::new(made.admin),
             clock,
         })
     }
@@ -69,6 +72,7 @@ impl Tls {
         self.lane.send_replace(made.lane);
         self.websocket.send_replace(made.websocket);
         self.enrolment.send_replace(made.enrolment);
+        self.admin.send_replace(made.admin);
         Ok(())
     }
 
@@ -84,6 +88,10 @@ impl Tls {
         self.enrolment.subscribe()
     }
 
+    pub(super) fn admin(&self) -> TlsConfig {
+        self.admin.subscribe()
+    }
+
     /// The time against which certificates are checked.
     pub(super) fn clock(&self) -> &Arc<CertificateClock> {
         &self.clock
@@ -94,6 +102,7 @@ struct Made {
     lane: Arc<ServerConfig>,
     websocket: Arc<ServerConfig>,
     enrolment: Arc<ServerConfig>,
+    admin: Arc<ServerConfig>,
 }
 
 impl Made {
@@ -121,7 +130,9 @@ impl Made {
         let grace = Duration::from_millis(config.renewal_grace_ms);
         let renewing = ClientCertificates::OptionalLate(authority.certificate_der(), grace);
         let enrolment = make(&own, renewing).map_err(ServeError::Authority)?;
-        Ok(Self { lane, websocket, enrolment })
+        let operators = ClientCertificates::Required(authority.certificate_der());
+        let admin = make(&own, operators).map_err(ServeError::Authority)?;
+        Ok(Self { lane, websocket, enrolment, admin })
     }
 }
 
