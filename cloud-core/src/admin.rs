@@ -8,6 +8,7 @@ pub(crate) mod server;
 pub(crate) mod story;
 
 use cloud_core_flows::admin::AdminCommand;
+use cloud_core_flows::event::RecordKind;
 use cloud_core_flows::rejection::Rejection;
 use schemas::ids::{PaymentId, Principal};
 use schemas::time::Timestamp;
@@ -89,10 +90,12 @@ pub enum ShellCommand {
         /// How long the former one stays good, in milliseconds.
         overlap_ms: u64,
     },
+    /// How many records of the journal are durable.
+    Durable,
 }
 
 impl ShellCommand {
-    const NAMES: &'static [&'static str] = &["show_payment", "issue_claim", "issue_token", "renew_token"];
+    const NAMES: &'static [&'static str] = &["show_payment", "issue_claim", "issue_token", "renew_token", "durable"];
 }
 
 /// The reply to a [`ShellCommand`].
@@ -122,6 +125,11 @@ pub enum ShellAnswer {
         /// When it ends.
         expires_at: Timestamp,
     },
+    /// How many records of the journal are durable.
+    Durable {
+        /// So many.
+        records: u64,
+    },
 }
 
 impl std::fmt::Debug for ShellAnswer {
@@ -130,6 +138,7 @@ impl std::fmt::Debug for ShellAnswer {
             Self::Story(story) => story.fmt(f),
             Self::Claim { device, .. } => write!(f, "Claim({device})"),
             Self::Token { principal, .. } => write!(f, "Token({principal})"),
+            Self::Durable { records } => write!(f, "Durable({records})"),
         }
     }
 }
@@ -152,6 +161,8 @@ pub struct Chapter {
     pub position: u64,
     /// When it was decided.
     pub at: Timestamp,
+    /// What it is about.
+    pub kind: RecordKind,
     /// Name of the event.
     pub event: String,
     /// A sentence.
@@ -172,6 +183,7 @@ mod tests {
             Request::Shell(ShellCommand::ShowPayment { payment: PaymentId([7; 16]) }),
             Request::Shell(ShellCommand::IssueClaim { device: "a/b".parse().unwrap(), valid_ms: 1 }),
             Request::Shell(ShellCommand::IssueToken { principal: "a/b".parse().unwrap(), valid_ms: 1 }),
+            Request::Shell(ShellCommand::Durable),
         ];
         for request in requests {
             assert_eq!(Request::parse(&request.encode().unwrap()).unwrap(), request);

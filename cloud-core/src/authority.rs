@@ -151,6 +151,13 @@ impl Authority {
         self.issuer.key().serialized_der()
     }
 
+    /// The last moment of its certificate, in Unix milliseconds.
+    pub fn not_after_ms(&self) -> u64 {
+        let parsed = x509_parser::parse_x509_certificate(&self.certificate);
+        let seconds = parsed.map_or(0, |(_, certificate)| certificate.validity().not_after.timestamp());
+        u64::try_from(seconds).unwrap_or(0).saturating_mul(1000)
+    }
+
     /// SHA-256 of the certificate: what claim codes carry the beginning of.
     pub fn fingerprint(&self) -> [u8; 32] {
         fingerprint(&self.certificate)

@@ -1,7 +1,9 @@
 //! The command line of `cloud-core`.
 
 mod admin;
-mod journal;
+mod audit;
+mod backup;
+mod moment;
 mod output;
 
 use std::io::{self, Write};
@@ -33,7 +35,8 @@ First steps:
   cloud-core admin tenants create acme --currency EUR
   cloud-core admin devices create acme/chip-7 --profile payment-chip
   cloud-core admin claim create acme/chip-7         a code with which the device enrols
-  cloud-core admin payments show ID                 the whole story of a payment";
+  cloud-core admin payments show ID                 the whole story of a payment
+  cloud-core audit verify                           nothing in the journal was changed";
 
 /// The cloud core of Farthing: owns the money, embeds the MQTT broker.
 ///
@@ -71,11 +74,14 @@ enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
-    /// Look at the journal of this data directory; needs no running core.
-    Journal {
+    /// Read the journal, which is the audit trail: beside the running core, or without one.
+    #[command(alias = "journal")]
+    Audit {
         #[command(subcommand)]
-        command: journal::JournalCommand,
+        command: audit::AuditCommand,
     },
+    Backup(backup::Backup),
+    Restore(backup::Restore),
     /// Print completions for a shell, for instance `cloud-core completions bash > /etc/bash_completion.d/cloud-core`.
     Completions {
         /// Which shell.
@@ -103,7 +109,7 @@ pub fn run() -> ExitCode {
     match cli.run() {
         Ok(code) => code,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "cloud-core: {error}");
+            let _ = writeln!(io::stderr(), "cloud-core: {error:#}");
             let is_fault = matches!(error.downcast_ref::<ServeError>(), Some(ServeError::Fault(_)));
             ExitCode::from(if is_fault { FAULT } else { FAILED })
         }
@@ -139,7 +145,9 @@ impl Cli {
             None | Some(Command::Serve) => serve(&loaded.config),
             Some(Command::Admin(arguments)) => arguments.run(&loaded.config),
             Some(Command::Config { command: ConfigCommand::Show { json } }) => show_config(&loaded, json),
-            Some(Command::Journal { command }) => command.run(&loaded.config),
+            Some(Command::Audit { command }) => command.run(&loaded.config),
+            Some(Command::Backup(backup)) => backup.run(&loaded.config),
+            Some(Command::Restore(restore)) => restore.run(&loaded.config),
             // Both ended above.
             #[cfg(feature = "demo")]
             Some(Command::Demo { .. }) => Ok(ExitCode::SUCCESS),

@@ -4,6 +4,7 @@
 //! asks it is in [`runtime`], everything that a start makes in [`serve`], the command line in [`cli`].
 
 pub mod admin;
+mod audit;
 pub mod authority;
 pub mod bank;
 pub mod cli;

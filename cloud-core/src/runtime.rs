@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use broker::session::Promise;
 use broker::{BrokerHandle, FromCore, ToCore};
 use cloud_core_flows::driver::Driver;
 use cloud_core_flows::port::{Input, Output, SignOrder};
@@ -32,6 +33,7 @@ use schemas_journal::FileDisk;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::authority::{Authority, CertificateClock, Validity};
+use crate::telemetry::OutboxWatch;
 use backlog::Backlog;
 use banks::Banks;
 use clock::WallWatch;
@@ -136,6 +138,7 @@ impl Runtime {
             is_stopping: false,
             synced: Arc::clone(&synced),
             gauges_set_at: None,
+            outbox_watch: OutboxWatch::default(),
             spare_retried_at: Instant::now(),
         };
         let (ended_sender, ended) = oneshot::channel();
@@ -174,6 +177,7 @@ struct Owner {
     is_stopping: bool,
     synced: Arc<AtomicU64>,
     gauges_set_at: Option<Instant>,
+    outbox_watch: OutboxWatch,
     spare_retried_at: Instant,
 }
 
@@ -374,6 +378,9 @@ impl Owner {
         while let Some(output) = self.driver.poll_output() {
             match to_lane(output, &self.clock) {
                 ToLane::Message(message) => {
+                    if let FromCore::Promise { promise: Promise::Refused(code), .. } = &message {
+                        crate::telemetry::count_publish_refusal(*code);
+                    }
                     steps.extend(step_of(&message));
                     to_connections.push(message);
                 }
@@ -448,7 +455,7 @@ impl Owner {
         }
         if self.gauges_set_at.is_none_or(|at| at.elapsed() >= GAUGE_INTERVAL) {
             self.gauges_set_at = Some(Instant::now());
-            crate::telemetry::set_core_gauges(&self.driver);
+            crate::telemetry::set_core_gauges(&self.driver, &mut self.outbox_watch, self.clock.now());
             self.certificate_clock.raise(self.clock.now().0);
         }
         if self.spare_retried_at.elapsed() >= SPARE_INTERVAL {
@@ -483,7 +490,11 @@ fn count(input: &Input) {
             metrics::counter!("farthing_publishes_total", "kind" => kind.as_str()).increment(1);
         }
         Input::Acknowledged { .. } => metrics::counter!("farthing_acknowledgements_total").increment(1),
-        Input::LaneRefused { .. } => metrics::counter!("farthing_refusals_total").increment(1),
+        Input::LaneRefused { why, .. } => {
+            // Without the number of those that were not reported.
+            let reason = why.split(" (and ").next().unwrap_or_default().to_owned();
+            metrics::counter!("farthing_refusals_total", "reason" => reason).increment(1);
+        }
         _ => {}
     }
 }

@@ -240,7 +240,7 @@ async fn replay(
         "journal replayed"
     );
     for refused in &recovery.refused_snapshots {
-        tracing::warn!(%refused, "a snapshot could not be used; run `cloud-core journal verify`");
+        tracing::warn!(%refused, "a snapshot could not be used; run `cloud-core audit verify`");
     }
     if let Some(cut) = &recovery.cut {
         let (file, offset) = (&cut.file, cut.offset);

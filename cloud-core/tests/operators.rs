@@ -104,35 +104,3 @@ fn lines_that_are_no_commands_are_answered_and_the_connection_lives_on() {
     drop((stream, replies));
     core.stop();
 }
-
-/// MO-8: a change to what was synced is found, with file and offset.
-#[test]
-fn journal_verify_names_the_first_place_that_was_changed() {
-    let directory = tempfile::tempdir().unwrap();
-    let core = Core::start(directory.path());
-    register(&core);
-    core.stop();
-    let verify = || {
-        let output = command(directory.path()).args(["journal", "verify"]).output().unwrap();
-        (output.status.code(), text(&output.stdout))
-    };
-    let (code, report) = verify();
-    assert_eq!(code, Some(0), "{report}");
-    let dump = command(directory.path()).args(["journal", "dump"]).output().unwrap();
-    assert!(text(&dump.stdout).lines().count() > 6 && !text(&dump.stdout).contains("unreadable"));
-
-    let segment = directory.path().join("journal/journal-00000001.seg");
-    let mut bytes = std::fs::read(&segment).unwrap();
-    let at = bytes.windows(4).position(|window| window == b"acme").unwrap();
-    bytes[at] = b'b';
-    std::fs::write(&segment, bytes).unwrap();
-    let (code, report) = verify();
-    assert_eq!(code, Some(1), "{report}");
-    assert!(report.contains("PROBLEM in journal-00000001.seg at byte"), "{report}");
-
-    let refused = Core::start(directory.path());
-    assert!(!refused.is_ready());
-    let (status, log) = refused.ended();
-    assert_eq!(status.code(), Some(1));
-    assert!(log.contains("journal verify") && log.contains("journal-00000001.seg"), "{log}");
-}

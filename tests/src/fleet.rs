@@ -99,7 +99,15 @@ impl Fleet {
     /// Bank and core run; tenant, merchant `snacks` with terminal `till`, and payers `payer-0` ... are registered with
     /// 100000 EUR at the bank each. The devices are enrolled, and not yet started.
     pub fn start(options: Options) -> Self {
+        let fleet = Self::upon(options, |_| {});
+        fleet.register();
+        fleet
+    }
+
+    /// The same on a core directory that `prepare` makes; nobody is registered or enrolled.
+    pub fn upon(options: Options, prepare: impl FnOnce(&Path)) -> Self {
         let directory = tempfile::tempdir().unwrap();
+        prepare(&directory.path().join("core"));
         let payers = (0..options.payers).map(|number| format!("payer-{number}=100000.00:EUR"));
         let accounts: Vec<String> = payers.chain(["holding=0.00:EUR".to_owned()]).collect();
         let bank = Bank::start(directory.path(), &accounts);
@@ -119,10 +127,7 @@ impl Fleet {
         }
         let admin = AdminClient::new(&addresses.admin);
         let devices = BTreeMap::new();
-        let fleet =
-            Self { options, core: Some(core), core_arguments, devices, bank, addresses, admin, directory };
-        fleet.register();
-        fleet
+        Self { options, core: Some(core), core_arguments, devices, bank, addresses, admin, directory }
     }
 
     fn register(&self) {
@@ -226,7 +231,7 @@ impl Fleet {
         if let Some(kill_at) = kill_at {
             agent.env("FARTHING_KILL_AT", kill_at);
         }
-        let log = self.directory.path().join(format!("{name}.log"));
+        let log = self.directory.path().join(format!("{}.log", name.replace('/', "-")));
         let mut status = command(binary("edge-agent"));
         status.args(["status", "--json", "--data"]).arg(&data);
         self.devices.remove(name);
@@ -273,7 +278,7 @@ impl Fleet {
     }
 
     pub fn directory_of(&self, device: &str) -> PathBuf {
-        self.directory.path().join(device)
+        self.directory.path().join(device.replace('/', "-"))
     }
 
     pub fn lane(&self) -> SocketAddr {
@@ -300,9 +305,9 @@ impl Fleet {
         run(cli)
     }
 
-    /// `cloud-core journal dump`: one record a line, those that are synced.
+    /// `cloud-core audit show`: one record a line, those that are synced.
     pub fn journal(&self) -> Vec<Value> {
-        let output = self.cli(&["journal", "dump", "--json"]);
+        let output = self.cli(&["audit", "show", "--json"]);
         assert!(output.status.success(), "{}", text(&output.stderr));
         text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
@@ -333,8 +338,10 @@ pub fn pay_info(chip_data: &Path, item: &str, quantity: u32) -> Option<SignedByt
     serde_json::from_value(said.get("information")?.clone()).ok()
 }
 
+/// `TENANT/NAME`, or `NAME` of the fleet's own tenant.
 pub fn principal(name: &str) -> Principal {
-    format!("{TENANT}/{name}").parse().unwrap()
+    let whole = if name.contains('/') { name.to_owned() } else { format!("{TENANT}/{name}") };
+    whole.parse().unwrap()
 }
 
 /// A person's key, which follows from the name.

@@ -377,7 +377,7 @@ fn a_flipped_bit_in_a_journal_is_named_with_file_and_offset_and_nothing_starts()
         assert_eq!(status.code(), Some(verdict), "{said}");
         assert!(said.contains(&format!("{name} is damaged at byte ")), "{said}");
     }
-    let verified = fleet.cli(&["journal", "verify"]);
+    let verified = fleet.cli(&["audit", "verify"]);
     assert_eq!(verified.status.code(), Some(1));
     assert!(text(&verified.stdout).contains("PROBLEM in"), "{}", text(&verified.stdout));
 }

@@ -2,7 +2,7 @@
 //!
 //! `golden/v0.1.0.seg` is the segment that the binary of that release wrote, without the zeros behind its last frame:
 //! two tenants, one with a bank over HTTP and one with accounts of its own; payments delivered, refunded, voided, held
-//! and open; refusals, enrolments and a revocation.
+//! and open; refusals, enrolments and a revocation. `tests/tests/upgrade.rs` serves from it.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 

@@ -198,6 +198,10 @@ impl Counter {
             ShellCommand::RenewToken { principal, valid_ms, overlap_ms } => {
                 self.issue_token(principal, valid_ms, Some(overlap_ms), asker).await
             }
+            ShellCommand::Durable => {
+                self.core(AdminCommand::ReadHistory, asker).await?;
+                Ok(ShellAnswer::Durable { records: self.synced.load(Ordering::Acquire) })
+            }
         }
     }
 

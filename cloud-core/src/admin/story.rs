@@ -3,73 +3,34 @@
 //! The core forgets closed payments (correctness.md 17); the journal does not. Nothing is asked of the core: files are
 //! read beside it, up to the position that is synced.
 
-use std::collections::HashSet;
-
 use cloud_core_flows::event::{Event, Record};
-use schemas::ids::{MessageId, PaymentId};
+use schemas::ids::PaymentId;
 use schemas::message::Down;
-use schemas_journal::{Disk, OpenError, Position, for_each_record};
+use schemas_journal::{Disk, OpenError, Position, for_each_record_through};
 use serde_json::{Value, json};
 
 use super::{Chapter, Story};
+use crate::audit::Filter;
 
 /// More records than any payment has.
 const CHAPTERS: usize = 10_000;
-/// The file is read while it is written: what looked like damage may have been half a write.
-const ATTEMPTS: usize = 3;
 
 /// Reads the whole journal up to `synced`. Blocking, and slow for a long one.
 ///
 /// # Errors
 /// The journal is damaged.
 pub(crate) fn tell<D: Disk>(disk: &D, synced: Position, payment: PaymentId) -> Result<Story, OpenError> {
-    let mut attempt = 1;
-    loop {
-        let mut teller = Teller::new(payment);
-        match for_each_record(disk, |position, _, record| {
-            if position <= synced {
-                teller.hear(position, record);
-            }
-        }) {
-            Ok(()) => return Ok(teller.story),
-            Err(error) if attempt == ATTEMPTS => return Err(error),
-            Err(_) => attempt += 1,
-        }
-    }
-}
-
-struct Teller {
-    story: Story,
-    /// Messages of this payment: what becomes of them belongs to the story.
-    messages: HashSet<MessageId>,
-}
-
-impl Teller {
-    fn new(payment: PaymentId) -> Self {
-        Self { story: Story { payment, chapters: Vec::new(), is_cut: false }, messages: HashSet::new() }
-    }
-
-    fn hear(&mut self, position: Position, bytes: &[u8]) {
-        let names_it = bytes.windows(16).any(|window| window == self.story.payment.0);
-        if !names_it && self.messages.is_empty() {
+    let mut story = Story { payment, chapters: Vec::new(), is_cut: false };
+    let mut filter = Filter { payment: Some(payment), ..Filter::default() };
+    for_each_record_through(disk, synced, |position, _, bytes| {
+        let Some(Ok(record)) = filter.select(position, bytes) else { return };
+        if story.chapters.len() == CHAPTERS {
+            story.is_cut = true;
             return;
         }
-        let Ok(record) = Record::decode(bytes) else { return };
-        match &record.event {
-            Event::Queued { message, .. } if names_it => {
-                self.messages.insert(message.message);
-            }
-            Event::Cleared { message, .. } | Event::Withdrawn { message, .. }
-                if self.messages.contains(message) => {}
-            _ if names_it => {}
-            _ => return,
-        }
-        if self.story.chapters.len() == CHAPTERS {
-            self.story.is_cut = true;
-            return;
-        }
-        self.story.chapters.push(chapter(position, &record));
-    }
+        story.chapters.push(chapter(position, &record));
+    })?;
+    Ok(story)
 }
 
 /// One record as a person reads it.
@@ -80,11 +41,12 @@ pub(crate) fn chapter(position: Position, record: &Record) -> Chapter {
         Value::String(name) => name.clone(),
         _ => String::new(),
     };
-    Chapter { position: position.value(), at: record.at, event, text: sentence(&record.event), content }
+    let (kind, text) = (record.event.kind(), sentence(&record.event));
+    Chapter { position: position.value(), at: record.at, kind, event, text, content }
 }
 
 /// The event as JSON; messages that are owed are shown as what they say.
-fn content(event: &Event) -> Value {
+pub(crate) fn content(event: &Event) -> Value {
     if let Event::Queued { principal, message } = event
         && let Ok(envelope) = Down::decode(message.kind, &message.payload)
     {
@@ -143,6 +105,9 @@ fn sentence(event: &Event) -> String {
         }
         Event::Cleared { principal, .. } => format!("{principal} has acknowledged the message"),
         Event::Withdrawn { principal, why, .. } => format!("the message to {principal} is withdrawn: {why}"),
+        Event::Restored { position, backup_made_at } => {
+            format!("restored up to record {position}, from the backup of {backup_made_at}")
+        }
         Event::Ledger(event) => format!("books: {}", short(&serde_json::to_value(event).unwrap_or_default())),
         other => short(&serde_json::to_value(other).unwrap_or_default()),
     }
@@ -187,9 +152,9 @@ mod tests {
                 moved(payment, PaymentState::Delivered),
                 moved(PaymentId([8; 16]), PaymentState::Refused),
                 Record { at: Timestamp(6), event: Event::Opened }.encode(),
-                moved(payment, PaymentState::Refunded),
             ])
             .unwrap();
+        journal.append(&[moved(payment, PaymentState::Refunded)]).unwrap();
         let story = tell(&disk, Position::new(3), payment).unwrap();
         let told: Vec<_> =
             story.chapters.iter().map(|c| (c.position, c.event.as_str(), c.text.as_str())).collect();

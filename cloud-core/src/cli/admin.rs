@@ -19,6 +19,7 @@ use schemas::signed::PublicKey;
 
 use crate::admin::client::AdminClient;
 use crate::admin::{Request, ShellCommand};
+use crate::cli::moment::Span;
 use crate::config::Config;
 
 #[derive(Debug, Args)]
@@ -464,27 +465,6 @@ where
             left: left.parse().map_err(|error: L::Err| error.to_string())?,
             right: right.parse().map_err(|error: R::Err| error.to_string())?,
         })
-    }
-}
-
-/// A length of time in milliseconds, written as a number with a unit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Span(u64);
-
-impl FromStr for Span {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let form = || "write a number with s, m, h or d, for instance 90m or 24h".to_owned();
-        let unit = text.chars().last().ok_or_else(form)?;
-        let unit_ms = match unit {
-            's' => 1000,
-            'm' => 60_000,
-            'h' => 3_600_000,
-            'd' => 86_400_000,
-            _ => return Err(form()),
-        };
-        let number: u64 = text[..text.len() - 1].parse().map_err(|_| form())?;
-        number.checked_mul(unit_ms).filter(|ms| *ms > 0).map(Self).ok_or_else(form)
     }
 }
 

@@ -58,9 +58,19 @@ pub enum ServeError {
         /// Which file.
         path: PathBuf,
     },
+    /// A certificate whose key is gone: a new authority would make strangers of all devices.
+    #[error(
+        "{path} is missing, but {certificate} is there: restore the key from a backup. Only to begin with a new authority, and to enrol every device anew, remove the certificate too"
+    )]
+    AuthorityKeyMissing {
+        /// The missing file.
+        path: PathBuf,
+        /// The file that is there.
+        certificate: PathBuf,
+    },
     /// The journal was refused.
     #[error(
-        "the journal can't be replayed: {0}\nRun `cloud-core journal verify` on this data directory, and restore what it names from a backup"
+        "the journal can't be replayed: {0}\nRun `cloud-core audit verify` on this data directory, and restore what it names from a backup"
     )]
     Journal(String),
     /// A port is taken.

@@ -52,6 +52,11 @@ pub(super) fn load_or_make_authority(config: &Config, now: Timestamp) -> Result<
             Ok(authority)
         }
         Err(ServeError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            let (path, certificate) = (authority_key(config), authority_certificate(config));
+            // The key is written before the certificate, so a certificate alone means that the key was taken away.
+            if certificate.exists() {
+                return Err(ServeError::AuthorityKeyMissing { path, certificate });
+            }
             make_authority(config, now)
         }
         Err(error) => Err(error),
@@ -155,6 +160,12 @@ mod tests {
         fs::remove_file(authority_certificate(&config)).unwrap();
         assert_eq!(load_or_make_authority(&config, now).unwrap().fingerprint(), made.fingerprint());
         assert_eq!(fs::read_to_string(authority_certificate(&config)).unwrap(), certificate, "made again");
+        fs::rename(&key, &leftover).unwrap();
+        let alone = load_or_make_authority(&config, now);
+        assert!(
+            matches!(alone, Err(ServeError::AuthorityKeyMissing { .. })),
+            "no second authority beside it"
+        );
         fs::write(&key, "junk").unwrap();
         assert!(matches!(load_or_make_authority(&config, now), Err(ServeError::AuthorityFile { .. })));
     }

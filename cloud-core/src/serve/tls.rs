@@ -26,6 +26,7 @@ use crate::authority::{
     Authority, CertificateClock, ClientCertificates, ServerIdentity, Validity, server_config,
 };
 use crate::config::Config;
+use crate::telemetry;
 
 /// A server certificate is made at each start and reload, and outlives any run.
 const SERVER_CERTIFICATE_MS: u64 = 2 * 366 * 24 * 3_600_000;
@@ -153,6 +154,8 @@ fn own_identity(
         not_after_ms: now.0.saturating_add(SERVER_CERTIFICATE_MS),
     };
     let serial = crate::random::bytes().map_err(ServeError::Random)?;
+    telemetry::set_certificate_end("server", validity.not_after_ms);
+    telemetry::set_certificate_end("authority", authority.not_after_ms());
     authority.issue_server(&names, &addresses, validity, serial).map_err(ServeError::Authority)
 }
 
@@ -172,6 +175,7 @@ fn identity_of_files(certificate: &Path, key: &Path, now: Timestamp) -> Result<S
         let days = (ends_at_ms - now.0) / (24 * 3_600_000);
         tracing::warn!(path = %certificate.display(), days, "this certificate ends soon: put a new one there and send SIGHUP");
     }
+    telemetry::set_certificate_end("websocket", ends_at_ms);
     let key = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(key, error.to_string()))?;
     Ok(ServerIdentity { chain, key })
 }

@@ -156,7 +156,7 @@ impl Core {
             .collect()
     }
 
-    /// What `cloud-core journal verify` would say.
+    /// What `cloud-core audit verify` would say.
     pub(super) fn verify(&self) -> Result<Report, OpenError> {
         schemas_journal::verify(&self.disk)
     }

@@ -101,7 +101,7 @@ impl Machine {
         })
     }
 
-    /// What `cloud-core journal verify` would say.
+    /// What `cloud-core audit verify` would say.
     pub(super) fn verify(&self) -> Result<Report, OpenError> {
         schemas_journal::verify(&self.disk)
     }

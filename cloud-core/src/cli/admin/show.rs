@@ -35,6 +35,7 @@ pub(super) fn shell(answer: &ShellAnswer, json: bool) -> anyhow::Result<()> {
                 "MQTT user name {principal}, password as above, until {expires_at}; it is shown only here"
             ))?;
         }
+        ShellAnswer::Durable { records } => print_line(&records.to_string())?,
     }
     Ok(())
 }
@@ -186,7 +187,10 @@ fn print_story(story: &Story) -> anyhow::Result<()> {
         print_line(&format!("{}  {:>8}  {}", chapter.at, chapter.position, chapter.text))?;
     }
     if story.is_cut {
-        print_line("... and more records than are shown; see `cloud-core journal dump`")?;
+        print_line(&format!(
+            "... and more records than are shown; see `cloud-core audit show --payment {}`",
+            story.payment
+        ))?;
     }
     Ok(())
 }
