@@ -95,7 +95,8 @@ pub enum ShellCommand {
 }
 
 impl ShellCommand {
-    const NAMES: &'static [&'static str] = &["show_payment", "issue_claim", "issue_token", "renew_token", "durable"];
+    const NAMES: &'static [&'static str] =
+        &["show_payment", "issue_claim", "issue_token", "renew_token", "durable"];
 }
 
 /// The reply to a [`ShellCommand`].
