@@ -15,7 +15,7 @@ use schemas::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// Longest request line in bytes.
-pub(crate) const REQUEST_BYTES: usize = 64 << 10;
+pub(crate) const REQUEST_BYTES: usize = 2 << 20;
 /// Longest reply line in bytes.
 pub(crate) const REPLY_BYTES: usize = 64 << 20;
 
@@ -168,6 +168,9 @@ pub struct Chapter {
     pub event: String,
     /// A sentence.
     pub text: String,
+    /// Which operator did it, where one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
     /// All of it.
     pub content: serde_json::Value,
 }

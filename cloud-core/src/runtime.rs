@@ -317,7 +317,7 @@ impl Owner {
                 let ticket = self.ticket();
                 self.admin_replies.insert(ticket, reply);
                 Some(match by {
-                    Asker::Local => Input::Admin { ticket, command },
+                    Asker::Local { uid } => Input::Admin { ticket, by: Some(format!("uid {uid}")), command },
                     Asker::Operator { operator, instance } => {
                         Input::AdminBy { ticket, operator, instance, command }
                     }

@@ -45,6 +45,84 @@ fn what_operators_register_survives_a_restart_and_may_be_repeated() {
     core.stop();
 }
 
+/// CP-15: looking, changing and deleting at the real binary; refusals say what to do; the journal names the operator.
+#[test]
+fn operators_look_change_and_delete() {
+    let directory = tempfile::tempdir().unwrap();
+    let core = Core::start(directory.path());
+    register(&core);
+    core.admin_ok(&["merchants", "change", "acme/kiosk", "--title", "Kiosk two"]);
+    assert!(core.admin_ok(&["merchants", "show", "acme/kiosk"]).contains("Kiosk two"));
+    core.admin_ok(&["tenants", "change", "acme", "--deadline", "start_ms=9000", "--on-unknown", "hold"]);
+    let tenant = core.admin_ok(&["tenants", "show", "acme", "--json"]);
+    assert!(tenant.contains("9000") && tenant.contains("hold"), "{tenant}");
+    let listed = core.admin_ok(&["devices", "list", "--contains", "arm"]);
+    assert!(listed.contains("acme/arm-1") && !listed.contains("chip-7"), "{listed}");
+    assert!(!core.admin(&["devices", "show", "acme/arm-9"]).status.success());
+
+    let refused = core.admin(&["devices", "delete", "acme/arm-1"]);
+    let why = text(&refused.stderr);
+    assert!(!refused.status.success() && why.contains("still_bound") && why.contains("unbind"), "{why}");
+    core.admin_ok(&["accounts", "deposit", "acme/alice", "5.00 EUR", "--reference", "r"]);
+    assert!(text(&core.admin(&["people", "delete", "acme/alice"]).stderr).contains("has_balance"));
+    core.admin_ok(&["accounts", "withdraw", "acme/person/alice", "5.00 EUR", "--reference", "r"]);
+    core.admin_ok(&["people", "delete", "acme/alice"]);
+    core.admin_ok(&["chips", "unbind", "acme/chip-7"]);
+    core.admin_ok(&["devices", "delete", "acme/arm-1"]);
+    assert!(core.admin_ok(&["deleted", "list"]).contains("principal/acme/arm-1"));
+    core.stop();
+
+    let core = Core::start(directory.path());
+    assert!(!core.admin_ok(&["devices", "list"]).contains("arm-1"));
+    core.stop();
+    let dump = command(directory.path()).args(["journal", "dump"]).output().unwrap();
+    let by = format!("uid {}", std::os::unix::fs::MetadataExt::uid(&directory.path().metadata().unwrap()));
+    assert!(text(&dump.stdout).contains(&by), "the journal names the operator");
+}
+
+/// CP-15: a batch from a file is carried out whole or not at all; many devices get their codes in a private file.
+#[test]
+fn batches_and_many_claims_come_from_files() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let core = Core::start(directory.path());
+    register(&core);
+    let file = |name: &str, content: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let lines = [
+        r##"# two people"##,
+        r#"{"command":"create_person","person":"acme/bob"}"#,
+        r#"{"command":"change_person","person":"acme/bob","bank_account":{"to":"b-1"}}"#,
+    ];
+    let good = file("good.jsonl", &lines.join("\n"));
+    assert!(core.admin_ok(&["batch", &good, "--check"]).contains("could be carried out: 2 changes"));
+    assert!(!core.admin_ok(&["people", "list"]).contains("acme/bob"));
+    assert!(core.admin_ok(&["batch", &good]).contains("done: 2 changes"));
+    let last = r#"{"command":"delete_device","device":"acme/arm-1"}"#;
+    let bad = file("bad.jsonl", &format!("{}\n{last}", lines[1].replace("bob", "carl")));
+    let why = text(&core.admin(&["batch", &bad]).stderr);
+    assert!(why.contains("command 2 of 2") && why.contains("still_bound"), "{why}");
+    assert!(!core.admin_ok(&["people", "list"]).contains("acme/carl"));
+    let typo = file("typo.jsonl", r#"{"command":"create_person","person":"acme/dora","bank_acount":"x"}"#);
+    assert!(text(&core.admin(&["batch", &typo]).stderr).contains("bank_acount"), "an unknown field is named");
+
+    let devices =
+        file("devices.csv", "acme/new-1,vending-executor,5000\nacme/new-2,payment-chip\nacme/chip-7\n");
+    let out = directory.path().join("codes.csv");
+    let out_name = out.to_str().unwrap();
+    core.admin_ok(&["claims", "create", "--from", &devices, "--out", out_name]);
+    let codes = std::fs::read_to_string(&out).unwrap();
+    assert_eq!(codes.lines().filter(|line| line.contains(",FT1-")).count(), 3, "{codes}");
+    assert_eq!(out.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(core.admin_ok(&["devices", "list"]).contains("acme/new-2"));
+    let again = core.admin(&["claims", "create", "--from", &devices, "--out", out_name]);
+    assert!(text(&again.stderr).contains("must be a new file"));
+    core.stop();
+}
+
 #[test]
 fn claims_and_tokens_survive_a_restart_and_are_in_no_file_and_no_log() {
     let directory = tempfile::tempdir().unwrap();

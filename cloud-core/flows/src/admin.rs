@@ -85,13 +85,90 @@ impl Default for Deadlines {
     }
 }
 
+impl Deadlines {
+    /// Each by its name.
+    pub(crate) fn named(&mut self) -> [(&'static str, &mut u64); 10] {
+        [
+            ("health_check_ms", &mut self.health_check_ms),
+            ("verification_ms", &mut self.verification_ms),
+            ("bank_ms", &mut self.bank_ms),
+            ("presence_ms", &mut self.presence_ms),
+            ("start_ms", &mut self.start_ms),
+            ("report_ms", &mut self.report_ms),
+            ("command_status_ms", &mut self.command_status_ms),
+            ("reconnect_ms", &mut self.reconnect_ms),
+            ("bank_retry_ms", &mut self.bank_retry_ms),
+            ("retention_ms", &mut self.retention_ms),
+        ]
+    }
+}
+
+/// What a change does to something that may also be absent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Setting<T> {
+    /// It stays as it is.
+    #[default]
+    Keep,
+    /// There is none from now on.
+    Clear,
+    /// It is this from now on.
+    To(T),
+}
+
+impl<T: Clone> Setting<T> {
+    pub(crate) fn apply(&self, to: &mut Option<T>) {
+        match self {
+            Self::Keep => {}
+            Self::Clear => *to = None,
+            Self::To(value) => *to = Some(value.clone()),
+        }
+    }
+}
+
+/// What is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Listing {
+    /// Tenants.
+    Tenants,
+    /// Merchants.
+    Merchants,
+    /// Devices.
+    Devices,
+    /// People.
+    Persons,
+    /// Accounts of our ledger.
+    Accounts,
+    /// Payments in memory, newest first.
+    Payments,
+    /// What was deleted: names that are not given again.
+    Deleted,
+}
+
+/// Which rows are wanted: all that every given part agrees with.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Filter {
+    /// Only of this tenant.
+    pub tenant: Option<TenantId>,
+    /// Only this one, by its whole name (`acme`, `acme/chip-7`, `acme/person/alice`, a payment's id).
+    pub name: Option<String>,
+    /// Only those with this text in their name; for payments: in the name of somebody who takes part, or the item.
+    pub contains: Option<String>,
+    /// Only devices of this standing, payments in this state.
+    pub state: Option<String>,
+    /// Only those after this name: the next page. Not for payments.
+    pub after: Option<String>,
+}
+
 /// An operator's line is JSON with the name in `command`; a journal's record is CBOR, where serde can't read binary ids
 /// behind such a tag. So the one list of variants has both forms.
 macro_rules! admin_commands {
     ($($variants:tt)*) => {
         /// Everything an operator may say.
         #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-        #[serde(tag = "command", rename_all = "snake_case")]
+        #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
         pub enum AdminCommand { $($variants)* }
 
         /// As the journal keeps it.
@@ -196,6 +273,106 @@ admin_commands! {
         /// When the former one ends, unless it ends before by itself.
         former_until: Timestamp,
     },
+    /// Other policies of a tenant. What is left out stays as it is.
+    ChangeTenant {
+        /// Which.
+        tenant: TenantId,
+        /// Its bank answers at another address; the books stay.
+        #[serde(default)]
+        bank_url: Option<String>,
+        /// Policy for unknown outcomes, from the next one on.
+        #[serde(default)]
+        on_unknown: Option<OnUnknown>,
+        /// Deadlines by name, in milliseconds; what is already waited for keeps its own.
+        #[serde(default)]
+        deadlines: BTreeMap<String, u64>,
+    },
+    /// Another title or terminal of a merchant.
+    ChangeMerchant {
+        /// Of which tenant.
+        tenant: TenantId,
+        /// Which.
+        merchant: MerchantId,
+        /// The payee as payers see it.
+        #[serde(default)]
+        title: Option<String>,
+        /// Its terminal.
+        #[serde(default)]
+        terminal: Setting<PrincipalId>,
+    },
+    /// Another profile or longest act of a device.
+    ChangeDevice {
+        /// Which.
+        device: Principal,
+        /// Its profile.
+        #[serde(default)]
+        profile: Option<String>,
+        /// The longest that one act takes, in milliseconds.
+        #[serde(default)]
+        longest_act_ms: Option<u64>,
+    },
+    /// Another key or bank account of a person.
+    ChangePerson {
+        /// Who.
+        person: Principal,
+        /// The key of their verifications.
+        #[serde(default)]
+        public_key: Setting<PublicKey>,
+        /// Their account at the tenant's bank.
+        #[serde(default)]
+        bank_account: Setting<String>,
+    },
+    /// The chip sells for nobody until it is bound again; payments under way go on.
+    UnbindChip {
+        /// Which.
+        chip: Principal,
+    },
+    /// Closes a tenant that has nothing left. Its name is not given again; the journal keeps its history.
+    DeleteTenant {
+        /// Which.
+        tenant: TenantId,
+    },
+    /// Closes a merchant without open work and without a balance.
+    DeleteMerchant {
+        /// Of which tenant.
+        tenant: TenantId,
+        /// Which.
+        merchant: MerchantId,
+    },
+    /// Closes a device without open work that no chip depends on; its connection ends at once.
+    DeleteDevice {
+        /// Which.
+        device: Principal,
+    },
+    /// Closes a person without open work and without a balance; their connections end at once.
+    DeletePerson {
+        /// Who.
+        person: Principal,
+    },
+    /// Ends the token of a person or device; their connections end at once.
+    RevokeToken {
+        /// Whose.
+        principal: Principal,
+    },
+    /// Commands that register, change or delete, one after the other: all of them are carried out, or none.
+    Batch {
+        /// At most [`crate::limits::BATCH_COMMANDS`].
+        commands: Vec<AdminCommand>,
+        /// Only say what would happen.
+        #[serde(default)]
+        check_only: bool,
+    },
+    /// Pays money out of an internal account, once per reference.
+    Withdraw {
+        /// Of which tenant.
+        tenant: TenantId,
+        /// `person/NAME` or `merchant/NAME`.
+        account: String,
+        /// How much.
+        amount: Money,
+        /// The same reference is booked once.
+        reference: String,
+    },
     /// Ends a device's standing at once; its open payments are settled as unknown (correctness.md 20).
     RevokeDevice {
         /// Which.
@@ -216,6 +393,14 @@ admin_commands! {
         payment: PaymentId,
         /// How.
         resolution: Resolution,
+    },
+    /// Rows of one listing that match.
+    Find {
+        /// What.
+        listing: Listing,
+        /// Which.
+        #[serde(default)]
+        filter: Filter,
     },
     /// All tenants.
     ListTenants,
@@ -275,6 +460,10 @@ pub enum AdminAnswer {
     Payments(Vec<PaymentRow>),
     /// Exceptions.
     Exceptions(Vec<ExceptionRow>),
+    /// What was deleted.
+    Deleted(Vec<DeletedRow>),
+    /// What a batch did, or would do.
+    Batch(BatchReport),
     /// Books.
     Books(BooksReport),
 }
@@ -419,6 +608,26 @@ pub struct ExceptionRow {
     pub text: String,
     /// Since when.
     pub raised_at: Timestamp,
+}
+
+/// Something that was deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeletedRow {
+    /// `tenant/NAME`, `merchant/TENANT/NAME`, `principal/TENANT/NAME`.
+    pub name: String,
+    /// When.
+    pub deleted_at: Timestamp,
+}
+
+/// What a batch did, or would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchReport {
+    /// Commands that change something.
+    pub changes: usize,
+    /// Commands that had been carried out before.
+    pub repeats: usize,
+    /// Whether it was carried out, and not only checked.
+    pub applied: bool,
 }
 
 /// Whether the books agree.

@@ -138,6 +138,20 @@ pub(crate) fn deposit(person: &Principal, minor: u64, currency: Currency, refere
     Transfer::post(TransferId(id), movement)
 }
 
+/// A withdrawal from an internal account, once per reference.
+pub(crate) fn withdrawal(
+    tenant: &TenantId,
+    (account, name): (AccountId, &str),
+    minor: u64,
+    currency: Currency,
+    reference: &str,
+) -> Transfer {
+    let parts = [tenant.as_str().as_bytes(), name.as_bytes(), reference.as_bytes()];
+    let currency = LedgerCode(currency.numeric());
+    let movement = Movement::new(account, Role::Cash.account(tenant), minor, currency);
+    Transfer::post(TransferId(hash_id("withdrawal", &parts)), movement)
+}
+
 /// The transfers of one payment. Their ids follow from the payment, so that a step can never be booked twice.
 pub(crate) struct Legs<'a> {
     payment: &'a ChipPayment,

@@ -11,7 +11,7 @@ use schemas_journal::{Fold, Position};
 use schemas_mutants::Mutant;
 use serde::{Deserialize, Serialize};
 
-use crate::admin::Deadlines;
+use crate::admin::{AdminCommand, Deadlines};
 use crate::books;
 use crate::event::{Event, Record};
 use crate::exceptions::{Case, Exceptions};
@@ -85,7 +85,7 @@ impl Cloud {
         self.at = self.at.max(record.at);
         self.window.forget(record.at);
         match &record.event {
-            Event::Registered(command) => self.registry.register(command),
+            Event::Registered(command) => self.register(command, record.at),
             Event::DeviceEnrolled { principal, instance, public_key, claim_hash, certificate } => {
                 self.registry.enrol(principal, *instance, *public_key, *claim_hash, certificate);
             }
@@ -123,6 +123,17 @@ impl Cloud {
             Event::RefusalAudited { .. } | Event::OperatorActed { .. } => {}
             _ => self.evolve_payment(record),
         }
+    }
+
+    /// Where the tenant's retention changes, its closed payments leave memory at another time.
+    fn register(&mut self, command: &AdminCommand, at: Timestamp) {
+        let AdminCommand::ChangeTenant { tenant, .. } = command else {
+            return self.registry.register(command, at);
+        };
+        let of_tenant = self.payments.values().filter(|payment| payment.payer.tenant == *tenant);
+        let before: Vec<_> = of_tenant.map(|payment| (payment.id, self.due_at(payment.id))).collect();
+        self.registry.register(command, at);
+        before.into_iter().for_each(|(id, due_at)| self.set_timer(id, due_at));
     }
 
     fn evolve_payment(&mut self, record: &Record) {
@@ -274,6 +285,11 @@ impl Cloud {
     /// One payment, if it is in memory.
     pub fn payment(&self, id: PaymentId) -> Option<&ChipPayment> {
         self.payments.get(&id)
+    }
+
+    /// Payments that are not at rest, one by one.
+    pub(crate) fn open(&self) -> impl Iterator<Item = &ChipPayment> {
+        self.open.iter().filter_map(|id| self.payments.get(id))
     }
 
     /// Payments that are not at rest.

@@ -17,9 +17,18 @@ pub(crate) struct Decision {
     pub(crate) outputs: Vec<Output>,
     /// Whom the events have given something to pull.
     pub(crate) woken: Vec<Principal>,
+    /// Which operator decided it, where one did.
+    pub(crate) by: Option<String>,
 }
 
 impl Decision {
+    /// What another one decided, after this.
+    pub(crate) fn append(&mut self, other: Self) {
+        self.events.extend(other.events);
+        self.outputs.extend(other.outputs);
+        self.woken.extend(other.woken);
+    }
+
     pub(crate) fn event(&mut self, event: Event) {
         self.events.push(event);
     }

@@ -1,4 +1,5 @@
-//! The operators' desk: registering, paying in, revoking, resolving, and looking (CP-15).
+//! The operators' desk: registering, paying in, revoking, resolving (CP-15). Changing and deleting is in `upkeep.rs`,
+//! looking in `listing.rs`.
 
 use schemas::ids::{Code, Hash, Instance, Principal};
 use schemas::message::Outcome;
@@ -6,20 +7,18 @@ use schemas::money::Money;
 use schemas::signed::PublicKey;
 use schemas::time::Timestamp;
 
-use crate::admin::{
-    AccountRow, AdminAnswer, AdminCommand, AdminReply, BankKind, BooksReport, DeviceRow, MerchantRow,
-    PaymentRow, PersonRow, Presence, TenantRow,
-};
+use crate::admin::{AdminAnswer, AdminCommand, AdminReply, BankKind, Presence};
 use crate::books;
 use crate::chip::ChipFlow;
 use crate::cloud::Cloud;
 use crate::decision::Decision;
 use crate::event::Event;
 use crate::limits;
-use crate::payment::{ChipPayment, Phase};
+use crate::payment::Phase;
 use crate::port::{Proof, SignOrder};
-use crate::registry::Standing;
+use crate::registry::{Registry, Standing, Tenant};
 use crate::rejection::Rejection;
+use crate::{listing, upkeep};
 
 /// Carries out one command. `presence` says who is connected, which no journal knows.
 pub(crate) fn decide(
@@ -37,7 +36,12 @@ pub(crate) fn decide(
         AdminCommand::ResolvePayment { payment, resolution } => {
             ChipFlow { cloud, now, out }.resolve(*payment, *resolution).map(|()| AdminAnswer::Done)
         }
-        AdminCommand::ListTenants
+        AdminCommand::Batch { commands, check_only } => upkeep::batch(cloud, commands, *check_only, now, out),
+        AdminCommand::Withdraw { tenant, account, amount, reference } => {
+            upkeep::withdraw(cloud, (tenant, account), *amount, reference, now, out)
+        }
+        AdminCommand::Find { .. }
+        | AdminCommand::ListTenants
         | AdminCommand::ListDevices
         | AdminCommand::ListPersons
         | AdminCommand::ListMerchants
@@ -45,16 +49,23 @@ pub(crate) fn decide(
         | AdminCommand::ListPayments { .. }
         | AdminCommand::ListExceptions
         | AdminCommand::Books
-        | AdminCommand::ReadHistory => Ok(look(cloud, command, presence)),
-        _ => register(cloud, command, now, out),
+        | AdminCommand::ReadHistory => Ok(listing::look(cloud, command, presence)),
+        _ => upkeep::decide(cloud, command, now, out),
     }
 }
 
-fn register(cloud: &Cloud, command: &AdminCommand, now: Timestamp, out: &mut Decision) -> AdminReply {
-    if !cloud.registry.check(command, now)? {
-        return Ok(AdminAnswer::Done);
+/// Creates or binds, upon `registry`.
+pub(crate) fn register(
+    cloud: &Cloud,
+    registry: &Registry,
+    command: &AdminCommand,
+    now: Timestamp,
+    out: &mut Decision,
+) -> Result<(), Rejection> {
+    if !registry.check(command, now)? {
+        return Ok(());
     }
-    for account in books::accounts_of(command, &cloud.registry) {
+    for account in books::accounts_of(command, registry) {
         let opened = cloud.ledger.decide_open_account(&account, now.0);
         let events = opened.map_err(|why| {
             Rejection::new("account_refused", format!("the books refuse the account: {why}"))
@@ -62,7 +73,7 @@ fn register(cloud: &Cloud, command: &AdminCommand, now: Timestamp, out: &mut Dec
         out.events.extend(events.into_iter().map(Event::Ledger));
     }
     out.event(Event::Registered(command.clone()));
-    Ok(AdminAnswer::Done)
+    Ok(())
 }
 
 fn deposit(
@@ -86,6 +97,20 @@ fn deposit(
             format!("no person `{person}`: create it with `admin people create`"),
         ));
     }
+    check_booking(tenant, amount, reference)?;
+    let transfer = books::deposit(person, amount.minor, amount.currency, reference);
+    let decided = cloud.ledger.decide_transfers(&[transfer], now.0);
+    out.events.extend(decided.events.into_iter().map(Event::Ledger));
+    match decided.result {
+        Ok(_) => Ok(AdminAnswer::Done),
+        Err(why) => {
+            Err(Rejection::new("deposit_refused", format!("the books refuse the deposit: {}", why.reason)))
+        }
+    }
+}
+
+/// What every booking by hand must have.
+pub(crate) fn check_booking(tenant: &Tenant, amount: Money, reference: &str) -> Result<(), Rejection> {
     if amount.currency != tenant.currency {
         return Err(Rejection::new(
             "currency_mismatch",
@@ -98,15 +123,7 @@ fn deposit(
             "give a reference of 1 to 200 bytes: the same one is booked once",
         ));
     }
-    let transfer = books::deposit(person, amount.minor, amount.currency, reference);
-    let decided = cloud.ledger.decide_transfers(&[transfer], now.0);
-    out.events.extend(decided.events.into_iter().map(Event::Ledger));
-    match decided.result {
-        Ok(_) => Ok(AdminAnswer::Done),
-        Err(why) => {
-            Err(Rejection::new("deposit_refused", format!("the books refuse the deposit: {}", why.reason)))
-        }
-    }
+    Ok(())
 }
 
 /// correctness.md 20: ends the standing, withdraws the outbox, settles open commands as unknown.
@@ -272,135 +289,5 @@ pub(crate) fn enrolled(
             }
             Ok(certificate)
         }
-    }
-}
-
-fn look(cloud: &Cloud, command: &AdminCommand, presence: &dyn Fn(&Principal) -> Presence) -> AdminAnswer {
-    match command {
-        AdminCommand::ListTenants => AdminAnswer::Tenants(tenants(cloud)),
-        AdminCommand::ListDevices => AdminAnswer::Devices(devices(cloud, presence)),
-        AdminCommand::ListPersons => AdminAnswer::Persons(persons(cloud, presence)),
-        AdminCommand::ListMerchants => AdminAnswer::Merchants(merchants(cloud)),
-        AdminCommand::ListAccounts => AdminAnswer::Accounts(accounts(cloud)),
-        AdminCommand::ListPayments { open_only } => AdminAnswer::Payments(payments(cloud, *open_only)),
-        AdminCommand::ListExceptions => AdminAnswer::Exceptions(cloud.exceptions.rows(limits::ADMIN_ROWS)),
-        AdminCommand::ReadHistory => AdminAnswer::Done,
-        _ => AdminAnswer::Books(report(cloud)),
-    }
-}
-
-fn tenants(cloud: &Cloud) -> Vec<TenantRow> {
-    let rows = cloud.registry.tenants.iter().take(limits::ADMIN_ROWS);
-    rows.map(|(tenant, found)| TenantRow {
-        tenant: tenant.clone(),
-        currency: found.currency,
-        bank: found.bank.clone(),
-        on_unknown: found.on_unknown,
-        deadlines: found.deadlines,
-    })
-    .collect()
-}
-
-fn devices(cloud: &Cloud, presence: &dyn Fn(&Principal) -> Presence) -> Vec<DeviceRow> {
-    let rows = cloud.registry.devices.iter().take(limits::ADMIN_ROWS);
-    rows.map(|(device, found)| DeviceRow {
-        device: device.clone(),
-        profile: found.profile.clone(),
-        standing: match found.standing {
-            Standing::Registered => "registered",
-            Standing::Enrolled => "enrolled",
-            Standing::Revoked => "revoked",
-        }
-        .to_owned(),
-        instance: found.instance,
-        presence: presence(device),
-        owed: cloud.outbox.depth(device),
-        merchant: found.binding.as_ref().map(|binding| binding.merchant.clone()),
-        executor: found.binding.as_ref().and_then(|binding| binding.executor.clone()),
-        last_report: found.last_report.clone(),
-    })
-    .collect()
-}
-
-fn persons(cloud: &Cloud, presence: &dyn Fn(&Principal) -> Presence) -> Vec<PersonRow> {
-    let rows = cloud.registry.persons.iter().take(limits::ADMIN_ROWS);
-    rows.map(|(person, found)| PersonRow {
-        person: person.clone(),
-        bank_account: found.bank_account.clone(),
-        can_verify: found.public_key.is_some(),
-        presence: presence(person),
-        owed: cloud.outbox.depth(person),
-    })
-    .collect()
-}
-
-fn merchants(cloud: &Cloud) -> Vec<MerchantRow> {
-    let rows = cloud.registry.merchants.iter().take(limits::ADMIN_ROWS);
-    rows.map(|((tenant, merchant), found)| MerchantRow {
-        tenant: tenant.clone(),
-        merchant: merchant.clone(),
-        title: found.title.clone(),
-        terminal: found.terminal.clone(),
-    })
-    .collect()
-}
-
-fn accounts(cloud: &Cloud) -> Vec<AccountRow> {
-    let row = |(tenant, account, id)| {
-        let found = cloud.ledger.account(id)?;
-        let currency = cloud.registry.tenant(&tenant)?.currency;
-        Some(AccountRow {
-            tenant,
-            account,
-            debits_posted: currency.minor(found.debits_posted),
-            credits_posted: currency.minor(found.credits_posted),
-            debits_pending: currency.minor(found.debits_pending),
-            credits_pending: currency.minor(found.credits_pending),
-        })
-    };
-    books::named_accounts(&cloud.registry).into_iter().filter_map(row).take(limits::ADMIN_ROWS).collect()
-}
-
-fn payments(cloud: &Cloud, open_only: bool) -> Vec<PaymentRow> {
-    let wanted = cloud.payments().filter(|payment| !open_only || !payment.at_rest());
-    let mut rows: Vec<_> = wanted.map(payment_row).collect();
-    rows.sort_by_key(|row| std::cmp::Reverse(row.opened_at));
-    rows.truncate(limits::ADMIN_ROWS);
-    rows
-}
-
-fn payment_row(payment: &ChipPayment) -> PaymentRow {
-    PaymentRow {
-        payment: payment.id,
-        payer: payment.payer.clone(),
-        chip: payment.chip.clone(),
-        merchant: payment.merchant.clone(),
-        amount: payment.amount,
-        paid: payment.amount.currency.minor(payment.paid_minor),
-        item: payment.item.clone(),
-        quantity: payment.quantity,
-        delivered: payment.delivered(),
-        state: payment.state(),
-        at_rest: payment.at_rest(),
-        reason: payment.reason.as_ref().map(ToString::to_string),
-        opened_at: payment.opened_at,
-    }
-}
-
-fn report(cloud: &Cloud) -> BooksReport {
-    let problem = cloud.check().err();
-    let holding = |(tenant, found): (&schemas::ids::TenantId, &crate::registry::Tenant)| match found.bank {
-        BankKind::Internal => None,
-        BankKind::Http { .. } => {
-            let minor = books::holding_minor(&cloud.ledger, tenant);
-            Some((tenant.clone(), found.currency.minor(minor)))
-        }
-    };
-    BooksReport {
-        balanced: problem.is_none(),
-        problem,
-        open_payments: cloud.open_payments(),
-        exceptions: cloud.exceptions.count(),
-        holdings: cloud.registry.tenants.iter().filter_map(holding).collect(),
     }
 }

@@ -33,7 +33,9 @@ use crate::port::{
     StandingRefusal,
 };
 use crate::registry::Standing;
+use crate::rejection::Rejection;
 use crate::right;
+use crate::upkeep;
 
 /// Why the core cannot go on: the process must end, and recover from disk at its next start.
 #[derive(Debug, thiserror::Error)]
@@ -266,7 +268,7 @@ impl<D: Disk> Driver<D> {
             replies.for_each(|output| self.held.push_front((Position::ZERO, output)));
         }
         for event in decision.events {
-            let record = Record { at: now, event };
+            let record = Record { at: now, event, by: decision.by.clone() };
             self.cloud.evolve(&record);
             self.pending.push(PendingRecord { bytes: record.encode(), ends_decision: false });
             self.decided = Position::new(self.decided.value() + 1);
@@ -289,9 +291,8 @@ impl<D: Disk> Driver<D> {
     /// How many of the pending records the next frame takes: whole decisions only, since a power cut keeps or loses
     /// whole frames.
     fn frame_length(&self) -> Result<usize, Fault> {
-        const PADDING_BYTES: usize = 7;
         let frame_max_bytes = self.journal.limits().frame_max_bytes;
-        let limit = frame_max_bytes as usize - schemas_journal::FRAME_HEADER_BYTES - PADDING_BYTES;
+        let limit = self.frame_bytes();
         let (mut bytes, mut count) = (0, 0);
         for (index, record) in self.pending.iter().enumerate() {
             bytes += record.bytes.len() + RECORD_HEADER_BYTES;
@@ -359,12 +360,13 @@ impl<D: Disk> Driver<D> {
                         .bank_answer(payment, call, key, &answer);
                 }
             }
-            Input::Admin { ticket, command } => {
-                let reply = self.administer(&command, now, &mut out);
+            Input::Admin { ticket, by, command } => {
+                let reply = self.operate(&command, now, &mut out);
+                out.by = by.map(|by| shortened(&by));
                 out.outputs.push(Output::Admin { ticket, reply });
             }
             Input::AdminBy { ticket, operator, instance, command } => {
-                let reply = self.administer_by(&operator, instance, &command, now, &mut out);
+                let reply = self.operate_by(&operator, instance, &command, now, &mut out);
                 out.outputs.push(Output::Admin { ticket, reply });
             }
             Input::Enrol { ticket, principal, proof, public_key } => {
@@ -507,15 +509,8 @@ impl<D: Disk> Driver<D> {
         ChipFlow { cloud: &self.cloud, now, out }.command_not_accepted(&principal, message);
     }
 
-    fn administer(&mut self, command: &AdminCommand, now: Timestamp, out: &mut Decision) -> AdminReply {
-        let presence = |principal: &Principal| self.lobby.presence(principal);
-        let reply = desk::decide(&self.cloud, command, &presence, now, out);
-        self.disconnect_revoked(command, now, out);
-        reply
-    }
-
     /// Within the operator's rights, and on record as theirs.
-    fn administer_by(
+    fn operate_by(
         &mut self,
         operator: &Principal,
         instance: Instance,
@@ -533,7 +528,7 @@ impl<D: Disk> Driver<D> {
                 return Err(why);
             }
         };
-        let mut reply = self.administer(command, now, out);
+        let mut reply = self.operate(command, now, out);
         if !out.events.is_empty() {
             out.events.insert(0, Event::OperatorActed { operator: operator.clone() });
         }
@@ -543,9 +538,39 @@ impl<D: Disk> Driver<D> {
         reply
     }
 
-    fn disconnect_revoked(&mut self, command: &AdminCommand, now: Timestamp, out: &mut Decision) {
-        let AdminCommand::RevokeDevice { device } = command else { return };
-        out.disconnect(self.lobby.dismiss(device, now), DisconnectReason::Revoked);
+    /// What a refused command would have done is done in no part.
+    fn operate(&mut self, command: &AdminCommand, now: Timestamp, out: &mut Decision) -> AdminReply {
+        let presence = |principal: &Principal| self.lobby.presence(principal);
+        let answer = desk::decide(&self.cloud, command, &presence, now, out)?;
+        self.refuse_what_fits_no_frame(command, out)?;
+        for principal in upkeep::dismissed(command) {
+            out.disconnect(self.lobby.dismiss(principal, now), DisconnectReason::Revoked);
+        }
+        Ok(answer)
+    }
+
+    /// A batch is one decision, and that must be one frame of the journal.
+    fn refuse_what_fits_no_frame(&self, command: &AdminCommand, out: &mut Decision) -> Result<(), Rejection> {
+        if !matches!(command, AdminCommand::Batch { .. }) {
+            return Ok(());
+        }
+        let record = |event: &Event| Record { at: Timestamp(u64::MAX), event: event.clone(), by: None };
+        let lengths = out.events.iter().map(|event| record(event).encode().len() + limits::OPERATOR_BYTES);
+        let bytes: usize = lengths.map(|bytes| bytes + RECORD_HEADER_BYTES).sum();
+        let most = self.frame_bytes();
+        if bytes <= most {
+            return Ok(());
+        }
+        *out = Decision::default();
+        let text =
+            format!("the batch needs {bytes} bytes of one journal frame, which takes {most}: split it");
+        Err(Rejection::new("batch_too_long", text))
+    }
+
+    /// What one frame takes.
+    fn frame_bytes(&self) -> usize {
+        const PADDING_BYTES: usize = 7;
+        self.journal.limits().frame_max_bytes as usize - schemas_journal::FRAME_HEADER_BYTES - PADDING_BYTES
     }
 
     fn signed(

@@ -21,6 +21,9 @@ pub struct Record {
     pub at: Timestamp,
     /// What happened.
     pub event: Event,
+    /// Which operator did it, where one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
 }
 
 impl Record {
@@ -42,7 +45,8 @@ impl Record {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
-    /// An operator's command was carried out that registers something. The command is its content.
+    /// An operator's command was carried out that registers, changes or deletes something, or that ends connections.
+    /// The command is its content.
     Registered(#[serde(with = "crate::admin::JournaledCommand")] AdminCommand),
     /// A device was enrolled.
     DeviceEnrolled {
@@ -104,7 +108,8 @@ pub enum Event {
         principal: Principal,
         /// What.
         message: MessageId,
-        /// `expired`, `superseded`, `queue_full`, `revoked`, `refused_by_receiver`.
+        /// `expired`, `superseded`, `queue_full`, `revoked`, `deleted`,
+        /// `refused_by_receiver`.
         why: Code,
     },
     /// A payment began.

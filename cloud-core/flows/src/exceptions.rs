@@ -99,6 +99,11 @@ impl Exceptions {
         }
     }
 
+    /// The payments that wait in it.
+    pub(crate) fn payments(&self) -> impl Iterator<Item = PaymentId> {
+        self.open.values().filter_map(|entry| entry.payment)
+    }
+
     /// How many are open.
     pub fn count(&self) -> usize {
         self.open.len()

@@ -17,6 +17,7 @@ pub mod event;
 pub mod exceptions;
 mod incoming;
 pub mod limits;
+mod listing;
 mod lobby;
 mod opening;
 pub mod outbox;
@@ -26,6 +27,7 @@ pub mod registry;
 pub mod rejection;
 pub mod right;
 mod tell;
+mod upkeep;
 mod window;
 
 pub use cloud::Cloud;

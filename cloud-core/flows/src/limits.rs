@@ -30,8 +30,12 @@ pub const AUDITED_REFUSALS_PER_MINUTE: u32 = 10;
 pub const AUDITED_PRINCIPALS: usize = 10_000;
 /// Attempts after which a silent bank is named in the exceptions queue. It is asked on all the same.
 pub const BANK_ATTEMPTS_UNTIL_NAMED: u32 = 8;
+/// Commands of one batch. Refusal: `batch_too_long`; so is one whose records do not fit one frame of the journal.
+pub const BATCH_COMMANDS: usize = 5_000;
 /// Rows in one answer to an operator.
 pub const ADMIN_ROWS: usize = 1_000;
+/// What naming the operator adds to a record, at most, in bytes.
+pub(crate) const OPERATOR_BYTES: usize = AUDIT_TEXT_BYTES + 8;
 /// Longest text of an audit record, in bytes.
 pub const AUDIT_TEXT_BYTES: usize = 200;
 /// Validity of a device certificate unless the shell says otherwise, in milliseconds: 2 years.

@@ -135,6 +135,8 @@ pub enum Input {
     Admin {
         /// Returned with the reply.
         ticket: u64,
+        /// Which operator, as the shell knows them: stands beside everything that the command changes.
+        by: Option<String>,
         /// The command.
         command: AdminCommand,
     },

@@ -177,6 +177,9 @@ pub struct Registry {
     operators: BTreeMap<Principal, Operator>,
     claims: BTreeMap<Hash, Claim>,
     tokens: BTreeMap<Principal, Token>,
+    /// Names of what was deleted, and when; not given again.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) deleted: BTreeMap<String, Timestamp>,
 }
 
 impl Registry {
@@ -226,6 +229,7 @@ impl Registry {
     /// A rejection that names what is missing or what stands against it.
     pub(crate) fn check(&self, command: &AdminCommand, now: Timestamp) -> Result<bool, Rejection> {
         check_lengths(command)?;
+        self.refuse_deleted(command)?;
         match command {
             AdminCommand::CreateTenant { tenant, currency, bank, on_unknown, deadlines } => {
                 if tenant.as_str() == RESERVED_TENANT {
@@ -241,9 +245,7 @@ impl Registry {
             }
             AdminCommand::CreateMerchant { tenant, merchant, title, terminal } => {
                 self.require_tenant(tenant)?;
-                if title.is_empty() || title.len() > 120 {
-                    return Err(Rejection::new("title_invalid", "a merchant's title has 1 to 120 bytes"));
-                }
+                check_title(title)?;
                 let new = Merchant { title: title.clone(), terminal: terminal.clone() };
                 same_or_new(self.merchant(tenant, merchant), &new, "merchant", merchant)
             }
@@ -258,12 +260,7 @@ impl Registry {
             }
             AdminCommand::BindChip { chip, merchant, executor, items } => {
                 let device = self.require_device(chip)?;
-                if self.merchant(&chip.tenant, merchant).is_none() {
-                    return Err(Rejection::new(
-                        "merchant_unknown",
-                        format!("no merchant `{merchant}`: create it first"),
-                    ));
-                }
+                self.require_merchant(&chip.tenant, merchant)?;
                 for id in executor.iter().chain(items.values()) {
                     self.require_device(&Principal { tenant: chip.tenant.clone(), id: id.clone() })?;
                 }
@@ -307,12 +304,7 @@ impl Registry {
                 same_or_new(self.claims.get(claim_hash), &new, "claim", device)
             }
             AdminCommand::CreateToken { principal, expires_at, token_hash } => {
-                if !self.persons.contains_key(principal) && !self.devices.contains_key(principal) {
-                    return Err(Rejection::new(
-                        "principal_unknown",
-                        format!("no person or device `{principal}`: create it first"),
-                    ));
-                }
+                self.require_principal(principal)?;
                 if *expires_at <= now {
                     return Err(Rejection::new(
                         "expired",
@@ -343,7 +335,7 @@ impl Registry {
     }
 
     /// Applies a registering command. Replay: total.
-    pub(crate) fn register(&mut self, command: &AdminCommand) {
+    pub(crate) fn register(&mut self, command: &AdminCommand, at: Timestamp) {
         match command.clone() {
             AdminCommand::CreateTenant { tenant, currency, bank, on_unknown, deadlines } => {
                 self.tenants.insert(tenant, Tenant { currency, bank, on_unknown, deadlines });
@@ -383,7 +375,7 @@ impl Registry {
                 let former = found.map(|found| (found.hash, found.expires_at.min(former_until)));
                 self.tokens.insert(principal, Token { hash: token_hash, expires_at, former });
             }
-            _ => {}
+            _ => self.change(command, at),
         }
     }
 
@@ -419,14 +411,30 @@ impl Registry {
     }
 
     pub(crate) fn revoke(&mut self, device: &Principal) {
-        self.claims.retain(|_, claim| claim.device != *device);
-        self.tokens.remove(device);
+        self.forget_claims(device);
+        self.forget_token(device);
         if let Some(device) = self.devices.get_mut(device) {
             device.standing = Standing::Revoked;
         }
     }
 
-    fn require_tenant(&self, tenant: &TenantId) -> Result<&Tenant, Rejection> {
+    pub(crate) fn forget_claims(&mut self, device: &Principal) {
+        self.claims.retain(|_, claim| claim.device != *device);
+    }
+
+    pub(crate) fn has_token(&self, principal: &Principal) -> bool {
+        self.tokens.contains_key(principal)
+    }
+
+    pub(crate) fn forget_token(&mut self, principal: &Principal) {
+        self.tokens.remove(principal);
+    }
+
+    pub(crate) fn forget_operator(&mut self, operator: &Principal) {
+        self.operators.remove(operator);
+    }
+
+    pub(crate) fn require_tenant(&self, tenant: &TenantId) -> Result<&Tenant, Rejection> {
         self.tenants.get(tenant).ok_or_else(|| {
             Rejection::new(
                 "tenant_unknown",
@@ -451,6 +459,33 @@ impl Registry {
         same_or_new(found, &new, "operator", operator)
     }
 
+    pub(crate) fn require_merchant(
+        &self,
+        tenant: &TenantId,
+        merchant: &MerchantId,
+    ) -> Result<&Merchant, Rejection> {
+        self.merchant(tenant, merchant).ok_or_else(|| {
+            let text =
+                format!("no merchant `{merchant}` of `{tenant}`: create it with `admin merchants create`");
+            Rejection::new("merchant_unknown", text)
+        })
+    }
+
+    pub(crate) fn require_person(&self, person: &Principal) -> Result<&Person, Rejection> {
+        self.persons.get(person).ok_or_else(|| {
+            let text = format!("no person `{person}`: create it with `admin people create`");
+            Rejection::new("person_unknown", text)
+        })
+    }
+
+    pub(crate) fn require_principal(&self, principal: &Principal) -> Result<(), Rejection> {
+        if self.persons.contains_key(principal) || self.devices.contains_key(principal) {
+            return Ok(());
+        }
+        let text = format!("no person or device `{principal}`: create it first");
+        Err(Rejection::new("principal_unknown", text))
+    }
+
     fn refuse_person(&self, device: &Principal) -> Result<(), Rejection> {
         if self.persons.contains_key(device) {
             return Err(Rejection::new("name_taken", format!("`{device}` is a person: choose another name")));
@@ -460,7 +495,7 @@ impl Registry {
 }
 
 /// `farthing/NAME`: of the tenant that nobody may create.
-fn operator_name(operator: &PrincipalId) -> Option<Principal> {
+pub(crate) fn operator_name(operator: &PrincipalId) -> Option<Principal> {
     Some(Principal { tenant: RESERVED_TENANT.parse().ok()?, id: operator.clone() })
 }
 
@@ -493,9 +528,7 @@ fn check_lengths(command: &AdminCommand) -> Result<(), Rejection> {
         AdminCommand::BindChip { items, .. } => (vec![], items.len()),
         _ => (vec![], 0),
     };
-    if texts.iter().any(|text| text.len() > limits::REGISTERED_TEXT_BYTES) {
-        return Err(Rejection::new("text_too_long", "profile, address and account have at most 200 bytes"));
-    }
+    texts.into_iter().try_for_each(|text| check_text(text))?;
     if items > limits::ITEMS_OF_CHIP {
         return Err(Rejection::new(
             "too_many_items",
@@ -505,8 +538,22 @@ fn check_lengths(command: &AdminCommand) -> Result<(), Rejection> {
     Ok(())
 }
 
+pub(crate) fn check_text(text: &str) -> Result<(), Rejection> {
+    if text.len() > limits::REGISTERED_TEXT_BYTES {
+        return Err(Rejection::new("text_too_long", "profile, address and account have at most 200 bytes"));
+    }
+    Ok(())
+}
+
+pub(crate) fn check_title(title: &str) -> Result<(), Rejection> {
+    if title.is_empty() || title.len() > 120 {
+        return Err(Rejection::new("title_invalid", "a merchant's title has 1 to 120 bytes"));
+    }
+    Ok(())
+}
+
 /// Zero would end everything at once, and a week is longer than anybody waits at a machine.
-fn check_deadlines(d: &Deadlines) -> Result<(), Rejection> {
+pub(crate) fn check_deadlines(d: &Deadlines) -> Result<(), Rejection> {
     let all = [
         d.health_check_ms,
         d.verification_ms,

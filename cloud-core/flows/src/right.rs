@@ -61,19 +61,30 @@ enum Need<'a> {
 /// A new command is added here first: the compiler asks for it.
 fn need<'a>(cloud: &'a Cloud, command: &'a AdminCommand) -> Need<'a> {
     let need = match command {
-        AdminCommand::CreateTenant { .. } | AdminCommand::CreateOperator { .. } => Need::Platform,
-        AdminCommand::CreateMerchant { tenant, .. } => Need::Manage(tenant),
-        AdminCommand::CreateDevice { device, .. } => Need::Manage(&device.tenant),
-        AdminCommand::BindChip { chip, .. } => Need::Manage(&chip.tenant),
-        AdminCommand::CreatePerson { person, .. } | AdminCommand::Deposit { person, .. } => {
-            Need::Manage(&person.tenant)
-        }
+        AdminCommand::CreateTenant { .. }
+        | AdminCommand::ChangeTenant { .. }
+        | AdminCommand::DeleteTenant { .. }
+        | AdminCommand::CreateOperator { .. } => Need::Platform,
+        // Its commands are looked at one by one; what is left here is a batch within a batch.
+        AdminCommand::Batch { .. } => Need::Platform,
+        AdminCommand::CreateMerchant { tenant, .. }
+        | AdminCommand::ChangeMerchant { tenant, .. }
+        | AdminCommand::DeleteMerchant { tenant, .. }
+        | AdminCommand::Withdraw { tenant, .. } => Need::Manage(tenant),
+        AdminCommand::CreateDevice { device, .. }
+        | AdminCommand::ChangeDevice { device, .. }
+        | AdminCommand::DeleteDevice { device } => Need::Manage(&device.tenant),
+        AdminCommand::BindChip { chip, .. } | AdminCommand::UnbindChip { chip } => Need::Manage(&chip.tenant),
+        AdminCommand::CreatePerson { person, .. }
+        | AdminCommand::ChangePerson { person, .. }
+        | AdminCommand::DeletePerson { person }
+        | AdminCommand::Deposit { person, .. } => Need::Manage(&person.tenant),
         AdminCommand::CreateClaim { device, .. } | AdminCommand::RevokeDevice { device } => {
             Need::Work(&device.tenant)
         }
-        AdminCommand::CreateToken { principal, .. } | AdminCommand::RotateToken { principal, .. } => {
-            Need::Work(&principal.tenant)
-        }
+        AdminCommand::CreateToken { principal, .. }
+        | AdminCommand::RotateToken { principal, .. }
+        | AdminCommand::RevokeToken { principal } => Need::Work(&principal.tenant),
         // Of a payment that is not in memory nothing can be resolved by anybody.
         AdminCommand::ResolvePayment { payment, .. } => {
             cloud.payment(*payment).map_or(Need::Platform, |found| Need::Work(&found.payer.tenant))
@@ -84,7 +95,8 @@ fn need<'a>(cloud: &'a Cloud, command: &'a AdminCommand) -> Need<'a> {
         | AdminCommand::ListMerchants
         | AdminCommand::ListAccounts
         | AdminCommand::ListPayments { .. }
-        | AdminCommand::ListExceptions => Need::Look,
+        | AdminCommand::ListExceptions
+        | AdminCommand::Find { .. } => Need::Look,
         AdminCommand::Books | AdminCommand::ReadHistory => Need::LookAtAll,
     };
     match need {
@@ -113,14 +125,19 @@ pub(crate) fn check(
         Rejection::new("not_an_operator", text)
     })?;
     let own = granted.tenant.as_ref();
-    let may = match (granted.role, need(cloud, command)) {
+    let may = |command| match (granted.role, need(cloud, command)) {
         (_, Need::Look) => true,
         (OperatorRole::Auditor | OperatorRole::Operator, Need::LookAtAll) => true,
         (OperatorRole::Operator, Need::Work(_)) => true,
         (OperatorRole::TenantAdmin, Need::Work(tenant) | Need::Manage(tenant)) => own == Some(tenant),
         _ => false,
     };
-    if may {
+    // Who may not give each command of a batch may not give the batch.
+    let commands = match command {
+        AdminCommand::Batch { commands, .. } => commands.as_slice(),
+        one => std::slice::from_ref(one),
+    };
+    if commands.iter().all(may) {
         return Ok(own.cloned());
     }
     let text = format!("the role `{}` may not do this: ask whoever runs the platform", granted.role.as_str());
@@ -130,7 +147,10 @@ pub(crate) fn check(
 /// Leaves only the rows of one tenant.
 pub(crate) fn narrow(cloud: &Cloud, answer: &mut AdminAnswer, tenant: &TenantId) {
     match answer {
-        AdminAnswer::Done | AdminAnswer::Books(_) => {}
+        AdminAnswer::Done | AdminAnswer::Books(_) | AdminAnswer::Batch(_) => {}
+        AdminAnswer::Deleted(rows) => {
+            rows.retain(|row| row.name.split('/').nth(1) == Some(tenant.as_str()));
+        }
         AdminAnswer::Tenants(rows) => rows.retain(|row| row.tenant == *tenant),
         AdminAnswer::Devices(rows) => rows.retain(|row| row.device.tenant == *tenant),
         AdminAnswer::Persons(rows) => rows.retain(|row| row.person.tenant == *tenant),

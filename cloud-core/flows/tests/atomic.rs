@@ -22,7 +22,7 @@ fn register(driver: &mut Driver<MemoryDisk>, number: u32) {
         on_unknown: OnUnknown::Refund,
         deadlines: Deadlines::default(),
     };
-    driver.handle(Input::Admin { ticket: u64::from(number), command }, Timestamp(START));
+    driver.handle(Input::Admin { ticket: u64::from(number), by: None, command }, Timestamp(START));
 }
 
 /// MO-5, MO-9: after a power cut between any two writes the state is one that was decided, never half of a decision.

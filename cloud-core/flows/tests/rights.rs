@@ -165,8 +165,11 @@ fn revoked_device_is_out_at_once() {
     let mut w = world();
     w.commanded("ann", 1);
     let connection = w.connections[&who("vend")];
-    let outputs =
-        w.input(Input::Admin { ticket: 1, command: AdminCommand::RevokeDevice { device: who("vend") } });
+    let outputs = w.input(Input::Admin {
+        ticket: 1,
+        by: None,
+        command: AdminCommand::RevokeDevice { device: who("vend") },
+    });
     assert!(outputs.iter().any(|output| matches!(
         output,
         Output::Disconnect { connection: c, reason: DisconnectReason::Revoked } if *c == connection

@@ -100,7 +100,11 @@ fn failed_sync_is_a_fault_and_releases_nothing() {
     let point = w.driver.sync_point().unwrap();
     assert!(w.driver.handle_synced(point.run(&w.disk)).is_err());
     assert!(w.driver.poll_output().is_none());
-    w.decide_only(Input::Admin { ticket: 1, command: AdminCommand::RevokeDevice { device: who("spare") } });
+    w.decide_only(Input::Admin {
+        ticket: 1,
+        by: None,
+        command: AdminCommand::RevokeDevice { device: who("spare") },
+    });
     assert!(w.driver.append().is_err(), "and goes on failing");
 }
 

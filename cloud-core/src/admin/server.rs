@@ -80,9 +80,11 @@ pub(crate) async fn serve(listener: UnixListener, counter: Arc<Counter>) {
             tracing::warn!("a connection of another user to the admin socket was closed");
             continue;
         }
+        let Ok(peer) = stream.peer_cred() else { continue };
+        let asker = Asker::Local { uid: peer.uid() };
         let counter = Arc::clone(&counter);
         connections.spawn(async move {
-            if let Err(error) = counter.attend(stream, &Asker::Local).await {
+            if let Err(error) = counter.attend(stream, &asker).await {
                 tracing::debug!(%error, "an admin connection ended");
             }
             drop(place);
@@ -265,7 +267,14 @@ impl Counter {
 
 /// Said to the operator now, not as a silent bank when somebody pays.
 fn check_bank(command: &AdminCommand, authority_pem: Option<&[u8]>) -> Result<(), Rejection> {
-    let AdminCommand::CreateTenant { bank: BankKind::Http { url, .. }, .. } = command else { return Ok(()) };
+    let url = match command {
+        AdminCommand::CreateTenant { bank: BankKind::Http { url, .. }, .. } => url,
+        AdminCommand::ChangeTenant { bank_url: Some(url), .. } => url,
+        AdminCommand::Batch { commands, .. } => {
+            return commands.iter().try_for_each(|command| check_bank(command, authority_pem));
+        }
+        _ => return Ok(()),
+    };
     // Only its form is looked at: the bank is not called.
     HttpBank::new(url, IDLE, authority_pem)
         .map(|_| ())

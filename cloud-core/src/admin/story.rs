@@ -41,8 +41,9 @@ pub(crate) fn chapter(position: Position, record: &Record) -> Chapter {
         Value::String(name) => name.clone(),
         _ => String::new(),
     };
+    let by = record.by.clone();
     let (kind, text) = (record.event.kind(), sentence(&record.event));
-    Chapter { position: position.value(), at: record.at, kind, event, text, content }
+    Chapter { position: position.value(), at: record.at, kind, event, text, by, content }
 }
 
 /// The event as JSON; messages that are owed are shown as what they say.
@@ -141,7 +142,7 @@ mod tests {
         let moved = |id: PaymentId, state: PaymentState| {
             let phase = Phase::Closed(state);
             let event = Event::PaymentMoved { payment: id, phase, paid_minor: 0, reason: None };
-            Record { at: Timestamp(5), event }.encode()
+            Record { at: Timestamp(5), event, by: None }.encode()
         };
         let disk = MemoryDisk::default();
         let mut nothing = Records(|_, _: &[u8]| {});
@@ -151,7 +152,7 @@ mod tests {
             .append(&[
                 moved(payment, PaymentState::Delivered),
                 moved(PaymentId([8; 16]), PaymentState::Refused),
-                Record { at: Timestamp(6), event: Event::Opened }.encode(),
+                Record { at: Timestamp(6), event: Event::Opened, by: None }.encode(),
             ])
             .unwrap();
         journal.append(&[moved(payment, PaymentState::Refunded)]).unwrap();

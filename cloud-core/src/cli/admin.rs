@@ -1,16 +1,19 @@
 //! `cloud-core admin ...`: what operators do, each command one line on the admin socket.
 
+mod bulk;
 #[cfg(feature = "demo")]
 mod enroll;
+mod registered;
 mod show;
+mod values;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::str::FromStr;
 
+use anyhow::Context;
 use clap::{ArgGroup, Args, Subcommand};
-use cloud_core_flows::admin::{AdminCommand, BankKind, Deadlines, OnUnknown, Resolution};
+use cloud_core_flows::admin::{AdminCommand, BankKind, Deadlines, Filter, Listing, OnUnknown, Resolution};
 use cloud_core_flows::registry::RESERVED_TENANT;
 use cloud_core_flows::right::OperatorRole;
 use schemas::ids::{ItemId, MerchantId, PaymentId, Principal, PrincipalId, TenantId};
@@ -21,6 +24,8 @@ use crate::admin::client::AdminClient;
 use crate::admin::{Request, ShellCommand};
 use crate::cli::moment::Span;
 use crate::config::Config;
+use registered::{Merchants, People, Tenants, Wanted, one};
+use values::{Pair, Scoped};
 
 #[derive(Debug, Args)]
 pub(super) struct AdminArguments {
@@ -47,7 +52,20 @@ impl AdminArguments {
             (Some(server), Some(identity)) => AdminClient::remote(server, identity)?,
             _ => AdminClient::new(config.admin_socket()),
         };
-        match self.command.request()? {
+        let command = match self.command {
+            AdminSubcommand::Batch(batch) => return batch.run(&client, self.json),
+            AdminSubcommand::Claim(Claim::Create { from: Some(from), out: Some(out), valid, .. }) => {
+                return bulk::claims(&client, &from, &out, valid.0);
+            }
+            command => command,
+        };
+        match command.request()? {
+            Request::Core(AdminCommand::Find { listing, filter: Filter { name: Some(name), .. } }) => {
+                let filter = Filter { name: Some(name.clone()), ..Filter::default() };
+                let answer = client.core(AdminCommand::Find { listing, filter })?;
+                anyhow::ensure!(!show::is_empty(&answer), "there is no `{name}`: `list` shows what there is");
+                show::core(&answer, self.json)?;
+            }
             Request::Core(command) => show::core(&client.core(command)?, self.json)?,
             Request::Shell(command) => show::shell(&client.shell(command)?, self.json)?,
         }
@@ -90,7 +108,7 @@ enum AdminSubcommand {
         operator: PrincipalId,
     },
     /// One-time claim codes, with which devices enrol.
-    #[command(subcommand)]
+    #[command(subcommand, alias = "claims")]
     Claim(Claim),
     /// Tokens, with which people's terminals connect.
     #[command(subcommand)]
@@ -103,58 +121,50 @@ enum AdminSubcommand {
     Exceptions(Exceptions),
     /// Whether the books agree with themselves, and what each bank must show.
     Books,
+    /// Names of what was deleted. They are not given again; the journal keeps their history.
+    #[command(subcommand)]
+    Deleted(Deleted),
+    /// Carry out many commands from a file: all of them, or none.
+    Batch(bulk::Batch),
 }
 
 #[derive(Debug, Subcommand)]
-enum Tenants {
-    /// All tenants.
-    List,
-    /// A new tenant.
-    Create {
-        /// Its name: 1 to 32 of a-z, 0-9 and -.
-        tenant: TenantId,
-        /// Its only currency, ISO 4217.
-        #[arg(long)]
-        currency: Currency,
-        /// Base address of its bank; without it accounts are in our own ledger.
-        #[arg(long, value_name = "URL", requires = "bank_holding")]
-        bank_url: Option<String>,
-        /// The tenant's holding account there, where paid money waits for delivery.
-        #[arg(long, value_name = "ACCOUNT", requires = "bank_url")]
-        bank_holding: Option<String>,
-        /// When nobody knows whether the executor delivered: give the money back, or hold it for the operator.
-        #[arg(long, value_parser = ["refund", "hold"], default_value = "refund")]
-        on_unknown: String,
-        /// A deadline in milliseconds, for instance `start_ms=30000`; may be repeated. Names and defaults:
-        /// health_check_ms 10000, verification_ms 120000, bank_ms 60000, presence_ms 300000, start_ms 20000,
-        /// report_ms 15000, command_status_ms 10000, reconnect_ms 30000, bank_retry_ms 1000,
-        /// retention_ms 604800000.
-        #[arg(long = "deadline", value_name = "NAME=MS")]
-        deadlines: Vec<Pair<String, u64>>,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-enum Merchants {
-    /// All merchants.
-    List,
-    /// A new merchant.
-    Create {
-        /// TENANT/NAME
-        merchant: Scoped<MerchantId>,
-        /// The payee as payers see it.
-        #[arg(long)]
-        title: String,
-        /// The principal of its terminal, which is told of its payments and may refund them.
-        #[arg(long, value_name = "NAME")]
-        terminal: Option<PrincipalId>,
-    },
+enum Deleted {
+    /// All of them.
+    List(Wanted),
 }
 
 #[derive(Debug, Subcommand)]
 enum Devices {
     /// All devices.
-    List,
+    List {
+        #[command(flatten)]
+        wanted: Wanted,
+        /// Only those of this standing: registered, enrolled, revoked.
+        #[arg(long)]
+        standing: Option<String>,
+    },
+    /// One device.
+    Show {
+        /// TENANT/NAME
+        device: Principal,
+    },
+    /// Another profile or longest act; what is not named stays as it is.
+    Change {
+        /// TENANT/NAME
+        device: Principal,
+        /// Its profile.
+        #[arg(long)]
+        profile: Option<String>,
+        /// For executors: the longest that one act takes, in milliseconds.
+        #[arg(long, value_name = "MS")]
+        longest_act_ms: Option<u64>,
+    },
+    /// Close one that no chip depends on, without open work. Its connection ends at once.
+    Delete {
+        /// TENANT/NAME
+        device: Principal,
+    },
     /// A new device, not yet enrolled.
     Create {
         /// TENANT/NAME
@@ -189,29 +199,32 @@ enum Chips {
         #[arg(long = "item", value_name = "ITEM=NAME")]
         items: Vec<Pair<ItemId, PrincipalId>>,
     },
-}
-
-#[derive(Debug, Subcommand)]
-enum People {
-    /// All people.
-    List,
-    /// A new person.
-    Create {
-        /// TENANT/NAME
-        person: Principal,
-        /// The key of their verifications, Ed25519, 64 hexadecimal digits; none for terminals that never pay.
-        #[arg(long, value_name = "HEX")]
-        public_key: Option<PublicKey>,
-        /// Their account at the tenant's bank.
-        #[arg(long, value_name = "ACCOUNT")]
-        bank_account: Option<String>,
+    /// It sells for nobody until it is bound again; payments under way go on.
+    Unbind {
+        /// TENANT/NAME of the chip.
+        chip: Principal,
     },
 }
 
 #[derive(Debug, Subcommand)]
 enum Accounts {
     /// All accounts with their balances.
-    List,
+    List(Wanted),
+    /// One account.
+    Show {
+        /// TENANT/person/NAME, TENANT/merchant/NAME, TENANT/holding, ...
+        account: String,
+    },
+    /// Pay money out of a person's or merchant's account in our own ledger.
+    Withdraw {
+        /// TENANT/person/NAME or TENANT/merchant/NAME
+        account: Scoped<String>,
+        /// How much, for instance "12.50 EUR".
+        amount: Money,
+        /// The same reference is booked once, however often it is sent.
+        #[arg(long)]
+        reference: String,
+    },
     /// Pay money into a person's account.
     Deposit {
         /// TENANT/NAME of the person.
@@ -267,7 +280,14 @@ enum Claim {
     /// A code with which one device can enrol once. It is printed here and nowhere else.
     Create {
         /// TENANT/NAME of the device.
-        device: Principal,
+        #[arg(required_unless_present = "from", conflicts_with = "from")]
+        device: Option<Principal>,
+        /// Codes for many: a file with a line `DEVICE`, or `DEVICE,PROFILE,LONGEST_ACT_MS` to create it too.
+        #[arg(long, value_name = "FILE", requires = "out")]
+        from: Option<PathBuf>,
+        /// Where the codes of many go: a new file that only you can read.
+        #[arg(long, value_name = "FILE", requires = "from")]
+        out: Option<PathBuf>,
         /// How long it is valid: a number with s, m, h or d.
         #[arg(long, value_name = "TIME", default_value = "24h")]
         valid: Span,
@@ -276,6 +296,11 @@ enum Claim {
 
 #[derive(Debug, Subcommand)]
 enum Token {
+    /// End the token of a principal, and their connections.
+    Revoke {
+        /// TENANT/NAME
+        principal: Principal,
+    },
     /// A token for one principal, which replaces an earlier one. It is printed here and nowhere else.
     ///
     /// MQTT: user name = principal, password = token.
@@ -305,8 +330,17 @@ enum Payments {
     /// Payments in memory, newest first.
     List {
         /// Only those that are not at rest.
-        #[arg(long)]
+        #[arg(long, conflicts_with_all = ["tenant", "contains", "state"])]
         open: bool,
+        /// Only of this tenant.
+        #[arg(long)]
+        tenant: Option<TenantId>,
+        /// Only those with this text in the name of payer, chip, merchant or item.
+        #[arg(long, value_name = "TEXT")]
+        contains: Option<String>,
+        /// Only those in this state, for instance `delivered`.
+        #[arg(long)]
+        state: Option<String>,
     },
     /// The whole story of one payment, from the journal.
     Show {
@@ -340,16 +374,13 @@ impl AdminSubcommand {
     fn request(self) -> anyhow::Result<Request> {
         Ok(Request::Core(match self {
             Self::Tenants(tenants) => tenants.command()?,
-            Self::Merchants(Merchants::List) => AdminCommand::ListMerchants,
-            Self::Merchants(Merchants::Create { merchant, title, terminal }) => {
-                AdminCommand::CreateMerchant {
-                    tenant: merchant.tenant,
-                    merchant: merchant.name,
-                    title,
-                    terminal,
-                }
+            Self::Merchants(merchants) => merchants.command(),
+            Self::Devices(Devices::List { wanted, standing }) => wanted.of(Listing::Devices, standing),
+            Self::Devices(Devices::Show { device }) => one(Listing::Devices, &device),
+            Self::Devices(Devices::Change { device, profile, longest_act_ms }) => {
+                AdminCommand::ChangeDevice { device, profile, longest_act_ms }
             }
-            Self::Devices(Devices::List) => AdminCommand::ListDevices,
+            Self::Devices(Devices::Delete { device }) => AdminCommand::DeleteDevice { device },
             Self::Devices(Devices::Create { device, profile, longest_act_ms }) => {
                 AdminCommand::CreateDevice { device, profile, longest_act_ms }
             }
@@ -358,11 +389,14 @@ impl AdminSubcommand {
                 let items: BTreeMap<_, _> = items.into_iter().map(|pair| (pair.left, pair.right)).collect();
                 AdminCommand::BindChip { chip, merchant, executor, items }
             }
-            Self::People(People::List) => AdminCommand::ListPersons,
-            Self::People(People::Create { person, public_key, bank_account }) => {
-                AdminCommand::CreatePerson { person, public_key, bank_account }
+            Self::Chips(Chips::Unbind { chip }) => AdminCommand::UnbindChip { chip },
+            Self::People(people) => people.command(),
+            Self::Accounts(Accounts::List(wanted)) => wanted.of(Listing::Accounts, None),
+            Self::Accounts(Accounts::Show { account }) => one(Listing::Accounts, &account),
+            Self::Accounts(Accounts::Withdraw { account, amount, reference }) => {
+                AdminCommand::Withdraw { tenant: account.tenant, account: account.name, amount, reference }
             }
-            Self::Accounts(Accounts::List) => AdminCommand::ListAccounts,
+            Self::Deleted(Deleted::List(wanted)) => wanted.of(Listing::Deleted, None),
             Self::Accounts(Accounts::Deposit { person, amount, reference }) => {
                 AdminCommand::Deposit { person, amount, reference }
             }
@@ -378,9 +412,12 @@ impl AdminSubcommand {
             }
             #[cfg(feature = "demo")]
             Self::Enroll { .. } => anyhow::bail!("enrolling is not a command to a running core"),
-            Self::Claim(Claim::Create { device, valid }) => {
+            Self::Claim(Claim::Create { device, valid, .. }) => {
+                let device = device.context("name a device, or a file with --from")?;
                 return Ok(Request::Shell(ShellCommand::IssueClaim { device, valid_ms: valid.0 }));
             }
+            Self::Batch(batch) => batch.command()?,
+            Self::Token(Token::Revoke { principal }) => AdminCommand::RevokeToken { principal },
             Self::Token(Token::Create { principal, valid }) => {
                 return Ok(Request::Shell(ShellCommand::IssueToken { principal, valid_ms: valid.0 }));
             }
@@ -388,7 +425,12 @@ impl AdminSubcommand {
                 let (valid_ms, overlap_ms) = (valid.0, overlap.0);
                 return Ok(Request::Shell(ShellCommand::RenewToken { principal, valid_ms, overlap_ms }));
             }
-            Self::Payments(Payments::List { open }) => AdminCommand::ListPayments { open_only: open },
+            Self::Payments(Payments::List { open: true, .. }) => {
+                AdminCommand::ListPayments { open_only: true }
+            }
+            Self::Payments(Payments::List { tenant, contains, state, .. }) => {
+                Wanted { tenant, contains, after: None }.of(Listing::Payments, state)
+            }
             Self::Payments(Payments::Show { payment }) => {
                 return Ok(Request::Shell(ShellCommand::ShowPayment { payment }));
             }
@@ -403,68 +445,6 @@ impl AdminSubcommand {
             Self::Exceptions(Exceptions::List) => AdminCommand::ListExceptions,
             Self::Books => AdminCommand::Books,
         }))
-    }
-}
-
-impl Tenants {
-    fn command(self) -> anyhow::Result<AdminCommand> {
-        let Self::Create { tenant, currency, bank_url, bank_holding, on_unknown, deadlines } = self else {
-            return Ok(AdminCommand::ListTenants);
-        };
-        let bank = match (bank_url, bank_holding) {
-            (Some(url), Some(holding)) => BankKind::Http { url, holding },
-            _ => BankKind::Internal,
-        };
-        let on_unknown = if on_unknown == "hold" { OnUnknown::Hold } else { OnUnknown::Refund };
-        // Unknown names are refused by the type, which lists those there are.
-        let named: serde_json::Map<_, _> =
-            deadlines.into_iter().map(|pair| (pair.left, pair.right.into())).collect();
-        let deadlines: Deadlines =
-            serde_json::from_value(named.into()).map_err(|error| anyhow::anyhow!("--deadline: {error}"))?;
-        Ok(AdminCommand::CreateTenant { tenant, currency, bank, on_unknown, deadlines })
-    }
-}
-
-/// `TENANT/NAME`
-#[derive(Debug, Clone)]
-struct Scoped<T> {
-    tenant: TenantId,
-    name: T,
-}
-
-impl<T: FromStr> FromStr for Scoped<T>
-where
-    T::Err: std::fmt::Display,
-{
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (tenant, name) = text.split_once('/').ok_or("write TENANT/NAME, for instance acme/kiosk")?;
-        Ok(Self {
-            tenant: tenant.parse().map_err(|error: schemas::ids::IdError| error.to_string())?,
-            name: name.parse().map_err(|error: T::Err| error.to_string())?,
-        })
-    }
-}
-
-/// `LEFT=RIGHT`
-#[derive(Debug, Clone)]
-struct Pair<L, R> {
-    left: L,
-    right: R,
-}
-
-impl<L: FromStr, R: FromStr> FromStr for Pair<L, R>
-where
-    L::Err: std::fmt::Display,
-    R::Err: std::fmt::Display,
-{
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (left, right) = text.split_once('=').ok_or("write NAME=VALUE")?;
-        Ok(Self {
-            left: left.parse().map_err(|error: L::Err| error.to_string())?,
-            right: right.parse().map_err(|error: R::Err| error.to_string())?,
-        })
     }
 }
 

@@ -32,8 +32,8 @@ pub(super) enum Request {
 /// Who gives a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Asker {
-    /// Whoever may open the local socket.
-    Local,
+    /// Whoever may open the local socket: a user of this machine.
+    Local { uid: u32 },
     /// An operator elsewhere, by certificate.
     Operator { operator: Principal, instance: Instance },
 }

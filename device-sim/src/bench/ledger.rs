@@ -145,7 +145,7 @@ impl Books {
         let mut bytes = Vec::new();
         for event in decided.events {
             self.ledger.evolve(&event);
-            bytes = Record { at: Timestamp(NOW_MS), event: Event::Ledger(event) }.encode();
+            bytes = Record { at: Timestamp(NOW_MS), event: Event::Ledger(event), by: None }.encode();
         }
         bytes
     }

@@ -489,7 +489,7 @@ impl World {
     pub(super) fn operate(&mut self, command: AdminCommand) -> Result<u64, Violation> {
         self.core.tickets += 1;
         let ticket = self.core.tickets;
-        self.core_handle(Input::Admin { ticket, command })?;
+        self.core_handle(Input::Admin { ticket, by: None, command })?;
         Ok(ticket)
     }
 

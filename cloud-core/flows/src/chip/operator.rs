@@ -40,6 +40,9 @@ impl ChipFlow<'_> {
     }
 
     fn return_by_merchant(&mut self, payment: &ChipPayment, reason: Code) -> Result<(), Rejection> {
+        if self.cloud.registry.person(&payment.payer).is_none() {
+            return Err(Rejection::new("payer_deleted", "the payer's entry and account were deleted"));
+        }
         let bank = self.bank_of(payment);
         let amount_minor = payment.paid_minor;
         let legs = Legs::of(payment, &bank);

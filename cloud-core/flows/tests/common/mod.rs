@@ -392,7 +392,7 @@ impl World {
     // ---- operators ----
 
     pub(crate) fn admin(&mut self, command: AdminCommand) -> AdminReply {
-        let outputs = self.input(Input::Admin { ticket: 5, command });
+        let outputs = self.input(Input::Admin { ticket: 5, by: Some("uid 1000".into()), command });
         let reply = outputs.into_iter().find_map(|output| match output {
             Output::Admin { ticket: 5, reply } => Some(reply),
             _ => None,

@@ -14,9 +14,26 @@ pub(super) fn core(answer: &AdminAnswer, json: bool) -> anyhow::Result<()> {
     match answer {
         AdminAnswer::Done => print_line("done")?,
         AdminAnswer::Books(report) => print_books(report)?,
+        AdminAnswer::Batch(report) => {
+            let done = if report.applied { "done" } else { "it could be carried out" };
+            print_line(&format!("{done}: {} changes, {} repeats", report.changes, report.repeats))?;
+        }
         _ => table_of(answer).print()?,
     }
     Ok(())
+}
+
+/// Whether a listing has no rows.
+pub(super) fn is_empty(answer: &AdminAnswer) -> bool {
+    match answer {
+        AdminAnswer::Tenants(rows) => rows.is_empty(),
+        AdminAnswer::Devices(rows) => rows.is_empty(),
+        AdminAnswer::Persons(rows) => rows.is_empty(),
+        AdminAnswer::Merchants(rows) => rows.is_empty(),
+        AdminAnswer::Accounts(rows) => rows.is_empty(),
+        AdminAnswer::Payments(rows) => rows.is_empty(),
+        _ => false,
+    }
 }
 
 pub(super) fn shell(answer: &ShellAnswer, json: bool) -> anyhow::Result<()> {
@@ -42,7 +59,10 @@ pub(super) fn shell(answer: &ShellAnswer, json: bool) -> anyhow::Result<()> {
 
 fn table_of(answer: &AdminAnswer) -> Table {
     match answer {
-        AdminAnswer::Done | AdminAnswer::Books(_) => Table::new(&[]),
+        AdminAnswer::Done | AdminAnswer::Books(_) | AdminAnswer::Batch(_) => Table::new(&[]),
+        AdminAnswer::Deleted(rows) => {
+            table(&["NAME", "DELETED"], rows, |row| vec![row.name.clone(), row.deleted_at.to_string()])
+        }
         AdminAnswer::Tenants(rows) => {
             let header = ["TENANT", "CURRENCY", "BANK", "HOLDING", "ON UNKNOWN"];
             table(&header, rows, |row| {

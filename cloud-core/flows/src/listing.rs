@@ -1,0 +1,233 @@
+//! What operators see: rows of what is registered, of payments and of accounts, filtered (CP-15).
+
+use schemas::ids::{Principal, TenantId};
+use schemas::message::PaymentState;
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
+use serde::de::value::StrDeserializer;
+
+use crate::admin::{
+    AccountRow, AdminAnswer, AdminCommand, BankKind, BooksReport, DeletedRow, DeviceRow, Filter, Listing,
+    MerchantRow, PaymentRow, PersonRow, Presence, TenantRow,
+};
+use crate::books;
+use crate::cloud::Cloud;
+use crate::limits;
+use crate::payment::ChipPayment;
+use crate::registry::Standing;
+
+/// What operators see; nothing changes.
+pub(crate) fn look(
+    cloud: &Cloud,
+    command: &AdminCommand,
+    presence: &dyn Fn(&Principal) -> Presence,
+) -> AdminAnswer {
+    let all = Filter::default();
+    match command {
+        AdminCommand::Find { listing, filter } => find(cloud, *listing, filter, presence),
+        AdminCommand::ListTenants => find(cloud, Listing::Tenants, &all, presence),
+        AdminCommand::ListDevices => find(cloud, Listing::Devices, &all, presence),
+        AdminCommand::ListPersons => find(cloud, Listing::Persons, &all, presence),
+        AdminCommand::ListMerchants => find(cloud, Listing::Merchants, &all, presence),
+        AdminCommand::ListAccounts => find(cloud, Listing::Accounts, &all, presence),
+        AdminCommand::ListPayments { open_only } => AdminAnswer::Payments(payments(cloud, *open_only, &all)),
+        AdminCommand::ListExceptions => AdminAnswer::Exceptions(cloud.exceptions.rows(limits::ADMIN_ROWS)),
+        AdminCommand::ReadHistory => AdminAnswer::Done,
+        _ => AdminAnswer::Books(report(cloud)),
+    }
+}
+
+fn find(
+    cloud: &Cloud,
+    listing: Listing,
+    filter: &Filter,
+    presence: &dyn Fn(&Principal) -> Presence,
+) -> AdminAnswer {
+    match listing {
+        Listing::Tenants => AdminAnswer::Tenants(tenants(cloud, filter)),
+        Listing::Merchants => AdminAnswer::Merchants(merchants(cloud, filter)),
+        Listing::Devices => AdminAnswer::Devices(devices(cloud, presence, filter)),
+        Listing::Persons => AdminAnswer::Persons(persons(cloud, presence, filter)),
+        Listing::Accounts => AdminAnswer::Accounts(accounts(cloud, filter)),
+        Listing::Payments => AdminAnswer::Payments(payments(cloud, false, filter)),
+        Listing::Deleted => AdminAnswer::Deleted(deleted(cloud, filter)),
+    }
+}
+
+impl Filter {
+    fn takes(&self, tenant: Option<&TenantId>, name: &str) -> bool {
+        self.tenant.as_ref().is_none_or(|wanted| Some(wanted) == tenant)
+            && self.name.as_ref().is_none_or(|wanted| wanted == name)
+            && self.contains.as_ref().is_none_or(|part| name.contains(part))
+            && self.after.as_ref().is_none_or(|after| name > after.as_str())
+    }
+
+    fn takes_state(&self, state: &str) -> bool {
+        self.state.as_ref().is_none_or(|wanted| wanted == state)
+    }
+
+    fn takes_payment(&self, row: &PaymentRow) -> bool {
+        let named = |part: &String| {
+            [&row.payer, &row.chip].iter().any(|party| party.to_string().contains(part))
+                || row.merchant.as_str().contains(part)
+                || row.item.as_str().contains(part)
+        };
+        self.tenant.as_ref().is_none_or(|tenant| *tenant == row.payer.tenant)
+            && self.name.as_ref().is_none_or(|name| *name == row.payment.to_string())
+            && self.contains.as_ref().is_none_or(named)
+            && self.state.as_ref().is_none_or(|wanted| payment_state(wanted) == Some(row.state))
+    }
+}
+
+/// The state of this name, as it is written on the wire.
+fn payment_state(name: &str) -> Option<PaymentState> {
+    let name: StrDeserializer<'_, serde::de::value::Error> = name.into_deserializer();
+    PaymentState::deserialize(name).ok()
+}
+
+fn tenants(cloud: &Cloud, filter: &Filter) -> Vec<TenantRow> {
+    let rows = cloud.registry.tenants.iter();
+    let rows =
+        rows.filter(|(tenant, _)| filter.takes(Some(tenant), tenant.as_str())).take(limits::ADMIN_ROWS);
+    rows.map(|(tenant, found)| TenantRow {
+        tenant: tenant.clone(),
+        currency: found.currency,
+        bank: found.bank.clone(),
+        on_unknown: found.on_unknown,
+        deadlines: found.deadlines,
+    })
+    .collect()
+}
+
+fn standing_name(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Registered => "registered",
+        Standing::Enrolled => "enrolled",
+        Standing::Revoked => "revoked",
+    }
+}
+
+fn devices(cloud: &Cloud, presence: &dyn Fn(&Principal) -> Presence, filter: &Filter) -> Vec<DeviceRow> {
+    let rows = cloud.registry.devices.iter();
+    let rows = rows.filter(|(device, found)| {
+        filter.takes(Some(&device.tenant), &device.to_string())
+            && filter.takes_state(standing_name(found.standing))
+    });
+    let rows = rows.take(limits::ADMIN_ROWS);
+    rows.map(|(device, found)| DeviceRow {
+        device: device.clone(),
+        profile: found.profile.clone(),
+        standing: standing_name(found.standing).to_owned(),
+        instance: found.instance,
+        presence: presence(device),
+        owed: cloud.outbox.depth(device),
+        merchant: found.binding.as_ref().map(|binding| binding.merchant.clone()),
+        executor: found.binding.as_ref().and_then(|binding| binding.executor.clone()),
+        last_report: found.last_report.clone(),
+    })
+    .collect()
+}
+
+fn persons(cloud: &Cloud, presence: &dyn Fn(&Principal) -> Presence, filter: &Filter) -> Vec<PersonRow> {
+    let rows = cloud.registry.persons.iter();
+    let rows = rows.filter(|(person, _)| filter.takes(Some(&person.tenant), &person.to_string()));
+    let rows = rows.take(limits::ADMIN_ROWS);
+    rows.map(|(person, found)| PersonRow {
+        person: person.clone(),
+        bank_account: found.bank_account.clone(),
+        can_verify: found.public_key.is_some(),
+        presence: presence(person),
+        owed: cloud.outbox.depth(person),
+    })
+    .collect()
+}
+
+fn merchants(cloud: &Cloud, filter: &Filter) -> Vec<MerchantRow> {
+    let rows = cloud.registry.merchants.iter();
+    let rows = rows.filter(|((tenant, id), _)| filter.takes(Some(tenant), &format!("{tenant}/{id}")));
+    let rows = rows.take(limits::ADMIN_ROWS);
+    rows.map(|((tenant, merchant), found)| MerchantRow {
+        tenant: tenant.clone(),
+        merchant: merchant.clone(),
+        title: found.title.clone(),
+        terminal: found.terminal.clone(),
+    })
+    .collect()
+}
+
+fn accounts(cloud: &Cloud, filter: &Filter) -> Vec<AccountRow> {
+    let wanted = |(tenant, account, _): &(TenantId, String, _)| {
+        filter.takes(Some(tenant), &format!("{tenant}/{account}"))
+    };
+    let row = |(tenant, account, id)| {
+        let found = cloud.ledger.account(id)?;
+        let currency = cloud.registry.tenant(&tenant)?.currency;
+        Some(AccountRow {
+            tenant,
+            account,
+            debits_posted: currency.minor(found.debits_posted),
+            credits_posted: currency.minor(found.credits_posted),
+            debits_pending: currency.minor(found.debits_pending),
+            credits_pending: currency.minor(found.credits_pending),
+        })
+    };
+    let named = books::named_accounts(&cloud.registry).into_iter().filter(wanted);
+    named.filter_map(row).take(limits::ADMIN_ROWS).collect()
+}
+
+fn deleted(cloud: &Cloud, filter: &Filter) -> Vec<DeletedRow> {
+    let rows = cloud.registry.deleted.iter().filter(|(name, _)| {
+        let tenant = name.split('/').nth(1);
+        filter.takes(None, name)
+            || filter.tenant.as_ref().is_some_and(|wanted| {
+                Some(wanted.as_str()) == tenant && Filter { tenant: None, ..filter.clone() }.takes(None, name)
+            })
+    });
+    rows.map(|(name, at)| DeletedRow { name: name.clone(), deleted_at: *at })
+        .take(limits::ADMIN_ROWS)
+        .collect()
+}
+
+fn payments(cloud: &Cloud, open_only: bool, filter: &Filter) -> Vec<PaymentRow> {
+    let wanted = cloud.payments().filter(|payment| !open_only || !payment.at_rest());
+    let mut rows: Vec<_> = wanted.map(payment_row).filter(|row| filter.takes_payment(row)).collect();
+    rows.sort_by_key(|row| std::cmp::Reverse(row.opened_at));
+    rows.truncate(limits::ADMIN_ROWS);
+    rows
+}
+
+fn payment_row(payment: &ChipPayment) -> PaymentRow {
+    PaymentRow {
+        payment: payment.id,
+        payer: payment.payer.clone(),
+        chip: payment.chip.clone(),
+        merchant: payment.merchant.clone(),
+        amount: payment.amount,
+        paid: payment.amount.currency.minor(payment.paid_minor),
+        item: payment.item.clone(),
+        quantity: payment.quantity,
+        delivered: payment.delivered(),
+        state: payment.state(),
+        at_rest: payment.at_rest(),
+        reason: payment.reason.as_ref().map(ToString::to_string),
+        opened_at: payment.opened_at,
+    }
+}
+
+fn report(cloud: &Cloud) -> BooksReport {
+    let problem = cloud.check().err();
+    let holding = |(tenant, found): (&TenantId, &crate::registry::Tenant)| match found.bank {
+        BankKind::Internal => None,
+        BankKind::Http { .. } => {
+            let minor = books::holding_minor(&cloud.ledger, tenant);
+            Some((tenant.clone(), found.currency.minor(minor)))
+        }
+    };
+    BooksReport {
+        balanced: problem.is_none(),
+        problem,
+        open_payments: cloud.open_payments(),
+        exceptions: cloud.exceptions.count(),
+        holdings: cloud.registry.tenants.iter().filter_map(holding).collect(),
+    }
+}
