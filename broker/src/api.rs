@@ -305,7 +305,7 @@ pub enum StartError {
 }
 
 /// Counters since the start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Stats {
     /// Now, handshakes included.
     pub connections_open: u64,
@@ -323,4 +323,10 @@ pub struct Stats {
     pub pubacks_out: u64,
     /// Owed messages sent.
     pub deliveries_out: u64,
+    /// Of MQTT, from clients.
+    pub bytes_in: u64,
+    /// Of MQTT, to clients.
+    pub bytes_out: u64,
+    /// Whether no new connections are taken, by an operator's order.
+    pub draining: bool,
 }

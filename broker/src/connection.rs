@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use broker_session::{ConnectionId, Counters, Event, Promise, Qos, Session, Version};
 use schemas::ids::Principal;
+use schemas::time::Timestamp;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
@@ -20,6 +21,7 @@ use crate::api::{Credentials, ToCore};
 use crate::inbox::{Inbox, Registry};
 use crate::listener::Shared;
 use crate::quotas::Quota;
+use crate::sessions::{About, Facts, Transport};
 
 /// Of one read.
 const READ_BYTES: usize = 16 * 1024;
@@ -38,6 +40,8 @@ pub(crate) struct Traffic {
     pub(crate) publishes_put_off: AtomicU64,
     pub(crate) pubacks_out: AtomicU64,
     pub(crate) deliveries_out: AtomicU64,
+    pub(crate) bytes_in: AtomicU64,
+    pub(crate) bytes_out: AtomicU64,
 }
 
 /// A connection whose transport stands.
@@ -50,9 +54,10 @@ pub(crate) struct Connection<S> {
 }
 
 /// Serves it to its end.
-pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(connection: Connection<S>) {
+pub(crate) async fn serve<S: Transport>(connection: Connection<S>) {
     let Connection { id, peer, stream, client_certificate, shared } = connection;
-    let inbox = Arc::new(Inbox::new(shared.config.max_inbox_messages));
+    let facts = Facts::new(peer, S::NAME, Timestamp(shared.config.clock.now_ms()));
+    let inbox = Arc::new(Inbox::new(shared.config.max_inbox_messages, facts));
     shared.registry.insert(id, inbox.clone());
     let registered = Registered { registry: &shared.registry, id };
     if shared.is_shutting_down() {
@@ -63,7 +68,15 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(connection: Connect
         session,
         stream,
         out: Outgoing::default(),
-        upward: Upward { id, peer, client_certificate, principal: None, version: None, unsent: None },
+        upward: Upward {
+            id,
+            peer,
+            inbox: inbox.clone(),
+            client_certificate,
+            principal: None,
+            version: None,
+            unsent: None,
+        },
         shared: &shared,
         counted: Counters::default(),
         quota: None,
@@ -112,6 +125,8 @@ struct Outgoing {
 struct Upward {
     id: ConnectionId,
     peer: SocketAddr,
+    /// Where operators look.
+    inbox: Arc<Inbox>,
     client_certificate: Option<Vec<u8>>,
     principal: Option<Arc<Principal>>,
     version: Option<Version>,
@@ -134,7 +149,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
         let mut alarm = pin!(sleep_until(Instant::now() + Duration::from_secs(3600)));
         loop {
             let now_ms = clock.now_ms();
-            inbox.drain_into(&mut self.session, now_ms);
+            inbox.drain_into(&mut self.session, now_ms, &self.shared.tap);
             self.charge(now_ms);
             self.session.handle_reading(now_ms, self.reads());
             self.session.handle_timeout(now_ms);
@@ -161,8 +176,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
                     })
                 }) => match io {
                     Io::Read(0) | Io::Broken => self.session.handle_connection_lost(),
-                    Io::Read(_) => {}
-                    Io::Written(bytes) => self.session.handle_transmitted(clock.now_ms(), bytes),
+                    Io::Read(bytes) => {
+                        add(&inbox.facts.bytes_in, bytes);
+                        add(&self.shared.traffic.bytes_in, bytes);
+                    }
+                    Io::Written(bytes) => {
+                        add(&inbox.facts.bytes_out, bytes);
+                        add(&self.shared.traffic.bytes_out, bytes);
+                        self.session.handle_transmitted(clock.now_ms(), bytes);
+                    }
                 },
                 permit = core.reserve(), if unsent => match (permit, self.upward.unsent.take()) {
                     (Ok(permit), Some(message)) => permit.send(message),
@@ -240,7 +262,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
             }
             if matches!(message, ToCore::Publish { .. }) {
                 self.shared.traffic.publishes_in.fetch_add(1, Relaxed);
+                self.upward.inbox.facts.messages_in.fetch_add(1, Relaxed);
             }
+            self.copy_to_tap(&message);
             match core.try_send(message) {
                 Ok(()) => {}
                 Err(TrySendError::Full(message)) => self.upward.unsent = Some(message),
@@ -253,6 +277,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
         true
     }
 
+    fn copy_to_tap(&self, message: &ToCore) {
+        let Shared { tap, config, .. } = self.shared;
+        if !tap.is_open() {
+            return;
+        }
+        let at_ms = config.clock.now_ms();
+        match message {
+            ToCore::Publish { connection, principal, kind, payload, .. } => {
+                tap.up(at_ms, *connection, principal, *kind, payload);
+            }
+            ToCore::StateChanged { connection, principal, payload, .. } => {
+                tap.state(at_ms, *connection, principal, payload);
+            }
+            _ => {}
+        }
+    }
+
     /// Everything that the session has to say goes into one write.
     fn refill(&mut self) {
         if self.out.is_empty()
@@ -261,7 +302,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
             self.out.append(bytes);
         }
         count(&self.session, &mut self.counted, &self.shared.traffic);
+        self.upward.learn(&self.session);
+        let facts = &self.upward.inbox.facts;
+        facts.messages_out.store(self.counted.deliveries, Relaxed);
+        facts.in_flight.store(self.session.in_flight() as u64, Relaxed);
     }
+}
+
+fn add(counter: &AtomicU64, more: usize) {
+    counter.fetch_add(more as u64, Relaxed);
 }
 
 fn count(session: &Session, counted: &mut Counters, traffic: &Traffic) {
@@ -339,16 +388,28 @@ fn poll_io<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 impl Upward {
+    /// Whose connection it is, as soon as the session knows.
+    fn learn(&mut self, session: &Session) {
+        if self.principal.is_none()
+            && let Some(principal) = session.principal().cloned().map(Arc::new)
+        {
+            let _ = self.inbox.facts.principal.set(principal.clone());
+            self.principal = Some(principal);
+        }
+    }
+
     /// The next event, as a message.
     fn next(&mut self, session: &mut Session) -> Option<ToCore> {
         let event = session.poll_event()?;
-        if self.principal.is_none() {
-            self.principal = session.principal().cloned().map(Arc::new);
-        }
+        self.learn(session);
         let (connection, peer) = (self.id, self.peer);
         let (event, principal) = match (event, self.principal.clone()) {
             (Event::Connect(connect), _) => {
                 self.version = Some(connect.version);
+                let (client_id, version) = (connect.client_id.clone(), connect.version);
+                let about = About { client_id, version, keep_alive_s: connect.keep_alive_s };
+                // A session says CONNECT once.
+                let _ = self.inbox.facts.about.set(about);
                 return Some(ToCore::Connect {
                     connection,
                     peer,

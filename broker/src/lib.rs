@@ -6,14 +6,19 @@
 //! fills its own inbox, and then its connection is closed. Neither waits for the other.
 
 mod api;
+pub mod cli;
 mod clock;
 mod connection;
 mod inbox;
 mod listener;
 mod quotas;
+mod sessions;
+mod tap;
 mod websocket;
 
 pub use api::{Config, Credentials, FromCore, Listener, StartError, Stats, TlsConfig, ToCore};
 pub use broker_session as session;
 pub use clock::Clock;
 pub use listener::{Broker, BrokerHandle, counted_as};
+pub use sessions::{SessionDetails, SessionRow};
+pub use tap::Tapped;

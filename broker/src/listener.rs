@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use broker_session::{ConnectionId, DisconnectReason};
-use tokio::io::{AsyncRead, AsyncWrite};
+use schemas::ids::Principal;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
@@ -18,6 +18,8 @@ use crate::api::{Config, FromCore, Listener, StartError, Stats, ToCore};
 use crate::connection::{self, Connection, Traffic};
 use crate::inbox::Registry;
 use crate::quotas::Quotas;
+use crate::sessions::{SessionDetails, SessionRow, Transport};
+use crate::tap::{Tap, Tapped};
 use crate::websocket;
 
 const TOO_SLOW: &str = "too slow";
@@ -34,6 +36,9 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) traffic: Traffic,
     pub(crate) quotas: Quotas,
+    pub(crate) tap: Tap,
+    /// Odd while an operator lets nobody in: each order and its end count one up.
+    drains: AtomicU64,
     gate: Gate,
     next_connection: AtomicU32,
     shutdown: watch::Sender<bool>,
@@ -63,6 +68,8 @@ impl Broker {
             core,
             registry: Registry::default(),
             traffic: Traffic::default(),
+            tap: Tap::default(),
+            drains: AtomicU64::new(0),
             gate: Gate::default(),
             next_connection: AtomicU32::new(0),
             shutdown: watch::Sender::new(false),
@@ -115,6 +122,49 @@ impl BrokerHandle {
             publishes_put_off: traffic.publishes_put_off.load(Relaxed),
             pubacks_out: traffic.pubacks_out.load(Relaxed),
             deliveries_out: traffic.deliveries_out.load(Relaxed),
+            bytes_in: traffic.bytes_in.load(Relaxed),
+            bytes_out: traffic.bytes_out.load(Relaxed),
+            draining: self.shared.is_draining(),
+        }
+    }
+
+    /// Connections, the oldest first, at most `max`; all, or those of one principal.
+    pub fn sessions(&self, principal: Option<&Principal>, max: usize) -> Vec<(ConnectionId, SessionRow)> {
+        self.shared.registry.rows(principal, max)
+    }
+
+    /// One connection with what only its session knows; none if it has ended.
+    pub async fn session(&self, connection: ConnectionId) -> Option<(SessionRow, SessionDetails)> {
+        let inbox = self.shared.registry.inbox(connection)?;
+        let details = inbox.describe().await.ok()?;
+        Some((inbox.facts.row(connection), details))
+    }
+
+    /// Where a connection comes from, or came from if it ended lately.
+    pub fn peer(&self, connection: ConnectionId) -> Option<SocketAddr> {
+        self.shared.registry.peer(connection)
+    }
+
+    /// A copy of what passes from now on.
+    pub fn tap(&self) -> broadcast::Receiver<Arc<Tapped>> {
+        self.shared.tap.listen()
+    }
+
+    /// Takes no new connections, and ends `per_second` of those there are in each second, until [`Self::undrain`]. Must
+    /// be called within a tokio runtime.
+    pub fn drain(&self, per_second: u32, reference: Option<String>) {
+        self.undrain();
+        let order = self.shared.drains.fetch_add(1, Relaxed) + 1;
+        let reason = reference.map_or(DisconnectReason::ServerShuttingDown, |reference| {
+            DisconnectReason::UseAnotherServer { reference }
+        });
+        tokio::spawn(drain(self.shared.clone(), order, per_second, reason));
+    }
+
+    /// Takes connections again.
+    pub fn undrain(&self) {
+        if self.shared.is_draining() {
+            self.shared.drains.fetch_add(1, Relaxed);
         }
     }
 
@@ -129,8 +179,22 @@ impl BrokerHandle {
 }
 
 impl Shared {
+    fn is_draining(&self) -> bool {
+        self.drains.load(Relaxed) % 2 == 1
+    }
+
     pub(crate) fn is_shutting_down(&self) -> bool {
         *self.shutdown.borrow()
+    }
+}
+
+/// A tenth of the second's share at once, and never fewer than one.
+async fn drain(shared: Arc<Shared>, order: u64, per_second: u32, reason: DisconnectReason) {
+    let at_once = (per_second / 10).max(1);
+    let pause = Duration::from_secs(1) * at_once / per_second.max(1);
+    while shared.drains.load(Relaxed) == order && !shared.is_shutting_down() {
+        shared.registry.disconnect_some(&reason, at_once as usize);
+        sleep(pause).await;
     }
 }
 
@@ -210,7 +274,7 @@ async fn serve_tls(
     Ok(())
 }
 
-async fn serve_websocket<S: AsyncRead + AsyncWrite + Unpin>(
+async fn serve_websocket<S: Transport>(
     shared: &Arc<Shared>,
     id: ConnectionId,
     peer: SocketAddr,
@@ -252,7 +316,7 @@ impl Gate {
         let mut by_address = gate.by_address.lock().unwrap_or_else(PoisonError::into_inner);
         let from_here = by_address.get(&address).copied().unwrap_or(0);
         let too_many_from_here = from_here >= config.max_connections_per_address && !address.is_loopback();
-        if too_many_from_here || gate.open.load(Relaxed) >= config.max_connections {
+        if shared.is_draining() || too_many_from_here || gate.open.load(Relaxed) >= config.max_connections {
             gate.refused.fetch_add(1, Relaxed);
             return None;
         }

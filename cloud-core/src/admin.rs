@@ -3,10 +3,12 @@
 //! Most commands are the core's own ([`AdminCommand`]). A few are the shell's ([`ShellCommand`]): those that need
 //! randomness, or that read history from the journal, which the core forgets (correctness.md 17).
 
+pub(crate) mod broker;
 pub mod client;
 pub(crate) mod server;
 pub(crate) mod story;
 
+pub use broker::BrokerCommand;
 use cloud_core_flows::admin::AdminCommand;
 use cloud_core_flows::event::RecordKind;
 use cloud_core_flows::rejection::Rejection;
@@ -26,6 +28,8 @@ pub enum Request {
     Core(AdminCommand),
     /// To the shell around it.
     Shell(ShellCommand),
+    /// About the broker.
+    Broker(BrokerCommand),
 }
 
 impl Request {
@@ -41,6 +45,8 @@ impl Request {
         let name: Name = serde_json::from_slice(line)?;
         if ShellCommand::NAMES.contains(&name.command.as_str()) {
             serde_json::from_slice(line).map(Self::Shell)
+        } else if BrokerCommand::NAMES.contains(&name.command.as_str()) {
+            serde_json::from_slice(line).map(Self::Broker)
         } else {
             serde_json::from_slice(line).map(Self::Core)
         }
@@ -54,6 +60,7 @@ impl Request {
         match self {
             Self::Core(command) => serde_json::to_vec(command),
             Self::Shell(command) => serde_json::to_vec(command),
+            Self::Broker(command) => serde_json::to_vec(command),
         }
     }
 }

@@ -142,7 +142,7 @@ impl Cli {
             std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
         let loaded = Config::load(&self.flags, variables)?;
         match self.command {
-            None | Some(Command::Serve) => serve(&loaded.config),
+            None | Some(Command::Serve) => serve(&loaded),
             Some(Command::Admin(arguments)) => arguments.run(&loaded.config),
             Some(Command::Config { command: ConfigCommand::Show { json } }) => show_config(&loaded, json),
             Some(Command::Audit { command }) => command.run(&loaded.config),
@@ -156,24 +156,25 @@ impl Cli {
     }
 }
 
-fn serve(config: &Config) -> anyhow::Result<ExitCode> {
-    telemetry::start_log(config).map_err(|error| anyhow::anyhow!("the log can't be written: {error}"))?;
+fn serve(loaded: &Loaded) -> anyhow::Result<ExitCode> {
+    telemetry::start_log(&loaded.config)
+        .map_err(|error| anyhow::anyhow!("the log can't be written: {error}"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(serve_until_told(config));
+    let result = runtime.block_on(serve_until_told(loaded));
     // After a fault nothing is waited for.
     runtime.shutdown_background();
     result?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve_until_told(config: &Config) -> Result<(), ServeError> {
+async fn serve_until_told(loaded: &Loaded) -> Result<(), ServeError> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Thread)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Thread)?;
     // From the start on, or a SIGHUP during a long replay would end the process.
     let mut hangup = signal(SignalKind::hangup()).map_err(ServeError::Thread)?;
     let mut server = tokio::select! {
-        started = Server::start(config) => started?,
+        started = Server::start(loaded) => started?,
         // A replay that is cut short is like a crash: the next start does it again.
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),

@@ -44,7 +44,7 @@ use workers::{Done, Workers};
 pub(crate) use clock::CoreClock;
 pub use kill::{KillPointError, Step};
 pub(crate) use kill::{KillPoints, hold_writes};
-pub(crate) use requests::{Asker, EnrolTicket, Requests};
+pub(crate) use requests::{Asker, EnrolTicket, Requests, Stopped};
 
 /// Taken at most while no sync is running: about as many as are decided during one. The disk then works while the
 /// rest is decided, and the next sync has them all.

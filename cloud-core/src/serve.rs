@@ -30,7 +30,7 @@ use tokio::task::JoinSet;
 
 use crate::admin::server::{self as admin_server, Counter};
 use crate::authority::Authority;
-use crate::config::Config;
+use crate::config::{Config, Loaded};
 use crate::enrolment::{self, EnrolRefusal, EnrolRequest, Proof};
 use crate::health::{self, Probe};
 use crate::runtime::{CoreClock, CoreFault, EnrolTicket, KillPoints, Parts, Requests, Runtime, hold_writes};
@@ -106,7 +106,8 @@ impl Server {
     ///
     /// # Errors
     /// See [`ServeError`]; nothing is left running.
-    pub async fn start(config: &Config) -> Result<Self, ServeError> {
+    pub async fn start(loaded: &Loaded) -> Result<Self, ServeError> {
+        let config = &loaded.config;
         let kill = Arc::new(KillPoints::from_environment()?);
         let disk = open_data_dir(config)?;
         let lane_clock = broker::Clock::start();
@@ -148,6 +149,8 @@ impl Server {
         let mut doors = JoinSet::new();
         doors.spawn(telemetry::keep_up(metrics.clone()));
         let counter = Counter {
+            broker: broker.clone(),
+            settings: loaded.show(),
             requests: runtime.requests.clone(),
             disk,
             synced: runtime.synced,

@@ -111,6 +111,17 @@ impl Delivery {
         Some((qos, matching().filter_map(|subscription| subscription.identifier).collect()))
     }
 
+    /// Sent and not acknowledged.
+    pub(crate) fn in_flight_count(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// All filters, for people.
+    pub(crate) fn filters(&self) -> Vec<(String, Qos)> {
+        let shown = |subscription: &Subscription| (subscription.filter.to_string(), subscription.qos);
+        self.subscriptions.iter().map(shown).collect()
+    }
+
     /// The core has something new.
     pub(crate) fn wake(&mut self) {
         self.more = true;

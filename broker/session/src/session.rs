@@ -1,6 +1,7 @@
 //! The state machine of one connection.
 
 mod handshake;
+mod inspect;
 mod requests;
 
 use std::collections::VecDeque;

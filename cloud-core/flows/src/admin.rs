@@ -3,17 +3,19 @@
 //! Creating what already exists with the same content is a success that changes nothing; with other content it is
 //! refused, so every command may be repeated.
 
+mod answer;
+
 use std::collections::BTreeMap;
 
-use schemas::ids::{Hash, Instance, ItemId, MerchantId, PaymentId, Principal, PrincipalId, TenantId};
-use schemas::message::PaymentState;
+use schemas::ids::{Hash, ItemId, MerchantId, PaymentId, Principal, PrincipalId, TenantId};
 use schemas::money::{Currency, Money};
 use schemas::signed::PublicKey;
 use schemas::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::registry::LastReport;
-use crate::rejection::Rejection;
+pub use answer::*;
+
+use crate::port::ConnectionId;
 use crate::right::OperatorRole;
 
 /// Where the money of a tenant is.
@@ -362,6 +364,23 @@ admin_commands! {
         #[serde(default)]
         check_only: bool,
     },
+    /// Ends connections: all of a principal, or one.
+    Disconnect {
+        /// Whose.
+        #[serde(default)]
+        principal: Option<Principal>,
+        /// Which one.
+        #[serde(default)]
+        connection: Option<ConnectionId>,
+    },
+    /// The lane takes no new connections and ends those there are; the shell does it once this is in the journal.
+    Drain {
+        /// Connections ended in a second; 0: take connections again.
+        per_second: u32,
+        /// Where clients shall go instead, `host:port`.
+        #[serde(default)]
+        reference: Option<String>,
+    },
     /// Pays money out of an internal account, once per reference.
     Withdraw {
         /// Of which tenant.
@@ -394,6 +413,14 @@ admin_commands! {
         /// How.
         resolution: Resolution,
     },
+    /// Who is owed messages, most first; or each of these, in their order.
+    ListOutbox {
+        /// Whose; all if empty.
+        #[serde(default)]
+        principals: Vec<Principal>,
+    },
+    /// What was refused lately, newest first. Volatile; the journal has more of it.
+    ListRefusals,
     /// Rows of one listing that match.
     Find {
         /// What.
@@ -435,212 +462,4 @@ pub enum Resolution {
     Accept,
     /// The money can't be given back: it goes to the tenant's suspense account.
     WriteOff,
-}
-
-/// The reply: an answer, or a rejection with code and sentence.
-pub type AdminReply = Result<AdminAnswer, Rejection>;
-
-/// What an operator hears.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "answer", content = "rows", rename_all = "snake_case")]
-pub enum AdminAnswer {
-    /// Done, or done before.
-    Done,
-    /// Tenants.
-    Tenants(Vec<TenantRow>),
-    /// Devices.
-    Devices(Vec<DeviceRow>),
-    /// Persons.
-    Persons(Vec<PersonRow>),
-    /// Merchants.
-    Merchants(Vec<MerchantRow>),
-    /// Accounts.
-    Accounts(Vec<AccountRow>),
-    /// Payments.
-    Payments(Vec<PaymentRow>),
-    /// Exceptions.
-    Exceptions(Vec<ExceptionRow>),
-    /// What was deleted.
-    Deleted(Vec<DeletedRow>),
-    /// What a batch did, or would do.
-    Batch(BatchReport),
-    /// Books.
-    Books(BooksReport),
-}
-
-/// A tenant.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TenantRow {
-    /// Name.
-    pub tenant: TenantId,
-    /// Currency.
-    pub currency: Currency,
-    /// Where its money is.
-    pub bank: BankKind,
-    /// Policy for unknown outcomes.
-    pub on_unknown: OnUnknown,
-    /// Deadlines.
-    pub deadlines: Deadlines,
-}
-
-/// What is known of somebody's connection. Volatile: of those not seen since the core's start nothing is
-/// (correctness.md 13).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Presence {
-    /// Whether a connection stands.
-    pub connected: bool,
-    /// Since when that is so; none: not seen since the core's start.
-    pub since: Option<Timestamp>,
-    /// What `state` or the will said last, as text of at most 64 characters.
-    pub state: Option<String>,
-}
-
-/// A device.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeviceRow {
-    /// Who.
-    pub device: Principal,
-    /// Profile.
-    pub profile: String,
-    /// `registered`, `enrolled`, `revoked`.
-    pub standing: String,
-    /// Enrolment number; 0 before the first.
-    pub instance: Instance,
-    /// Whether it is connected.
-    #[serde(flatten)]
-    pub presence: Presence,
-    /// Messages that it is owed.
-    pub owed: usize,
-    /// For a chip: for whom it sells.
-    pub merchant: Option<MerchantId>,
-    /// For a chip: who delivers.
-    pub executor: Option<PrincipalId>,
-    /// How it last said it is (CP-17).
-    pub last_report: Option<LastReport>,
-}
-
-/// A person.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PersonRow {
-    /// Who.
-    pub person: Principal,
-    /// Account at the bank.
-    pub bank_account: Option<String>,
-    /// Whether they can verify payments.
-    pub can_verify: bool,
-    /// Whether a terminal is connected.
-    #[serde(flatten)]
-    pub presence: Presence,
-    /// Messages that they are owed.
-    pub owed: usize,
-}
-
-/// A merchant.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MerchantRow {
-    /// Of which tenant.
-    pub tenant: TenantId,
-    /// Name.
-    pub merchant: MerchantId,
-    /// As payers see it.
-    pub title: String,
-    /// Its terminal.
-    pub terminal: Option<PrincipalId>,
-}
-
-/// An account of our ledger.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AccountRow {
-    /// Of which tenant.
-    pub tenant: TenantId,
-    /// `bank`, `holding`, `cash`, `suspense`, `merchant/NAME`, `person/NAME`.
-    pub account: String,
-    /// Booked to its debit.
-    pub debits_posted: Money,
-    /// Booked to its credit.
-    pub credits_posted: Money,
-    /// Reserved to its debit.
-    pub debits_pending: Money,
-    /// Reserved to its credit.
-    pub credits_pending: Money,
-}
-
-/// A payment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PaymentRow {
-    /// Which.
-    pub payment: PaymentId,
-    /// Who pays.
-    pub payer: Principal,
-    /// Through which chip.
-    pub chip: Principal,
-    /// Who is paid.
-    pub merchant: MerchantId,
-    /// The order's amount.
-    pub amount: Money,
-    /// What the payer has paid in the end.
-    pub paid: Money,
-    /// What is bought.
-    pub item: ItemId,
-    /// Units ordered.
-    pub quantity: u32,
-    /// Units delivered.
-    pub delivered: u32,
-    /// Its state.
-    pub state: PaymentState,
-    /// Whether it is at rest: final, or in the exceptions queue.
-    pub at_rest: bool,
-    /// Why, where there is something to explain.
-    pub reason: Option<String>,
-    /// When it began.
-    pub opened_at: Timestamp,
-}
-
-/// An entry of the exceptions queue.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExceptionRow {
-    /// Which payment, where there is one.
-    pub payment: Option<PaymentId>,
-    /// Which case: `unknown_outcome`, `delivered_after_refund`, `contradiction`, `refund_blocked`, `bank_unreachable`,
-    /// `outcome_without_payment`.
-    pub case: String,
-    /// What happened, and what the operator can do.
-    pub text: String,
-    /// Since when.
-    pub raised_at: Timestamp,
-}
-
-/// Something that was deleted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeletedRow {
-    /// `tenant/NAME`, `merchant/TENANT/NAME`, `principal/TENANT/NAME`.
-    pub name: String,
-    /// When.
-    pub deleted_at: Timestamp,
-}
-
-/// What a batch did, or would do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BatchReport {
-    /// Commands that change something.
-    pub changes: usize,
-    /// Commands that had been carried out before.
-    pub repeats: usize,
-    /// Whether it was carried out, and not only checked.
-    pub applied: bool,
-}
-
-/// Whether the books agree.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BooksReport {
-    /// Debits equal credits, reserved equals the open reservations.
-    pub balanced: bool,
-    /// What is wrong, where something is.
-    pub problem: Option<String>,
-    /// Payments not at rest.
-    pub open_payments: usize,
-    /// Entries in the exceptions queue.
-    pub exceptions: usize,
-    /// Per tenant with an HTTP bank: what its holding account there must show now, if nothing is under way.
-    pub holdings: Vec<(TenantId, Money)>,
 }

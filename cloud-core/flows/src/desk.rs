@@ -16,7 +16,7 @@ use crate::event::Event;
 use crate::limits;
 use crate::payment::Phase;
 use crate::port::{Proof, SignOrder};
-use crate::registry::{Registry, Standing, Tenant};
+use crate::registry::{Registry, Standing, Tenant, check_text};
 use crate::rejection::Rejection;
 use crate::{listing, upkeep};
 
@@ -40,7 +40,18 @@ pub(crate) fn decide(
         AdminCommand::Withdraw { tenant, account, amount, reference } => {
             upkeep::withdraw(cloud, (tenant, account), *amount, reference, now, out)
         }
+        AdminCommand::Drain { per_second, reference } => {
+            let is_bad = |text: &String| text.is_empty() || text.chars().any(|c| !c.is_ascii_graphic());
+            if *per_second > limits::DRAINED_PER_SECOND || reference.as_ref().is_some_and(is_bad) {
+                let text = "end at most 100,000 connections a second, and name the other server as host:port";
+                return Err(Rejection::new("drain_invalid", text));
+            }
+            reference.as_ref().map_or(Ok(()), |text| check_text(text))?;
+            out.event(Event::Registered(command.clone()));
+            Ok(AdminAnswer::Done)
+        }
         AdminCommand::Find { .. }
+        | AdminCommand::ListOutbox { .. }
         | AdminCommand::ListTenants
         | AdminCommand::ListDevices
         | AdminCommand::ListPersons

@@ -18,7 +18,7 @@ use schemas_journal::{
 };
 use schemas_mutants::Mutant;
 
-use crate::admin::{AdminCommand, AdminReply};
+use crate::admin::{AdminAnswer, AdminCommand, AdminReply, RefusalRow};
 use crate::chip::ChipFlow;
 use crate::cloud::Cloud;
 use crate::decision::Decision;
@@ -348,7 +348,7 @@ impl<D: Disk> Driver<D> {
                 if !told {
                     out.outputs.push(say_lane_refused(connection, &what, &why, now));
                 }
-                self.audit(principal.as_ref(), &what, &why, now, &mut out);
+                self.audit(Some(connection), principal.as_ref(), &what, &why, now, &mut out);
             }
             Input::State { connection, principal, payload } => {
                 self.lobby.state(connection, &principal, &payload);
@@ -380,7 +380,7 @@ impl<D: Disk> Driver<D> {
                     Err(why) => {
                         // Nobody has proved to be that device: only names that exist are counted by themselves.
                         let known = self.cloud.registry().device(&principal).map(|_| &principal);
-                        self.audit(known, "enrolment", &why.text, now, &mut out);
+                        self.audit(None, known, "enrolment", &why.text, now, &mut out);
                         Output::Enrolled { ticket, result: Err(why) }
                     }
                 };
@@ -410,7 +410,7 @@ impl<D: Disk> Driver<D> {
             }
             Err(why) => {
                 let what = format!("connect as {credentials:?}");
-                self.audit(None, &what, &format!("{why:?}"), now, out);
+                self.audit(Some(connection), None, &what, &format!("{why:?}"), now, out);
             }
         }
         out.outputs.push(Output::Standing { connection, result });
@@ -482,7 +482,7 @@ impl<D: Disk> Driver<D> {
         if let Err((promise, why)) = &result
             && *promise != PromiseRefusal::Quota
         {
-            self.audit(Some(&principal), kind.as_str(), &why.to_string(), now, out);
+            self.audit(Some(connection), Some(&principal), kind.as_str(), &why.to_string(), now, out);
         }
         let result = result.map_err(|(promise, _)| promise);
         out.outputs.push(Output::Promise { connection, token, result });
@@ -524,7 +524,7 @@ impl<D: Disk> Driver<D> {
                 let known = self.cloud.registry.operator(operator).map(|_| operator);
                 let shown = format!("{command:?}");
                 let name = shown.split([' ', '{']).next().unwrap_or_default();
-                self.audit(known, &format!("admin {name} by {operator}"), &why.text, now, out);
+                self.audit(None, known, &format!("admin {name} by {operator}"), &why.text, now, out);
                 return Err(why);
             }
         };
@@ -540,6 +540,13 @@ impl<D: Disk> Driver<D> {
 
     /// What a refused command would have done is done in no part.
     fn operate(&mut self, command: &AdminCommand, now: Timestamp, out: &mut Decision) -> AdminReply {
+        match command {
+            AdminCommand::ListRefusals => return Ok(AdminAnswer::Refusals(self.lobby.refusals())),
+            AdminCommand::Disconnect { principal, connection } => {
+                return self.end_connections(command, principal.as_ref(), *connection, now, out);
+            }
+            _ => {}
+        }
         let presence = |principal: &Principal| self.lobby.presence(principal);
         let answer = desk::decide(&self.cloud, command, &presence, now, out)?;
         self.refuse_what_fits_no_frame(command, out)?;
@@ -547,6 +554,25 @@ impl<D: Disk> Driver<D> {
             out.disconnect(self.lobby.dismiss(principal, now), DisconnectReason::Revoked);
         }
         Ok(answer)
+    }
+
+    fn end_connections(
+        &mut self,
+        command: &AdminCommand,
+        principal: Option<&Principal>,
+        connection: Option<ConnectionId>,
+        now: Timestamp,
+        out: &mut Decision,
+    ) -> AdminReply {
+        let mut leaving = principal.map_or_else(Vec::new, |principal| self.lobby.dismiss(principal, now));
+        leaving.extend(connection.filter(|id| self.lobby.dismiss_one(*id, now).is_some()));
+        if leaving.is_empty() {
+            let text = "no such connection: `broker admin sessions` shows those there are";
+            return Err(Rejection::new("not_connected", text));
+        }
+        out.event(Event::Registered(command.clone()));
+        out.disconnect(leaving, DisconnectReason::Administrative);
+        Ok(AdminAnswer::Done)
     }
 
     /// A batch is one decision, and that must be one frame of the journal.
@@ -591,14 +617,22 @@ impl<D: Disk> Driver<D> {
 
     fn audit(
         &mut self,
+        connection: Option<ConnectionId>,
         principal: Option<&Principal>,
         what: &str,
         why: &str,
         now: Timestamp,
         out: &mut Decision,
     ) {
+        let (what, why) = (shortened(what), shortened(why));
+        self.lobby.refused(RefusalRow {
+            at: now,
+            connection,
+            principal: principal.cloned(),
+            what: what.clone(),
+            why: why.clone(),
+        });
         if self.lobby.audits(principal, now) {
-            let (what, why) = (shortened(what), shortened(why));
             out.event(Event::RefusalAudited { principal: principal.cloned(), what, why });
         }
     }

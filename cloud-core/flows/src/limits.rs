@@ -36,6 +36,10 @@ pub const BATCH_COMMANDS: usize = 5_000;
 pub const ADMIN_ROWS: usize = 1_000;
 /// What naming the operator adds to a record, at most, in bytes.
 pub(crate) const OPERATOR_BYTES: usize = AUDIT_TEXT_BYTES + 8;
+/// Connections that a drain ends in one second, at most.
+pub const DRAINED_PER_SECOND: u32 = 100_000;
+/// Refusals that operators are shown, and reasons that are counted.
+pub const RECENT_REFUSALS: usize = 500;
 /// Longest text of an audit record, in bytes.
 pub const AUDIT_TEXT_BYTES: usize = 200;
 /// Validity of a device certificate unless the shell says otherwise, in milliseconds: 2 years.

@@ -8,7 +8,7 @@ use serde::de::value::StrDeserializer;
 
 use crate::admin::{
     AccountRow, AdminAnswer, AdminCommand, BankKind, BooksReport, DeletedRow, DeviceRow, Filter, Listing,
-    MerchantRow, PaymentRow, PersonRow, Presence, TenantRow,
+    MerchantRow, OutboxRow, PaymentRow, PersonRow, Presence, TenantRow,
 };
 use crate::books;
 use crate::cloud::Cloud;
@@ -25,6 +25,7 @@ pub(crate) fn look(
     let all = Filter::default();
     match command {
         AdminCommand::Find { listing, filter } => find(cloud, *listing, filter, presence),
+        AdminCommand::ListOutbox { principals } => AdminAnswer::Outbox(outbox(cloud, principals)),
         AdminCommand::ListTenants => find(cloud, Listing::Tenants, &all, presence),
         AdminCommand::ListDevices => find(cloud, Listing::Devices, &all, presence),
         AdminCommand::ListPersons => find(cloud, Listing::Persons, &all, presence),
@@ -173,6 +174,28 @@ fn accounts(cloud: &Cloud, filter: &Filter) -> Vec<AccountRow> {
     };
     let named = books::named_accounts(&cloud.registry).into_iter().filter(wanted);
     named.filter_map(row).take(limits::ADMIN_ROWS).collect()
+}
+
+fn outbox(cloud: &Cloud, principals: &[Principal]) -> Vec<OutboxRow> {
+    let row = |principal: &Principal| {
+        let oldest = cloud.outbox.messages(principal).next();
+        OutboxRow {
+            principal: principal.clone(),
+            owed: cloud.outbox.depth(principal),
+            oldest_kind: oldest.map(|owed| owed.kind),
+            oldest_expires_at: oldest.map(|owed| owed.expires_at),
+        }
+    };
+    let mut rows: Vec<_> = if principals.is_empty() {
+        cloud.outbox.principals().map(row).collect()
+    } else {
+        principals.iter().map(row).collect()
+    };
+    if principals.is_empty() {
+        rows.sort_by_key(|row| std::cmp::Reverse(row.owed));
+    }
+    rows.truncate(limits::ADMIN_ROWS);
+    rows
 }
 
 fn deleted(cloud: &Cloud, filter: &Filter) -> Vec<DeletedRow> {

@@ -1,12 +1,12 @@
 //! Who is connected. Volatile: after a start nobody is, and nothing is remembered (correctness.md 13).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use schemas::ids::{Hash, Principal};
 use schemas::time::Timestamp;
 use schemas_mutants::Mutant;
 
-use crate::admin::Presence;
+use crate::admin::{Presence, RefusalCount, RefusalReport, RefusalRow};
 use crate::limits;
 use crate::port::ConnectionId;
 
@@ -25,6 +25,9 @@ pub(crate) struct Lobby {
     /// The platform's own probe: it may ask for the time, nothing else.
     pub(crate) probe: Option<(Principal, Hash)>,
     refusals: BTreeMap<Option<Principal>, (u64, u32)>,
+    /// What was refused lately, oldest first, and how often each reason was given.
+    recent: VecDeque<RefusalRow>,
+    reasons: BTreeMap<String, u64>,
     /// Of everybody who was admitted since the start, with the newest connection that they had.
     presences: BTreeMap<Principal, (ConnectionId, Presence)>,
 }
@@ -122,6 +125,31 @@ impl Lobby {
 
     pub(crate) fn presence(&self, principal: &Principal) -> Presence {
         self.presences.get(principal).map_or_else(Presence::default, |(_, presence)| presence.clone())
+    }
+
+    /// Remembers a refusal for operators. Of reasons beyond the limit only the number is known.
+    pub(crate) fn refused(&mut self, row: RefusalRow) {
+        let is_full = self.reasons.len() >= limits::RECENT_REFUSALS && !self.reasons.contains_key(&row.why);
+        let reason = if is_full { "other reasons".to_owned() } else { row.why.clone() };
+        *self.reasons.entry(reason).or_default() += 1;
+        if self.recent.len() == limits::RECENT_REFUSALS {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(row);
+    }
+
+    pub(crate) fn refusals(&self) -> RefusalReport {
+        let counted = self.reasons.iter().map(|(reason, count)| (reason.clone(), *count));
+        let mut counts: Vec<_> = counted.map(|(reason, count)| RefusalCount { reason, count }).collect();
+        counts.sort_by_key(|row| std::cmp::Reverse(row.count));
+        RefusalReport { refusals: self.recent.iter().rev().cloned().collect(), counts }
+    }
+
+    /// One has to go; whose it was.
+    pub(crate) fn dismiss_one(&mut self, connection: ConnectionId, now: Timestamp) -> Option<Principal> {
+        let principal = self.principal(connection).cloned()?;
+        self.leave(connection, now);
+        Some(principal)
     }
 
     pub(crate) fn count(&self) -> usize {

@@ -38,6 +38,11 @@ impl Outbox {
         self.queues.get(principal).map_or(0, BTreeMap::len)
     }
 
+    /// Everybody who is owed something.
+    pub(crate) fn principals(&self) -> impl Iterator<Item = &Principal> {
+        self.queues.keys()
+    }
+
     /// How many messages are owed in all.
     pub fn total(&self) -> usize {
         self.queues.values().map(BTreeMap::len).sum()

@@ -263,6 +263,8 @@ pub enum DisconnectReason {
     TakenOver,
     /// 0x87: the principal's standing has ended.
     Revoked,
+    /// 0x98: an operator ends it.
+    Administrative,
 }
 
 /// What goes out, each only after the journal position it was computed from is synced.

@@ -6,7 +6,7 @@
 use schemas::ids::{Instance, Principal, TenantId};
 use serde::{Deserialize, Serialize};
 
-use crate::admin::{AdminAnswer, AdminCommand};
+use crate::admin::{AdminAnswer, AdminCommand, RefusalReport};
 use crate::cloud::Cloud;
 use crate::registry::{RESERVED_TENANT, Standing};
 use crate::rejection::Rejection;
@@ -65,6 +65,11 @@ fn need<'a>(cloud: &'a Cloud, command: &'a AdminCommand) -> Need<'a> {
         | AdminCommand::ChangeTenant { .. }
         | AdminCommand::DeleteTenant { .. }
         | AdminCommand::CreateOperator { .. } => Need::Platform,
+        // They end what belongs to several tenants, or to nobody knows whom.
+        AdminCommand::Drain { .. } | AdminCommand::Disconnect { connection: Some(_), .. } => Need::Platform,
+        AdminCommand::Disconnect { principal, .. } => {
+            principal.as_ref().map_or(Need::Platform, |principal| Need::Work(&principal.tenant))
+        }
         // Its commands are looked at one by one; what is left here is a batch within a batch.
         AdminCommand::Batch { .. } => Need::Platform,
         AdminCommand::CreateMerchant { tenant, .. }
@@ -96,8 +101,9 @@ fn need<'a>(cloud: &'a Cloud, command: &'a AdminCommand) -> Need<'a> {
         | AdminCommand::ListAccounts
         | AdminCommand::ListPayments { .. }
         | AdminCommand::ListExceptions
+        | AdminCommand::ListOutbox { .. }
         | AdminCommand::Find { .. } => Need::Look,
-        AdminCommand::Books | AdminCommand::ReadHistory => Need::LookAtAll,
+        AdminCommand::Books | AdminCommand::ReadHistory | AdminCommand::ListRefusals => Need::LookAtAll,
     };
     match need {
         // Operators themselves: otherwise one could make a claim for a better one.
@@ -148,6 +154,9 @@ pub(crate) fn check(
 pub(crate) fn narrow(cloud: &Cloud, answer: &mut AdminAnswer, tenant: &TenantId) {
     match answer {
         AdminAnswer::Done | AdminAnswer::Books(_) | AdminAnswer::Batch(_) => {}
+        AdminAnswer::Outbox(rows) => rows.retain(|row| row.principal.tenant == *tenant),
+        // Nobody who is bound to a tenant may ask for these.
+        AdminAnswer::Refusals(report) => *report = RefusalReport::default(),
         AdminAnswer::Deleted(rows) => {
             rows.retain(|row| row.name.split('/').nth(1) == Some(tenant.as_str()));
         }

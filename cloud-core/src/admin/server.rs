@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use broker::TlsConfig;
+use broker::{BrokerHandle, TlsConfig};
 use cloud_core_flows::admin::{AdminAnswer, AdminCommand, BankKind};
 use cloud_core_flows::registry::RESERVED_TENANT;
 use cloud_core_flows::rejection::Rejection;
@@ -24,10 +24,13 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::{REPLY_BYTES, REQUEST_BYTES, Request, ShellAnswer, ShellCommand, ShellReply, story};
+use super::{
+    BrokerCommand, REPLY_BYTES, REQUEST_BYTES, Request, ShellAnswer, ShellCommand, ShellReply, story,
+};
 use crate::authority::principal_of_peer_certificate;
 use crate::bank::HttpBank;
-use crate::runtime::{Asker, CoreClock, Requests};
+use crate::config::Shown;
+use crate::runtime::{Asker, CoreClock, Requests, Stopped};
 
 /// Operators at one time; more wait.
 const CONNECTIONS: usize = 32;
@@ -42,6 +45,9 @@ const VALID_MS: u64 = 10 * 366 * 24 * 3_600_000;
 
 /// What commands need.
 pub(crate) struct Counter {
+    pub(crate) broker: BrokerHandle,
+    /// Every setting with its origin.
+    pub(crate) settings: Vec<Shown>,
     pub(crate) requests: Requests,
     pub(crate) disk: FileDisk,
     pub(crate) synced: Arc<AtomicU64>,
@@ -153,6 +159,9 @@ impl Counter {
                 return Ok(());
             }
             let is_whole = line.last() == Some(&b'\n');
+            if let Ok(Request::Broker(BrokerCommand::BrokerTap { filter })) = Request::parse(&line) {
+                return self.tap(&filter, asker, reader.get_mut(), &mut writer).await;
+            }
             let mut reply = if is_whole {
                 self.answer(&line, asker).await
             } else {
@@ -173,17 +182,26 @@ impl Counter {
     async fn answer(&self, line: &[u8], asker: &Asker) -> Vec<u8> {
         match Request::parse(line) {
             Ok(Request::Core(command)) => encode(&self.core(command, asker).await),
+            Ok(Request::Broker(command)) => encode(&self.look(command, asker).await),
             Ok(Request::Shell(command)) => encode(&self.shell(command, asker).await),
             Err(error) => encode(&refused("command_invalid", format!("not a command: {error}"))),
         }
     }
 
-    async fn core(&self, command: AdminCommand, asker: &Asker) -> Result<AdminAnswer, Rejection> {
+    pub(super) async fn core(&self, command: AdminCommand, asker: &Asker) -> Result<AdminAnswer, Rejection> {
         check_bank(&command, self.bank_authority_pem.as_deref())?;
-        match self.requests.admin(asker.clone(), command).await {
-            Ok(reply) => reply,
-            Err(stopped) => Err(Rejection::new("core_stopping", stopped.to_string())),
+        let drain = match &command {
+            AdminCommand::Drain { per_second, reference } => Some((*per_second, reference.clone())),
+            _ => None,
+        };
+        let stopping = |stopped: Stopped| Rejection::new("core_stopping", stopped.to_string());
+        let answer = self.requests.admin(asker.clone(), command).await.map_err(stopping)??;
+        match drain {
+            Some((0, _)) => self.broker.undrain(),
+            Some((per_second, reference)) => self.broker.drain(per_second, reference),
+            None => {}
         }
+        Ok(answer)
     }
 
     /// Each asks the core for the right to it: the command that it leads to, or [`AdminCommand::ReadHistory`].

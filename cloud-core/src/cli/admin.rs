@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{ArgGroup, Args, Subcommand};
 use cloud_core_flows::admin::{AdminCommand, BankKind, Deadlines, Filter, Listing, OnUnknown, Resolution};
 use cloud_core_flows::registry::RESERVED_TENANT;
@@ -53,9 +53,16 @@ impl AdminArguments {
             _ => AdminClient::new(config.admin_socket()),
         };
         let command = match self.command {
-            AdminSubcommand::Batch(batch) => return batch.run(&client, self.json),
+            AdminSubcommand::Broker { .. } if self.server.is_some() => {
+                bail!("the broker is looked at from its own machine: leave out --server, or log in there")
+            }
+            AdminSubcommand::Broker { watch, action } => {
+                broker::cli::run(&config.admin_socket(), &action, self.json, watch).map_err(whole)?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            AdminSubcommand::Batch(batch) => return batch.run(&client, self.json).map_err(whole),
             AdminSubcommand::Claim(Claim::Create { from: Some(from), out: Some(out), valid, .. }) => {
-                return bulk::claims(&client, &from, &out, valid.0);
+                return bulk::claims(&client, &from, &out, valid.0).map_err(whole);
             }
             command => command,
         };
@@ -68,9 +75,15 @@ impl AdminArguments {
             }
             Request::Core(command) => show::core(&client.core(command)?, self.json)?,
             Request::Shell(command) => show::shell(&client.shell(command)?, self.json)?,
+            Request::Broker(_) => bail!("the broker is asked by its own command line"),
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The place of an error and its cause as one sentence.
+fn whole(error: anyhow::Error) -> anyhow::Error {
+    anyhow::anyhow!("{error:#}")
 }
 
 /// Creating what exists with the same content is a success, so each of these may be repeated.
@@ -124,6 +137,13 @@ enum AdminSubcommand {
     /// Names of what was deleted. They are not given again; the journal keeps their history.
     #[command(subcommand)]
     Deleted(Deleted),
+    /// The broker: sessions, refusals, traffic; the same as the binary `broker` offers.
+    Broker {
+        #[command(flatten)]
+        watch: broker::cli::Watch,
+        #[command(subcommand)]
+        action: broker::cli::Action,
+    },
     /// Carry out many commands from a file: all of them, or none.
     Batch(bulk::Batch),
 }
@@ -417,6 +437,7 @@ impl AdminSubcommand {
                 return Ok(Request::Shell(ShellCommand::IssueClaim { device, valid_ms: valid.0 }));
             }
             Self::Batch(batch) => batch.command()?,
+            Self::Broker { .. } => bail!("the broker is asked by its own command line"),
             Self::Token(Token::Revoke { principal }) => AdminCommand::RevokeToken { principal },
             Self::Token(Token::Create { principal, valid }) => {
                 return Ok(Request::Shell(ShellCommand::IssueToken { principal, valid_ms: valid.0 }));

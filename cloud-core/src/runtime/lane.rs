@@ -110,6 +110,7 @@ pub(super) fn to_lane(output: Output, clock: &CoreClock) -> ToLane {
             reason: match reason {
                 port::DisconnectReason::TakenOver => DisconnectReason::TakenOver,
                 port::DisconnectReason::Revoked => DisconnectReason::NotAuthorized,
+                port::DisconnectReason::Administrative => DisconnectReason::Administrative,
             },
         },
         other @ (Output::Bank(_) | Output::Admin { .. } | Output::Sign { .. } | Output::Enrolled { .. }) => {

@@ -569,6 +569,7 @@ impl World {
                 let reason = match reason {
                     DisconnectReason::TakenOver => session::DisconnectReason::TakenOver,
                     DisconnectReason::Revoked => session::DisconnectReason::NotAuthorized,
+                    DisconnectReason::Administrative => session::DisconnectReason::Administrative,
                 };
                 // A session has a task of its own, which hears of it when it comes to that.
                 let wait = self.random.network.range(0, 400);

@@ -60,6 +60,19 @@ pub(super) fn shell(answer: &ShellAnswer, json: bool) -> anyhow::Result<()> {
 fn table_of(answer: &AdminAnswer) -> Table {
     match answer {
         AdminAnswer::Done | AdminAnswer::Books(_) | AdminAnswer::Batch(_) => Table::new(&[]),
+        AdminAnswer::Outbox(rows) => {
+            table(&["PRINCIPAL", "OWED"], rows, |row| vec![row.principal.to_string(), row.owed.to_string()])
+        }
+        AdminAnswer::Refusals(report) => {
+            table(&["AT", "PRINCIPAL", "WHAT", "WHY"], &report.refusals, |row| {
+                vec![
+                    row.at.to_string(),
+                    or_dash(row.principal.as_ref()),
+                    printable(&row.what),
+                    printable(&row.why),
+                ]
+            })
+        }
         AdminAnswer::Deleted(rows) => {
             table(&["NAME", "DELETED"], rows, |row| vec![row.name.clone(), row.deleted_at.to_string()])
         }

@@ -1,0 +1,17 @@
+//! `broker`: administration of the broker that a cloud core embeds.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use broker::cli::Cli;
+use clap::Parser;
+
+fn main() -> ExitCode {
+    match Cli::parse().run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "broker: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
