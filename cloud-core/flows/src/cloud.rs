@@ -287,11 +287,6 @@ impl Cloud {
         self.payments.get(&id)
     }
 
-    /// Payments that are not at rest, one by one.
-    pub(crate) fn open(&self) -> impl Iterator<Item = &ChipPayment> {
-        self.open.iter().filter_map(|id| self.payments.get(id))
-    }
-
     /// Payments that are not at rest.
     pub fn open_payments(&self) -> usize {
         self.open.len()
