@@ -172,7 +172,7 @@ mod tests {
     fn refusal(principal: Option<&str>, what: &str) -> Record {
         let principal = principal.map(|name| name.parse().unwrap());
         let event = Event::RefusalAudited { principal, what: what.into(), why: "no".into() };
-        Record { at: Timestamp(100), event }
+        Record { at: Timestamp(100), event, by: None }
     }
 
     /// MO-8: an auditor finds every record that names somebody, and nobody else's.
@@ -185,7 +185,7 @@ mod tests {
             ("acme/ann", refusal(Some("acme/anna"), "x"), false),
             ("acme/ann", refusal(Some("big-acme/ann"), "x"), false),
             (&long, refusal(Some(&long), "x"), true),
-            ("acme/ann", Record { at: Timestamp(1), event: Event::Opened }, false),
+            ("acme/ann", Record { at: Timestamp(1), event: Event::Opened, by: None }, false),
         ] {
             let mut filter = Filter { principal: Some(name.parse().unwrap()), ..Filter::default() };
             let found = filter.select(Position::new(1), &record.encode());

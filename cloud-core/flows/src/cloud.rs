@@ -120,7 +120,7 @@ impl Cloud {
                 let minutes = u32::try_from(record.at.0 / 60_000).unwrap_or(u32::MAX / 2);
                 self.instance_floor = self.instance_floor.max(minutes);
             }
-            Event::RefusalAudited { .. } | Event::OperatorActed { .. } => {}
+            Event::RefusalAudited { .. } => {}
             _ => self.evolve_payment(record),
         }
     }

@@ -529,9 +529,7 @@ impl<D: Disk> Driver<D> {
             }
         };
         let mut reply = self.operate(command, now, out);
-        if !out.events.is_empty() {
-            out.events.insert(0, Event::OperatorActed { operator: operator.clone() });
-        }
+        out.by = Some(operator.to_string());
         if let (Ok(answer), Some(tenant)) = (&mut reply, within) {
             right::narrow(&self.cloud, answer, &tenant);
         }

@@ -207,11 +207,6 @@ pub enum Event {
         /// What it said.
         report: DeviceReport,
     },
-    /// What follows in the same frame was an operator's command from elsewhere. Without it, it was the local socket's.
-    OperatorActed {
-        /// Who.
-        operator: Principal,
-    },
     /// A device was revoked.
     DeviceRevoked {
         /// Which.
@@ -272,7 +267,6 @@ impl Event {
             Self::Registered(_)
             | Self::DeviceEnrolled { .. }
             | Self::CertificateRenewed { .. }
-            | Self::OperatorActed { .. }
             | Self::DeviceRevoked { .. }
             | Self::Restored { .. }
             | Self::ExceptionsResolved { .. } => RecordKind::Administration,

@@ -13,12 +13,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{ArgGroup, Args, Subcommand};
-use cloud_core_flows::admin::{AdminCommand, BankKind, Deadlines, Filter, Listing, OnUnknown, Resolution};
+use cloud_core_flows::admin::{AdminCommand, Filter, Listing, Resolution};
 use cloud_core_flows::registry::RESERVED_TENANT;
 use cloud_core_flows::right::OperatorRole;
 use schemas::ids::{ItemId, MerchantId, PaymentId, Principal, PrincipalId, TenantId};
-use schemas::money::{Currency, Money};
-use schemas::signed::PublicKey;
+use schemas::money::Money;
 
 use crate::admin::client::AdminClient;
 use crate::admin::{Request, ShellCommand};
@@ -472,6 +471,7 @@ impl AdminSubcommand {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use cloud_core_flows::admin::{BankKind, Deadlines, OnUnknown};
 
     use super::*;
 

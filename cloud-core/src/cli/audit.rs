@@ -263,11 +263,16 @@ fn line_of(position: Position, frame: &FrameInfo, record: &Record, as_json: bool
             "position": chapter.position,
             "at": chapter.at,
             "kind": chapter.kind,
+            "by": chapter.by,
             "frame": frame.sequence,
             "event": chapter.content,
         })
         .to_string();
     }
     let kind = chapter.kind.as_str();
-    format!("{:>8}  {}  {kind:<14}  {:<20}  {}", chapter.position, chapter.at, chapter.event, chapter.text)
+    let by = chapter.by.map(|by| format!("  (by {by})")).unwrap_or_default();
+    format!(
+        "{:>8}  {}  {kind:<14}  {:<20}  {}{by}",
+        chapter.position, chapter.at, chapter.event, chapter.text
+    )
 }

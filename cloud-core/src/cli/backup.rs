@@ -242,7 +242,7 @@ fn mark(directory: &Path, config: &Config, head: Head, backup_made_at: Timestamp
     let mut journal = Journal::open(disk, config.journal_limits(), chain, &mut cloud)?;
     cloud.check().map_err(|violation| anyhow::anyhow!("the restored state is unsound: {violation}"))?;
     let event = Event::Restored { position: head.position.value(), backup_made_at };
-    let record = Record { at: cloud.at().max(now()), event };
+    let record = Record { at: cloud.at().max(now()), event, by: None };
     journal.append(&[record.encode()])?;
     journal.sync()?;
     Ok(cloud)
