@@ -401,6 +401,6 @@ mod tests {
     #[test]
     fn what_steers_a_terminal_is_not_shown() {
         let rows = json!([{ "client_id": "a\u{1b}[2Jb" }]);
-        assert_eq!(table(&rows, &[("CLIENT", "client_id")]), "CLIENT\na?[2Jb\n");
+        assert_eq!(table(&rows, &[("CLIENT", "client_id")]), " CLIENT\n a?[2Jb\n");
     }
 }
