@@ -128,6 +128,13 @@ impl Cli {
     }
 }
 
+/// Whether a command failed only because whoever reads its output has had enough (`| head -n 1`): no failure. Errors of
+/// sockets and files say what they were about, so they are never bare.
+pub fn is_closed_output(error: &anyhow::Error) -> bool {
+    let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    kind == Some(std::io::ErrorKind::BrokenPipe) && error.chain().count() == 1
+}
+
 /// Carries out one action.
 ///
 /// # Errors

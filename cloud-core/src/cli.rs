@@ -108,6 +108,7 @@ pub fn run() -> ExitCode {
     let cli = Cli::parse();
     match cli.run() {
         Ok(code) => code,
+        Err(error) if broker::cli::is_closed_output(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "cloud-core: {error:#}");
             let is_fault = matches!(error.downcast_ref::<ServeError>(), Some(ServeError::Fault(_)));

@@ -7,7 +7,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use cloud_core_flows::admin::{
-    AdminAnswer, AdminCommand, AdminReply, BankKind, Deadlines, OnUnknown, Resolution,
+    AdminAnswer, AdminCommand, AdminReply, BankKind, Deadlines, Filter, Listing, OnUnknown, Resolution,
 };
 use cloud_core_flows::event::{Event, Record};
 use cloud_core_flows::port::{ConnectionId, Credentials, Input, Output, Proof, StandingRefusal};
@@ -83,6 +83,12 @@ fn table(payment: PaymentId) -> Vec<(AdminCommand, &'static str)> {
         token_hash: Hash::of(b"t"),
         expires_at: at,
     };
+    let change_device = |device: &str| AdminCommand::ChangeDevice {
+        device: of(device),
+        profile: None,
+        longest_act_ms: Some(7),
+    };
+    let batch = |commands: Vec<AdminCommand>| AdminCommand::Batch { commands, check_only: false };
     vec![
         (AdminCommand::ListTenants, "xxxx"),
         (AdminCommand::ListDevices, "xxxx"),
@@ -91,6 +97,20 @@ fn table(payment: PaymentId) -> Vec<(AdminCommand, &'static str)> {
         (AdminCommand::ListAccounts, "xxxx"),
         (AdminCommand::ListPayments { open_only: false }, "xxxx"),
         (AdminCommand::ListExceptions, "xxxx"),
+        (AdminCommand::Find { listing: Listing::Devices, filter: Filter::default() }, "xxxx"),
+        (AdminCommand::ListOutbox { principals: vec![] }, "xxxx"),
+        (AdminCommand::ListRefusals, "xx--"),
+        (AdminCommand::Drain { per_second: 1, reference: None }, "----"),
+        (AdminCommand::Disconnect { principal: None, connection: Some(ConnectionId(1)) }, "----"),
+        (AdminCommand::Disconnect { principal: Some(of("acme/ann")), connection: None }, "-xx-"),
+        (AdminCommand::RevokeToken { principal: of("acme/ann") }, "-xx-"),
+        (AdminCommand::DeletePerson { person: of("acme/bob") }, "--x-"),
+        (change_device("acme/spare"), "--x-"),
+        (AdminCommand::DeleteDevice { device: of("farthing/ada") }, "----"),
+        (AdminCommand::DeleteTenant { tenant: "other".parse().unwrap() }, "----"),
+        (batch(vec![change_device("acme/spare")]), "--x-"),
+        (batch(vec![change_device("acme/spare"), change_device("other/none")]), "----"),
+        (batch(vec![batch(vec![])]), "----"),
         (AdminCommand::Books, "xx--"),
         (AdminCommand::ReadHistory, "xx--"),
         (claim("acme/vend"), "-xx-"),

@@ -56,12 +56,12 @@ impl AdminArguments {
                 bail!("the broker is looked at from its own machine: leave out --server, or log in there")
             }
             AdminSubcommand::Broker { watch, action } => {
-                broker::cli::run(&config.admin_socket(), &action, self.json, watch).map_err(whole)?;
+                broker::cli::run(&config.admin_socket(), &action, self.json, watch)?;
                 return Ok(ExitCode::SUCCESS);
             }
-            AdminSubcommand::Batch(batch) => return batch.run(&client, self.json).map_err(whole),
+            AdminSubcommand::Batch(batch) => return batch.run(&client, self.json),
             AdminSubcommand::Claim(Claim::Create { from: Some(from), out: Some(out), valid, .. }) => {
-                return bulk::claims(&client, &from, &out, valid.0).map_err(whole);
+                return bulk::claims(&client, &from, &out, valid.0);
             }
             command => command,
         };
@@ -78,11 +78,6 @@ impl AdminArguments {
         }
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// The place of an error and its cause as one sentence.
-fn whole(error: anyhow::Error) -> anyhow::Error {
-    anyhow::anyhow!("{error:#}")
 }
 
 /// Creating what exists with the same content is a success, so each of these may be repeated.
