@@ -159,11 +159,12 @@ impl Counter {
                 return Ok(());
             }
             let is_whole = line.last() == Some(&b'\n');
-            if let Ok(Request::Broker(BrokerCommand::BrokerTap { filter })) = Request::parse(&line) {
-                return self.tap(&filter, asker, reader.get_mut(), &mut writer).await;
+            let request = Request::parse(&line);
+            if let Ok(Request::Broker(BrokerCommand::BrokerTap { filter })) = &request {
+                return self.tap(filter, asker, reader.get_mut(), &mut writer).await;
             }
             let mut reply = if is_whole {
-                self.answer(&line, asker).await
+                self.answer(request, asker).await
             } else {
                 encode(&refused(
                     "request_too_long",
@@ -179,8 +180,8 @@ impl Counter {
         }
     }
 
-    async fn answer(&self, line: &[u8], asker: &Asker) -> Vec<u8> {
-        match Request::parse(line) {
+    async fn answer(&self, request: serde_json::Result<Request>, asker: &Asker) -> Vec<u8> {
+        match request {
             Ok(Request::Core(command)) => encode(&self.core(command, asker).await),
             Ok(Request::Broker(command)) => encode(&self.look(command, asker).await),
             Ok(Request::Shell(command)) => encode(&self.shell(command, asker).await),
