@@ -1,8 +1,8 @@
 //! `broker admin ...`: how operators look at the broker and act on it, over the admin socket of the process that it is
-//! part of. One JSON line each way; the answers are shown as they come, so that this speaks to any release.
+//! part of, or from elsewhere over TLS. One JSON line each way; the answers are shown as they come, so that this speaks
+//! to any release.
 
-use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,9 +13,7 @@ use schemas::ids::Principal;
 use schemas::time::Timestamp;
 use serde_json::{Value, json};
 
-/// Longest reply line in bytes.
-const REPLY_BYTES: u64 = 64 << 20;
-const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
+use crate::client::{Client, ClientError};
 
 /// Administration of the broker that a cloud core embeds.
 #[derive(Debug, Parser)]
@@ -33,9 +31,11 @@ enum Top {
 
 #[derive(Debug, Args)]
 struct Arguments {
-    /// Data directory of the cloud core; its `admin.sock` is used.
+    /// Data directory of a cloud core on this machine; its `admin.sock` is used.
     #[arg(long, global = true, env = "FARTHING_DATA_DIR", default_value = "./farthing-data")]
     data_dir: PathBuf,
+    #[command(flatten)]
+    elsewhere: Elsewhere,
     /// The answer as JSON.
     #[arg(long, global = true)]
     json: bool,
@@ -43,6 +43,30 @@ struct Arguments {
     watch: Watch,
     #[command(subcommand)]
     action: Action,
+}
+
+/// Whether the core is on another machine. There the role in the operator's certificate says what may be done.
+#[derive(Debug, Clone, Args)]
+pub struct Elsewhere {
+    /// A core elsewhere: HOST:PORT of its `listen_admin` (to enroll: of its `listen_enrolment`).
+    #[arg(long, global = true, value_name = "HOST:PORT", requires = "identity")]
+    pub server: Option<String>,
+    /// The directory with the operator's key and certificate, as `cloud-core admin enroll` writes it.
+    #[arg(long, global = true, value_name = "DIR")]
+    pub identity: Option<PathBuf>,
+}
+
+impl Elsewhere {
+    /// For the core there, or for the one on this machine whose admin socket is `socket`.
+    ///
+    /// # Errors
+    /// [`ClientError::Identity`].
+    pub fn client(&self, socket: &Path) -> Result<Client, ClientError> {
+        match (&self.server, &self.identity) {
+            (Some(server), Some(identity)) => Client::remote(server, identity),
+            _ => Ok(Client::local(socket)),
+        }
+    }
 }
 
 /// Whether to look again and again.
@@ -123,8 +147,8 @@ impl Cli {
     /// # Errors
     /// Nobody listens, or the operator's wish was refused; says why and what to do.
     pub fn run(self) -> anyhow::Result<()> {
-        let Top::Admin(Arguments { data_dir, json, watch, action }) = self.command;
-        run(&data_dir.join("admin.sock"), &action, json, watch)
+        let Top::Admin(Arguments { data_dir, elsewhere, json, watch, action }) = self.command;
+        run(&elsewhere.client(&data_dir.join("admin.sock"))?, &action, json, watch)
     }
 }
 
@@ -139,14 +163,14 @@ pub fn is_closed_output(error: &anyhow::Error) -> bool {
 ///
 /// # Errors
 /// As [`Cli::run`].
-pub fn run(socket: &Path, action: &Action, json: bool, watch: Watch) -> anyhow::Result<()> {
-    if let Action::Tap { filter } = action {
-        return tap(socket, filter, json);
+pub fn run(client: &Client, action: &Action, json: bool, watch: Watch) -> anyhow::Result<()> {
+    if let Action::Tap { .. } = action {
+        return tap(client, &request(action)?, json);
     }
     let in_place = std::io::stdout().is_terminal();
     let mut former = None;
     loop {
-        let text = show(socket, action, json, &mut former)?;
+        let text = show(client, action, json, &mut former)?;
         let mut stdout = std::io::stdout().lock();
         if watch.watch.is_some() && in_place {
             write!(stdout, "\x1b[2J\x1b[H")?;
@@ -161,16 +185,16 @@ pub fn run(socket: &Path, action: &Action, json: bool, watch: Watch) -> anyhow::
 
 /// One look; `former` is the sample that rates are counted from.
 fn show(
-    socket: &Path,
+    client: &Client,
     action: &Action,
     json: bool,
     former: &mut Option<(Instant, Value)>,
 ) -> anyhow::Result<String> {
     if matches!(action, Action::Stats) && former.is_none() {
-        *former = Some((Instant::now(), ask(socket, &request(action)?)?));
+        *former = Some((Instant::now(), ask(client, &request(action)?)?));
         std::thread::sleep(Duration::from_secs(1));
     }
-    let mut rows = ask(socket, &request(action)?)?;
+    let mut rows = ask(client, &request(action)?)?;
     if let (Action::Stats, Some((at, before))) = (action, &former) {
         let elapsed_ms = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
         let now = (Instant::now(), rows.clone());
@@ -317,13 +341,11 @@ fn cell(value: &Value) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
-/// Prints what passes, a line for each.
-fn tap(socket: &Path, filter: &str, json: bool) -> anyhow::Result<()> {
-    let mut lines = send(socket, &json!({ "command": "broker_tap", "filter": filter }))?;
-    lines.get_ref().set_read_timeout(None)?;
-    let mut line = String::new();
-    while (&mut lines).take(REPLY_BYTES).read_line(&mut line)? > 0 {
-        let seen = answer(&line)?;
+/// Prints what passes, a line for each, until the core or Ctrl-C ends it.
+fn tap(client: &Client, request: &Value, json: bool) -> anyhow::Result<()> {
+    let mut replies = client.begin(request.to_string().as_bytes())?;
+    loop {
+        let seen = answer(&replies.next_line()?)?;
         let mut stdout = std::io::stdout().lock();
         if json {
             writeln!(stdout, "{seen}")?;
@@ -333,44 +355,23 @@ fn tap(socket: &Path, filter: &str, json: bool) -> anyhow::Result<()> {
             writeln!(stdout, "... {missed} more passed than could be shown")?;
         } else {
             let said = if seen["message"].is_null() { &seen["hex"] } else { &seen["message"] };
-            let (at, topic) = (cell(&seen["at"]), cell(&seen["topic"]));
-            writeln!(
-                stdout,
-                "{at} {} {topic} {} bytes {}",
-                cell(&seen["connection"]),
-                seen["bytes"],
-                cell(said)
-            )?;
+            let (at, connection, topic) =
+                (cell(&seen["at"]), cell(&seen["connection"]), cell(&seen["topic"]));
+            writeln!(stdout, "{at} {connection} {topic} {} bytes {}", seen["bytes"], cell(said))?;
         }
         stdout.flush()?;
-        line.clear();
     }
-    Ok(())
 }
 
-fn ask(socket: &Path, request: &Value) -> anyhow::Result<Value> {
-    let mut line = String::new();
-    send(socket, request)?.take(REPLY_BYTES).read_line(&mut line).context("no answer")?;
-    let answer = answer(&line)?;
+fn ask(client: &Client, request: &Value) -> anyhow::Result<Value> {
+    let answer = answer(&client.ask(request.to_string().as_bytes())?)?;
     // The core's own answers say which they are.
     Ok(if answer["rows"].is_null() { answer } else { answer["rows"].clone() })
 }
 
-fn send(socket: &Path, request: &Value) -> anyhow::Result<BufReader<UnixStream>> {
-    let mut stream = UnixStream::connect(socket).with_context(|| {
-        format!(
-            "no cloud core answers at {}: start one, or name its data directory with --data-dir",
-            socket.display()
-        )
-    })?;
-    stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
-    writeln!(stream, "{request}")?;
-    Ok(BufReader::new(stream))
-}
-
 /// The content of a reply, or what was refused.
-fn answer(line: &str) -> anyhow::Result<Value> {
-    let mut reply: Value = serde_json::from_str(line).context("the cloud core gave no whole answer")?;
+fn answer(line: &[u8]) -> anyhow::Result<Value> {
+    let mut reply: Value = serde_json::from_slice(line).context("the cloud core gave no whole answer")?;
     if let Some(refused) = reply.get("Err") {
         bail!("{} ({})", cell(&refused["text"]), cell(&refused["code"]));
     }

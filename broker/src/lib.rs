@@ -7,6 +7,7 @@
 
 mod api;
 pub mod cli;
+pub mod client;
 mod clock;
 mod connection;
 mod inbox;

@@ -18,8 +18,6 @@ use serde::{Deserialize, Serialize};
 
 /// Longest request line in bytes.
 pub(crate) const REQUEST_BYTES: usize = 2 << 20;
-/// Longest reply line in bytes.
-pub(crate) const REPLY_BYTES: usize = 64 << 20;
 
 /// What an operator may say.
 #[derive(Debug, Clone, PartialEq, Eq)]

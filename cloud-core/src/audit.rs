@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
+use broker::client::ClientError;
 use cloud_core_flows::event::{Event, Record, RecordKind};
 use schemas::ids::{MessageId, PaymentId, Principal};
 use schemas::time::Timestamp;
@@ -37,11 +38,11 @@ impl Shelves {
 pub(crate) fn durable(config: &Config) -> Result<Position, AdminError> {
     match AdminClient::new(config.admin_socket()).shell(ShellCommand::Durable) {
         Ok(ShellAnswer::Durable { records }) => Ok(Position::new(records)),
-        Ok(other) => Err(AdminError::NoAnswer {
+        Ok(other) => Err(AdminError::Client(ClientError::NoAnswer {
             path: config.admin_socket().display().to_string(),
             reason: format!("not its reply: {other:?}"),
-        }),
-        Err(AdminError::NotRunning { .. }) => Ok(Position::END),
+        })),
+        Err(AdminError::Client(ClientError::NotRunning { .. })) => Ok(Position::END),
         Err(error) => Err(error),
     }
 }

@@ -174,3 +174,103 @@ fn a_tap_shows_what_is_said_about_a_payment() {
     assert!(!tap.tail().contains(&room.token), "no token is shown");
     assert_eq!(TENANT, "acme", "the names above are of the first tenant");
 }
+
+/// On an operator's own machine: nothing of the core's data directory is there.
+struct Elsewhere<'a> {
+    fleet: &'a Fleet,
+    identity: std::path::PathBuf,
+}
+
+impl<'a> Elsewhere<'a> {
+    fn enrolled(fleet: &'a Fleet, name: &str, role: &[&str]) -> Self {
+        let made = fleet.cli(&[&["admin", "operators", "create", name, "--role"], role].concat());
+        assert!(made.status.success(), "{}", text(&made.stderr));
+        let claim = text(&fleet.cli(&["admin", "operators", "claim", name]).stdout);
+        let identity = fleet.directory().join("elsewhere").join(name);
+        let mut enroll = command(binary("cloud-core"));
+        enroll.args(["admin", "enroll", "--operator", name, "--claim", claim.lines().next().unwrap()]);
+        enroll.args(["--server", &fleet.addresses.enrolment.unwrap().to_string()]);
+        enroll.arg("--identity").arg(&identity);
+        run_ok(enroll);
+        Self { fleet, identity }
+    }
+
+    fn command(&self, program: &str, before: &[&str], arguments: &[&str]) -> std::process::Command {
+        let mut admin = command(binary(program));
+        admin
+            .args(before)
+            .args(["--json", "--server"])
+            .arg(self.fleet.addresses.admin_tls.unwrap().to_string());
+        admin.arg("--identity").arg(&self.identity).args(arguments);
+        admin
+    }
+
+    fn broker(&self, arguments: &[&str]) -> std::process::Command {
+        self.command("broker", &["admin"], arguments)
+    }
+
+    fn refused(&self, arguments: &[&str]) {
+        let output = run(self.broker(arguments));
+        let said = text(&output.stderr);
+        assert!(!output.status.success() && said.contains("not_allowed"), "{arguments:?}: {said}");
+    }
+}
+
+fn room_with_a_door() -> Room {
+    let core_settings = &["--listen-admin", "127.0.0.1:0"];
+    let fleet = Fleet::start(Options { core_settings, ..Options::default() });
+    let token = fleet.token(PAYER);
+    Room { fleet, token }
+}
+
+/// PL-4: the same over TLS with a certificate, within its role, also where one looks again and again.
+#[test]
+fn an_operator_elsewhere_looks_and_acts_within_the_role() {
+    let room = room_with_a_door();
+    let mut client = room.client("phone");
+    let ada = Elsewhere::enrolled(&room.fleet, "ada", &["auditor"]);
+    let otto = Elsewhere::enrolled(&room.fleet, "otto", &["operator"]);
+    let tina = Elsewhere::enrolled(&room.fleet, "tina", &["tenant-admin", "--tenant", "acme"]);
+    let same = ada.command("cloud-core", &["admin"], &["broker", "sessions"]);
+    for look in [ada.broker(&["sessions"]), same] {
+        let rows: Value = serde_json::from_str(&run_ok(look)).unwrap();
+        assert_eq!(rows[0]["principal"].as_str(), Some(PAYER), "{rows}");
+    }
+    for what in ["stats", "limits", "refusals", "outbox"] {
+        run_ok(ada.broker(&[what]));
+    }
+    let log = room.fleet.directory().join("watch.log");
+    let mut watch = Process::spawn("watch", otto.broker(&["sessions", "--watch", "1"]), &log);
+    for _look in 0..2 {
+        watch.line(|line| line.contains(PAYER)).unwrap();
+    }
+    ada.refused(&["disconnect", PAYER]);
+    otto.refused(&["drain"]);
+    tina.refused(&["sessions"]);
+    tina.refused(&["tap"]);
+    run_ok(otto.broker(&["disconnect", PAYER]));
+    assert_eq!(client.receive(), Packet::Disconnect(ADMINISTRATIVE));
+    let mut client = room.client("phone");
+    run_ok(tina.broker(&["disconnect", PAYER]));
+    assert_eq!(client.receive(), Packet::Disconnect(ADMINISTRATIVE));
+    let journal = room.fleet.journal();
+    let by =
+        |name: &str| journal.iter().any(|line| line["by"] == name && line.to_string().contains("disconnect"));
+    assert!(by("farthing/otto") && by("farthing/tina"));
+}
+
+/// Standing counts for each command, and a tap is a long one.
+#[test]
+fn a_tap_elsewhere_ends_when_its_operator_is_revoked() {
+    let room = room_with_a_door();
+    let ada = Elsewhere::enrolled(&room.fleet, "ada", &["auditor"]);
+    let log = room.fleet.directory().join("tap.log");
+    let mut tap = Process::spawn("tap", ada.broker(&["tap", "ft/acme/#"]), &log);
+    tap.line(|line| line.contains("tapping")).unwrap();
+    let mut client = room.client("phone");
+    client.publish("ft/acme/payer-0/up/cloud-time", b"x", 0);
+    tap.line(|line| line.contains("up/cloud-time")).unwrap();
+    assert!(room.fleet.cli(&["admin", "operators", "revoke", "ada"]).status.success());
+    assert!(!tap.ended().success());
+    assert!(tap.tail().contains("not_an_operator"), "{}", tap.tail());
+}

@@ -1,6 +1,8 @@
 //! What operators see of the broker (PL-4). What changes something is a command of the core, so that it is in the
 //! journal before it is done.
 
+use std::time::Duration;
+
 use broker::session::{ConnectionId, Limits};
 use cloud_core_flows::admin::{AdminAnswer, AdminCommand};
 use cloud_core_flows::limits::ADMIN_ROWS;
@@ -10,9 +12,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::Instant;
 
 use super::server::Counter;
 use crate::runtime::Asker;
+
+/// While a tap runs its operator's right is looked up so often, so that a revocation ends it too; the empty line that is
+/// sent then shows each end that the other is there.
+const TAP_PULSE: Duration = Duration::from_secs(5);
 
 /// What may be asked of the broker. Answers are JSON, an array of rows or an object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,31 +195,39 @@ impl Counter {
         reader: &mut (impl AsyncRead + Unpin),
         writer: &mut (impl AsyncWrite + Unpin),
     ) -> std::io::Result<()> {
+        let shown = |row: &Value| format!("{}\n", json!({ "Ok": row }));
         if let Err(refused) = self.may_look(asker).await {
-            writer.write_all(format!("{}\n", json!({ "Err": refused })).as_bytes()).await?;
-            return writer.flush().await;
+            return say(writer, &format!("{}\n", json!({ "Err": refused }))).await;
         }
         let mut passing = self.broker.tap();
+        let mut pulse = tokio::time::interval_at(Instant::now() + TAP_PULSE, TAP_PULSE);
         let mut unread = [0_u8; 64];
-        writer.write_all(format!("{}\n", json!({ "Ok": { "tapping": filter } })).as_bytes()).await?;
-        writer.flush().await?;
+        say(writer, &shown(&json!({ "tapping": filter }))).await?;
         loop {
-            let shown = tokio::select! {
+            let line = tokio::select! {
                 received = passing.recv() => match received {
-                    Ok(tapped) if tapped.matches(filter) => tapped.shown(),
+                    Ok(tapped) if tapped.matches(filter) => shown(&tapped.shown()),
                     Ok(_) => continue,
-                    Err(RecvError::Lagged(missed)) => json!({ "missed": missed }),
+                    Err(RecvError::Lagged(missed)) => shown(&json!({ "missed": missed })),
                     Err(RecvError::Closed) => return Ok(()),
                 },
                 read = reader.read(&mut unread) => match read? {
                     0 => return Ok(()),
                     _ => continue,
                 },
+                _ = pulse.tick() => match self.may_look(asker).await {
+                    Ok(()) => "\n".to_owned(),
+                    Err(refused) => return say(writer, &format!("{}\n", json!({ "Err": refused }))).await,
+                },
             };
-            writer.write_all(format!("{}\n", json!({ "Ok": shown })).as_bytes()).await?;
-            writer.flush().await?;
+            say(writer, &line).await?;
         }
     }
+}
+
+async fn say(writer: &mut (impl AsyncWrite + Unpin), line: &str) -> std::io::Result<()> {
+    writer.write_all(line.as_bytes()).await?;
+    writer.flush().await
 }
 
 /// Our own rows encode.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use broker::client::REPLY_BYTES;
 use broker::{BrokerHandle, TlsConfig};
 use cloud_core_flows::admin::{AdminAnswer, AdminCommand, BankKind};
 use cloud_core_flows::registry::RESERVED_TENANT;
@@ -24,9 +25,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::{
-    BrokerCommand, REPLY_BYTES, REQUEST_BYTES, Request, ShellAnswer, ShellCommand, ShellReply, story,
-};
+use super::{BrokerCommand, REQUEST_BYTES, Request, ShellAnswer, ShellCommand, ShellReply, story};
 use crate::authority::principal_of_peer_certificate;
 use crate::bank::HttpBank;
 use crate::config::Shown;

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use broker::cli::Elsewhere;
 use clap::{ArgGroup, Args, Subcommand};
 use cloud_core_flows::admin::{AdminCommand, Filter, Listing, Resolution};
 use cloud_core_flows::registry::RESERVED_TENANT;
@@ -31,12 +32,8 @@ pub(super) struct AdminArguments {
     /// Print the answer as JSON.
     #[arg(long, global = true)]
     json: bool,
-    /// A core elsewhere: HOST:PORT of its `listen_admin` (for `enroll`: of its `listen_enrolment`).
-    #[arg(long, global = true, value_name = "HOST:PORT", requires = "identity")]
-    server: Option<String>,
-    /// The directory with the operator's key and certificate, as `enroll` writes it.
-    #[arg(long, global = true, value_name = "DIR")]
-    identity: Option<PathBuf>,
+    #[command(flatten)]
+    elsewhere: Elsewhere,
     #[command(subcommand)]
     command: AdminSubcommand,
 }
@@ -45,18 +42,14 @@ impl AdminArguments {
     pub(super) fn run(self, config: &Config) -> anyhow::Result<ExitCode> {
         #[cfg(feature = "demo")]
         if let AdminSubcommand::Enroll { claim, operator } = &self.command {
-            return enroll::run(claim, operator, self.server.as_deref(), self.identity.as_deref(), self.json);
+            let Elsewhere { server, identity } = &self.elsewhere;
+            return enroll::run(claim, operator, server.as_deref(), identity.as_deref(), self.json);
         }
-        let client = match (&self.server, &self.identity) {
-            (Some(server), Some(identity)) => AdminClient::remote(server, identity)?,
-            _ => AdminClient::new(config.admin_socket()),
-        };
+        let line = self.elsewhere.client(&config.admin_socket())?;
+        let client = AdminClient::from(line.clone());
         let command = match self.command {
-            AdminSubcommand::Broker { .. } if self.server.is_some() => {
-                bail!("the broker is looked at from its own machine: leave out --server, or log in there")
-            }
             AdminSubcommand::Broker { watch, action } => {
-                broker::cli::run(&config.admin_socket(), &action, self.json, watch)?;
+                broker::cli::run(&line, &action, self.json, watch)?;
                 return Ok(ExitCode::SUCCESS);
             }
             AdminSubcommand::Batch(batch) => return batch.run(&client, self.json),
