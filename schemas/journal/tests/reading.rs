@@ -3,9 +3,12 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use schemas_journal::{
-    Disk, FrameHash, Head, MemoryDisk, Position, copy, for_each_record, for_each_record_through, verify,
-    verify_against,
+    Disk, DiskError, FrameHash, Head, MemoryDisk, Position, copy, for_each_record, for_each_record_through,
+    verify, verify_against,
 };
 use support::{Log, fill, open, record};
 
@@ -62,6 +65,72 @@ fn a_copy_of_a_journal_whose_first_segments_are_archived_goes_on_from_its_snapsh
     assert_eq!(numbers(&open(&to).unwrap().1), (0..36).collect::<Vec<_>>());
     let early = verify_against(&to, Position::END, &heads[..1]).unwrap().problem.unwrap();
     assert!(early.reason.contains("add the archive"), "{early:?}");
+}
+
+/// The owner makes a newer snapshot and removes the oldest, just when that one is about to be read.
+#[derive(Clone)]
+struct Tidied {
+    disk: MemoryDisk,
+    removed: Arc<AtomicBool>,
+}
+
+impl Disk for Tidied {
+    fn len(&self, name: &str) -> Result<u64, DiskError> {
+        if name.ends_with(".snap") && !self.removed.swap(true, Ordering::SeqCst) {
+            self.disk.remove(name)?;
+        }
+        self.disk.len(name)
+    }
+    fn list(&self) -> Result<Vec<String>, DiskError> {
+        self.disk.list()
+    }
+    fn create(&self, name: &str, len: u64) -> Result<(), DiskError> {
+        self.disk.create(name, len)
+    }
+    fn read(&self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<(), DiskError> {
+        self.disk.read(name, offset, buffer)
+    }
+    fn write(&self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
+        self.disk.write(name, offset, bytes)
+    }
+    fn sync(&self, name: &str) -> Result<(), DiskError> {
+        self.disk.sync(name)
+    }
+    fn publish(&self, name: &str, bytes: &[u8]) -> Result<(), DiskError> {
+        self.disk.publish(name, bytes)
+    }
+    fn remove(&self, name: &str) -> Result<(), DiskError> {
+        self.disk.remove(name)
+    }
+}
+
+#[test]
+fn a_snapshot_that_its_owner_removes_meanwhile_is_no_failure_of_a_copy_or_of_a_verification() {
+    let (disk, heads) = written();
+    let snapshots =
+        |disk: &MemoryDisk| disk.list().unwrap().into_iter().filter(|name| name.ends_with(".snap")).count();
+    assert!(snapshots(&disk) > 1);
+    // Then the copy can't be opened without a snapshot.
+    disk.remove("journal-00000001.seg").unwrap();
+    let tidied = |disk: &MemoryDisk| Tidied { disk: disk.fork(), removed: Arc::default() };
+    let (from, to) = (tidied(&disk), MemoryDisk::new());
+    let copied = copy(&from, &to, Position::END).unwrap().unwrap();
+    assert!(from.removed.load(Ordering::SeqCst), "it happened");
+    assert_eq!(snapshots(&to), snapshots(&disk) - 1);
+    assert_eq!(Some(&copied.head), heads.last());
+    assert_eq!(numbers(&open(&to).unwrap().1), (0..36).collect::<Vec<_>>());
+
+    let report = verify(&tidied(&disk)).unwrap();
+    assert_eq!(report.snapshots.len(), snapshots(&disk) - 1);
+    assert!(report.snapshots.iter().all(|snapshot| snapshot.problem.is_none()));
+
+    // None is left, and the beginning is archived: no copy is better than one that can't be opened.
+    let (from, to) = (disk.fork(), MemoryDisk::new());
+    for name in disk.list().unwrap().iter().filter(|name| name.ends_with(".snap")) {
+        from.remove(name).unwrap();
+    }
+    let refused = copy(&from, &to, Position::END).unwrap_err().to_string();
+    assert!(refused.contains("copy again"), "{refused}");
 }
 
 #[test]
