@@ -17,6 +17,7 @@ mod clock;
 mod kill;
 mod lane;
 mod requests;
+mod turns;
 mod workers;
 
 use std::collections::HashMap;
@@ -39,6 +40,7 @@ use banks::Banks;
 use clock::WallWatch;
 use lane::{FromLane, ToLane, from_lane, to_lane};
 use requests::Request;
+use turns::Turns;
 use workers::{Done, Workers};
 
 pub(crate) use clock::CoreClock;
@@ -133,6 +135,7 @@ impl Runtime {
             next_ticket: 0,
             batch_messages: parts.batch_messages,
             arrived: Arrived::default(),
+            turns: Turns::default(),
             backlog: Backlog::default(),
             is_syncing: false,
             is_stopping: false,
@@ -172,6 +175,7 @@ struct Owner {
     next_ticket: u64,
     batch_messages: usize,
     arrived: Arrived,
+    turns: Turns,
     backlog: Backlog,
     is_syncing: bool,
     is_stopping: bool,
@@ -207,7 +211,8 @@ impl Owner {
         }
     }
 
-    /// Waits for anything, then takes everything that is there, up to a batch.
+    /// Waits for anything, then takes everything that is there, up to a batch. Where more is there than a batch takes,
+    /// tenants take turns.
     async fn receive(&mut self) {
         let idle = match self.driver.next_due() {
             _ if self.is_stopping && !self.is_syncing => Duration::ZERO,
@@ -218,23 +223,48 @@ impl Owner {
         let hears_lane = self.is_stopping || !self.backlog.is_full();
         let first_batch = self.batch_messages.min(FIRST_BATCH_MESSAGES);
         let at_most = if self.is_syncing { self.batch_messages } else { first_batch };
-        let Arrived { done, requests, lane } = &mut self.arrived;
+        let goes_on = hears_lane && !self.turns.is_empty();
+        let mut first = None;
+        let Arrived { done, requests, .. } = &mut self.arrived;
         tokio::select! {
             biased;
             Some(message) = self.done.recv() => done.push(message),
             Some(message) = self.inbox.recv() => requests.push(message),
-            Some(message) = self.lane.recv(), if hears_lane => lane.push(message),
+            () = std::future::ready(()), if goes_on => {}
+            Some(message) = self.lane.recv(), if hears_lane => first = Some(message),
             () = tokio::time::sleep(idle) => {}
         }
         take_all(&mut self.done, done, self.batch_messages);
         take_all(&mut self.inbox, requests, at_most);
         if hears_lane {
-            take_all(&mut self.lane, lane, at_most);
+            self.hear_lane(first, at_most);
+        }
+    }
+
+    fn hear_lane(&mut self, first: Option<ToCore>, at_most: usize) {
+        let batch = &mut self.arrived.lane;
+        if self.turns.is_empty() && self.lane.len() < at_most {
+            // All of it is in this batch, in whichever order.
+            batch.extend(first);
+            return take_all(&mut self.lane, batch, at_most);
+        }
+        if let Some(first) = first {
+            self.turns.push(first);
+        }
+        while self.turns.has_room()
+            && let Ok(message) = self.lane.try_recv()
+        {
+            self.turns.push(message);
+        }
+        while batch.len() < at_most
+            && let Some(message) = self.turns.pop()
+        {
+            batch.push(message);
         }
     }
 
     fn arrived_nothing(&self) -> bool {
-        self.done.is_empty() && self.inbox.is_empty() && self.lane.is_empty()
+        self.done.is_empty() && self.inbox.is_empty() && self.lane.is_empty() && self.turns.is_empty()
     }
 
     fn take_done(&mut self) -> Result<(), CoreFault> {
