@@ -207,7 +207,11 @@ fn show(
     Ok(match action {
         Action::Refusals => {
             let counts = table(&rows["counts"], &[("REASON", "reason"), ("COUNT", "count")]);
-            format!("{}\n{counts}", table(&rows["refusals"], columns(action)))
+            let unrecorded = match rows["unrecorded"].as_u64() {
+                Some(number @ 1..) => format!("\nnot written to the journal one by one: {number}\n"),
+                _ => String::new(),
+            };
+            format!("{}\n{counts}{unrecorded}", table(&rows["refusals"], columns(action)))
         }
         Action::Session(_) => details(&rows),
         _ if columns(action).is_empty() => "done\n".to_owned(),

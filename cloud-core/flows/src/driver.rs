@@ -133,6 +133,9 @@ impl<D: Disk> Driver<D> {
     pub fn handle(&mut self, input: Input, now: Timestamp) {
         let now = self.clock(now);
         if let Input::Tick = input {
+        if let Some(number) = self.lobby.take_unrecorded(now) {
+            self.take(unrecorded(number), now);
+        }
             self.tick(now);
             return;
         }
@@ -193,7 +196,7 @@ impl<D: Disk> Driver<D> {
 
     /// When an [`Input::Tick`] is wanted.
     pub fn next_due(&self) -> Option<Timestamp> {
-        self.cloud.next_due()
+        self.cloud.next_due().into_iter().chain(self.lobby.summary_due()).min()
     }
 
     /// The state, for reading. What is read here may not be synced yet: ask by [`Input::Admin`] to be sure.
@@ -570,6 +573,17 @@ impl<D: Disk> Driver<D> {
         }
         out.event(Event::Registered(command.clone()));
         out.disconnect(leaving, DisconnectReason::Administrative);
+/// Of a minute that has ended: nobody's number is missing in the journal.
+fn unrecorded(number: u64) -> Decision {
+    let (each, all) = (limits::AUDITED_REFUSALS_PER_MINUTE, limits::AUDITED_REFUSALS_OF_ALL_PER_MINUTE);
+    let why = format!(
+        "{number} refusals were not written down: more than {each} to one principal, or {all} to all, in a minute"
+    );
+    let mut out = Decision::default();
+    out.event(Event::RefusalAudited { principal: None, what: "audit of refusals".to_owned(), why });
+    out
+}
+
         Ok(AdminAnswer::Done)
     }
 

@@ -26,6 +26,9 @@ pub const REPORT_LIFE_MS: u64 = 15 * 60_000;
 pub const CLOCK_SKEW_MS: u64 = 60_000;
 /// Audit records of refusals for one principal in one minute; further ones are only counted.
 pub const AUDITED_REFUSALS_PER_MINUTE: u32 = 10;
+/// Audit records of refusals for all principals together in one minute, so that many can't fill the journal either: at
+/// about 200 bytes each some 170 MB a day. How many were not written down is itself on record when the minute ends.
+pub const AUDITED_REFUSALS_OF_ALL_PER_MINUTE: u32 = 600;
 /// Principals whose refusals are counted at the same time.
 pub const AUDITED_PRINCIPALS: usize = 10_000;
 /// Attempts after which a silent bank is named in the exceptions queue. It is asked on all the same.

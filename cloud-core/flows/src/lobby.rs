@@ -17,6 +17,17 @@ pub(crate) struct Guest {
     pub(crate) subscribed: bool,
 }
 
+/// Audit records of refusals in one minute.
+#[derive(Debug, Default)]
+struct Audited {
+    minute: u64,
+    records: u32,
+    /// Refusals that were not written down, and are not yet on record as a number.
+    unrecorded: u64,
+    /// The same since the start.
+    unrecorded_ever: u64,
+}
+
 /// Connections, the health probe, and how often each principal was refused lately.
 #[derive(Debug, Default)]
 pub(crate) struct Lobby {
@@ -25,6 +36,7 @@ pub(crate) struct Lobby {
     /// The platform's own probe: it may ask for the time, nothing else.
     pub(crate) probe: Option<(Principal, Hash)>,
     refusals: BTreeMap<Option<Principal>, (u64, u32)>,
+    audited: Audited,
     /// What was refused lately, oldest first, and how often each reason was given.
     recent: VecDeque<RefusalRow>,
     reasons: BTreeMap<String, u64>,
@@ -142,7 +154,8 @@ impl Lobby {
         let counted = self.reasons.iter().map(|(reason, count)| (reason.clone(), *count));
         let mut counts: Vec<_> = counted.map(|(reason, count)| RefusalCount { reason, count }).collect();
         counts.sort_by_key(|row| std::cmp::Reverse(row.count));
-        RefusalReport { refusals: self.recent.iter().rev().cloned().collect(), counts }
+        let unrecorded = self.audited.unrecorded_ever;
+        RefusalReport { refusals: self.recent.iter().rev().cloned().collect(), counts, unrecorded }
     }
 
     /// One has to go; whose it was.
@@ -156,7 +169,7 @@ impl Lobby {
         self.guests.len()
     }
 
-    /// Whether another refusal of this principal is written down: so many a minute.
+    /// Whether another refusal of this principal is written down: so many a minute, and so many of all.
     pub(crate) fn audits(&mut self, principal: Option<&Principal>, now: Timestamp) -> bool {
         let minute = now.0 / 60_000;
         if self.refusals.len() >= limits::AUDITED_PRINCIPALS {
@@ -169,7 +182,30 @@ impl Lobby {
             *count = (minute, 0);
         }
         count.1 += 1;
-        count.1 <= limits::AUDITED_REFUSALS_PER_MINUTE
+        if self.audited.minute != minute {
+            (self.audited.minute, self.audited.records) = (minute, 0);
+        }
+        let is_written = count.1 <= limits::AUDITED_REFUSALS_PER_MINUTE
+            && self.audited.records < limits::AUDITED_REFUSALS_OF_ALL_PER_MINUTE;
+        if is_written {
+            self.audited.records += 1;
+        } else {
+            self.audited.unrecorded += 1;
+            self.audited.unrecorded_ever += 1;
+        }
+        is_written
+    }
+
+    /// When the number of those that were not written down goes on record.
+    pub(crate) fn summary_due(&self) -> Option<Timestamp> {
+        let ends_at = (self.audited.minute + 1).saturating_mul(60_000);
+        (self.audited.unrecorded > 0).then_some(Timestamp(ends_at))
+    }
+
+    /// That number, once when it is due.
+    pub(crate) fn take_unrecorded(&mut self, now: Timestamp) -> Option<u64> {
+        self.summary_due().filter(|due| *due <= now)?;
+        Some(std::mem::take(&mut self.audited.unrecorded))
     }
 }
 

@@ -6,7 +6,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use cloud_core_flows::admin::{AdminCommand, OnUnknown};
+use cloud_core_flows::admin::{AdminAnswer, AdminCommand, OnUnknown};
 use cloud_core_flows::event::Event;
 use cloud_core_flows::port::BankAnswer::Done;
 use cloud_core_flows::port::BankCallKind::{Cancel, Refund, Transfer};
@@ -110,7 +110,7 @@ fn garbage_is_refused_and_audited() {
     assert_eq!(promise, Err(PromiseRefusal::PayloadInvalid), "a request needs a key");
 }
 
-/// PL-1: refusals are audited ten times a minute for each principal, then only counted.
+/// PL-1: refusals are audited ten times a minute for each principal, then only counted; the number is audited too.
 #[test]
 fn audit_of_refusals_is_rate_limited() {
     let mut w = world();
@@ -122,11 +122,63 @@ fn audit_of_refusals_is_rate_limited() {
         }
     }
     assert_eq!(audits(&w), 40);
+    w.now = w.driver.next_due().unwrap().0;
+    assert_eq!(w.now % 60_000, 0, "a summary is due when the minute ends");
+    w.input(Input::Tick);
+    assert_eq!(unrecorded(&w), [80, 80]);
+    let AdminAnswer::Refusals(report) = w.admin(AdminCommand::ListRefusals).unwrap() else {
+        panic!("refusals")
+    };
+    assert_eq!(report.unrecorded, 160);
 }
 
+/// MO-8: many principals can't fill the journal either.
+#[test]
+fn audit_of_refusals_has_a_limit_for_all_and_says_what_it_left_out() {
+    let mut w = world();
+    w.now = (w.now / 60_000 + 1) * 60_000;
+    for n in 0..1_000_u32 {
+        let principal = who(&format!("p-{n}"));
+        let create =
+            AdminCommand::CreatePerson { person: principal.clone(), public_key: None, bank_account: None };
+        w.admin(create).unwrap();
+        let lane = Input::LaneRefused {
+            connection: ConnectionId(1),
+            principal: Some(principal),
+            what: "Publish ft/x".to_owned(),
+            why: "not yours".to_owned(),
+            told: true,
+        };
+        w.input(lane);
+    }
+    assert_eq!(audits(&w), 600);
+    assert_eq!(unrecorded(&w), [0; 0], "the minute has not ended");
+    w.now += 60_000;
+    w.input(Input::Tick);
+    assert_eq!(unrecorded(&w), [400]);
+    w.now += 600_000;
+    w.input(Input::Tick);
+    assert_eq!(unrecorded(&w), [400], "once");
+    w.publish("ann", Kind::PaymentRequest, vec![1]).0.unwrap_err();
+    assert_eq!(audits(&w), 601, "another minute has its own");
+}
+
+/// Refusals that were written down, without the summaries.
 fn audits(w: &World) -> usize {
+    audited(w).iter().filter(|(what, _)| what != SUMMARY).count()
+}
+
+/// The numbers that the summaries name.
+fn unrecorded(w: &World) -> Vec<u64> {
+    let summaries = audited(w).into_iter().filter(|(what, _)| what == SUMMARY);
+    summaries.map(|(_, why)| why.split(' ').next().unwrap().parse().unwrap()).collect()
+}
+
+const SUMMARY: &str = "audit of refusals";
+
+fn audited(w: &World) -> Vec<(String, String)> {
     #[derive(Default)]
-    struct Count(usize);
+    struct Count(Vec<(String, String)>);
     impl Fold for Count {
         type Error = schemas::cbor::CborError;
         fn restore(&mut self, _: Position, _: &[u8]) -> Result<(), Self::Error> {
@@ -134,7 +186,9 @@ fn audits(w: &World) -> usize {
         }
         fn apply(&mut self, _: Position, record: &[u8]) -> Result<(), Self::Error> {
             let record = cloud_core_flows::event::Record::decode(record)?;
-            self.0 += usize::from(matches!(record.event, Event::RefusalAudited { .. }));
+            if let Event::RefusalAudited { what, why, .. } = record.event {
+                self.0.push((what, why));
+            }
             Ok(())
         }
     }

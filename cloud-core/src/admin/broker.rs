@@ -147,7 +147,7 @@ impl Counter {
             })
         };
         let refusals: Vec<_> = report.refusals.iter().map(row).collect();
-        Ok(json!({ "refusals": refusals, "counts": report.counts }))
+        Ok(json!({ "refusals": refusals, "counts": report.counts, "unrecorded": report.unrecorded }))
     }
 
     /// Settings with where they come from, and what is built in.

@@ -227,6 +227,10 @@ pub struct RefusalRow {
 }
 
 /// How often a reason was given.
+    /// How many were not written down since the start, as there were too many in a minute. The journal has the number
+    /// for each minute.
+    #[serde(default)]
+    pub unrecorded: u64,
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusalCount {
     /// The reason.
