@@ -63,7 +63,16 @@ fn an_operator_elsewhere_does_what_the_role_allows() {
         let (done, said) = ask(name, arguments);
         assert!(!done && said.contains("not_allowed") || said.contains("may not do this"), "{name}: {said}");
     }
+    let (done, said) = ask("tina", &["operators", "list"]);
+    assert!(done && said.contains("tina") && !said.contains("ada"), "{said}");
+    let shown = core.admin_ok(&["operators", "list", "--standing", "enrolled"]);
+    assert!(shown.contains("auditor") && shown.contains("tenant-admin"), "{shown}");
+    assert!(core.admin_ok(&["operators", "show", "ada"]).contains("auditor"));
+    assert!(!core.admin(&["operators", "show", "nobody"]).status.success());
+    let devices = core.admin_ok(&["devices", "list"]);
+    assert!(devices.contains("acme/chip-7") && !devices.contains("farthing/"), "{devices}");
     core.admin_ok(&["operators", "revoke", "tina"]);
+    assert!(core.admin_ok(&["operators", "list"]).contains("revoked"));
     let (done, said) = ask("tina", &["tenants", "list"]);
     assert!(!done && said.contains("no operator's"), "{said}");
     core.stop();

@@ -154,6 +154,28 @@ fn refusals_are_shown_with_address_and_counted_by_reason() {
     });
 }
 
+/// PL-4: the rates are rows as the other limits are, and how often they were met is beside them.
+#[test]
+fn rates_of_principals_are_among_the_limits_with_how_often_they_were_met() {
+    let core_settings = &["--principal-packets-per-second", "1", "--principal-packets-burst", "20"];
+    let fleet = Fleet::start(Options { core_settings, ..Options::default() });
+    let token = fleet.token(PAYER);
+    let room = Room { fleet, token };
+    let row = |name: &str| {
+        let rows = room.admin(&["limits"]);
+        rows.as_array().unwrap().iter().find(|row| row["name"] == name).cloned().unwrap()
+    };
+    for name in ["principal_packets_per_second", "principal_bytes_per_second", "principal_bytes_burst"] {
+        assert_eq!(row(name)["met"], 0, "{name}");
+    }
+    let mut client = room.client("phone");
+    for _ in 0..40 {
+        client.publish("ft/acme/payer-0/up/status-request", b"x", 1);
+    }
+    until("the rate is met", || (row("principal_packets_burst")["met"].as_u64() > Some(0)).then_some(()));
+    assert_eq!(row("principal_packets_burst")["value"], "20");
+}
+
 /// A payment's messages are seen as they pass, decoded, in both directions.
 #[test]
 fn a_tap_shows_what_is_said_about_a_payment() {

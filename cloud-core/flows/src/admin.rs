@@ -144,6 +144,8 @@ pub enum Listing {
     Accounts,
     /// Payments in memory, newest first.
     Payments,
+    /// Operators who administer from elsewhere.
+    Operators,
     /// What was deleted: names that are not given again.
     Deleted,
 }

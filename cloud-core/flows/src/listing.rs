@@ -8,7 +8,7 @@ use serde::de::value::StrDeserializer;
 
 use crate::admin::{
     AccountRow, AdminAnswer, AdminCommand, BankKind, BooksReport, DeletedRow, DeviceRow, Filter, Listing,
-    MerchantRow, OutboxRow, PaymentRow, PersonRow, Presence, TenantRow,
+    MerchantRow, OperatorRow, OutboxRow, PaymentRow, PersonRow, Presence, TenantRow,
 };
 use crate::books;
 use crate::cloud::Cloud;
@@ -51,6 +51,7 @@ fn find(
         Listing::Persons => AdminAnswer::Persons(persons(cloud, presence, filter)),
         Listing::Accounts => AdminAnswer::Accounts(accounts(cloud, filter)),
         Listing::Payments => AdminAnswer::Payments(payments(cloud, false, filter)),
+        Listing::Operators => AdminAnswer::Operators(operators(cloud, filter)),
         Listing::Deleted => AdminAnswer::Deleted(deleted(cloud, filter)),
     }
 }
@@ -110,8 +111,10 @@ fn standing_name(standing: Standing) -> &'static str {
 
 fn devices(cloud: &Cloud, presence: &dyn Fn(&Principal) -> Presence, filter: &Filter) -> Vec<DeviceRow> {
     let rows = cloud.registry.devices.iter();
+    // Operators have certificates as devices have, and a listing of their own.
     let rows = rows.filter(|(device, found)| {
-        filter.takes(Some(&device.tenant), &device.to_string())
+        cloud.registry.operator(device).is_none()
+            && filter.takes(Some(&device.tenant), &device.to_string())
             && filter.takes_state(standing_name(found.standing))
     });
     let rows = rows.take(limits::ADMIN_ROWS);
@@ -127,6 +130,23 @@ fn devices(cloud: &Cloud, presence: &dyn Fn(&Principal) -> Presence, filter: &Fi
         last_report: found.last_report.clone(),
     })
     .collect()
+}
+
+fn operators(cloud: &Cloud, filter: &Filter) -> Vec<OperatorRow> {
+    let rows = cloud.registry.operators.iter().filter_map(|(operator, granted)| {
+        let found = cloud.registry.device(operator)?;
+        Some(OperatorRow {
+            operator: operator.id.clone(),
+            role: granted.role,
+            tenant: granted.tenant.clone(),
+            standing: standing_name(found.standing).to_owned(),
+            instance: found.instance,
+        })
+    });
+    let rows = rows.filter(|row| {
+        filter.takes(row.tenant.as_ref(), row.operator.as_str()) && filter.takes_state(&row.standing)
+    });
+    rows.take(limits::ADMIN_ROWS).collect()
 }
 
 fn persons(cloud: &Cloud, presence: &dyn Fn(&Principal) -> Presence, filter: &Filter) -> Vec<PersonRow> {

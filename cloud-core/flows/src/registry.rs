@@ -174,9 +174,9 @@ pub struct Registry {
     pub(crate) persons: BTreeMap<Principal, Person>,
     /// Their certificates are kept as devices' are.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    operators: BTreeMap<Principal, Operator>,
-    claims: BTreeMap<Hash, Claim>,
-    tokens: BTreeMap<Principal, Token>,
+    pub(crate) operators: BTreeMap<Principal, Operator>,
+    pub(crate) claims: BTreeMap<Hash, Claim>,
+    pub(crate) tokens: BTreeMap<Principal, Token>,
     /// Names of what was deleted, and when; not given again.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) deleted: BTreeMap<String, Timestamp>,

@@ -161,6 +161,7 @@ pub(crate) fn narrow(cloud: &Cloud, answer: &mut AdminAnswer, tenant: &TenantId)
             rows.retain(|row| row.name.split('/').nth(1) == Some(tenant.as_str()));
         }
         AdminAnswer::Tenants(rows) => rows.retain(|row| row.tenant == *tenant),
+        AdminAnswer::Operators(rows) => rows.retain(|row| row.tenant.as_ref() == Some(tenant)),
         AdminAnswer::Devices(rows) => rows.retain(|row| row.device.tenant == *tenant),
         AdminAnswer::Persons(rows) => rows.retain(|row| row.person.tenant == *tenant),
         AdminAnswer::Merchants(rows) => rows.retain(|row| row.tenant == *tenant),

@@ -98,6 +98,7 @@ fn table(payment: PaymentId) -> Vec<(AdminCommand, &'static str)> {
         (AdminCommand::ListPayments { open_only: false }, "xxxx"),
         (AdminCommand::ListExceptions, "xxxx"),
         (AdminCommand::Find { listing: Listing::Devices, filter: Filter::default() }, "xxxx"),
+        (AdminCommand::Find { listing: Listing::Operators, filter: Filter::default() }, "xxxx"),
         (AdminCommand::ListOutbox { principals: vec![] }, "xxxx"),
         (AdminCommand::ListRefusals, "xx--"),
         (AdminCommand::Drain { per_second: 1, reference: None }, "----"),
@@ -250,10 +251,19 @@ fn a_tenants_admin_sees_nothing_of_others() {
         other => panic!("{other:?}"),
     };
     let payments = AdminCommand::ListPayments { open_only: false };
-    for (name, expected) in [("ada", [2, 7, 1]), ("tina", [1, 3, 1]), ("else", [1, 0, 0])] {
+    for (name, expected) in [("ada", [2, 3, 1]), ("tina", [1, 3, 1]), ("else", [1, 0, 0])] {
         let seen = [AdminCommand::ListTenants, AdminCommand::ListDevices, payments.clone()]
             .map(|command| tenants(ask(&mut w, name, &command)));
         assert_eq!(seen, expected, "{name}");
+    }
+    let operators = AdminCommand::Find { listing: Listing::Operators, filter: Filter::default() };
+    for (name, expected) in [("ada", &["ada", "else", "otto", "tina"][..]), ("tina", &["tina"])] {
+        let AdminAnswer::Operators(rows) = ask(&mut w, name, &operators).unwrap() else {
+            panic!("operators")
+        };
+        let named: Vec<_> = rows.iter().map(|row| row.operator.as_str()).collect();
+        assert_eq!(named, expected, "{name}");
+        assert!(rows.iter().all(|row| row.standing == "enrolled"), "{rows:?}");
     }
 }
 

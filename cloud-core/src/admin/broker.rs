@@ -153,20 +153,27 @@ impl Counter {
     /// Settings with where they come from, and what is built in.
     fn limits(&self) -> Value {
         let stats = self.broker.stats();
-        let is_limit = |name: &str| name.starts_with("max_") || name.ends_with("_messages");
+        let is_rate = |name: &str| name.starts_with("principal_");
+        let is_limit = |name: &str| name.starts_with("max_") || name.ends_with("_messages") || is_rate(name);
         let settings = self.settings.iter().filter(|shown| is_limit(shown.name)).map(|shown| {
             let is_connections = shown.name == "max_connections";
+            let (met, how) = match shown.name {
+                "max_connections" => (
+                    Some(stats.connections_refused),
+                    "; met: refused by any limit of connections, or while draining",
+                ),
+                name if is_rate(name) => {
+                    (Some(stats.publishes_put_off), "; met: MQTT 5 publishes put off by any of the rates")
+                }
+                _ => (None, ""),
+            };
             json!({
                 "name": shown.name,
                 "value": shown.value,
                 "origin": shown.origin,
                 "now": is_connections.then_some(stats.connections_open),
-                "met": is_connections.then_some(stats.connections_refused),
-                "meaning": if is_connections {
-                    "MQTT connections at one time; met: refused by any limit of connections, or while draining"
-                } else {
-                    shown.help
-                },
+                "met": met,
+                "meaning": format!("{}{how}", shown.help),
             })
         });
         let lane = Limits::default();

@@ -246,6 +246,19 @@ enum Accounts {
 
 #[derive(Debug, Subcommand)]
 enum Operators {
+    /// All operators.
+    List {
+        #[command(flatten)]
+        wanted: Wanted,
+        /// Only those of this standing: registered, enrolled, revoked.
+        #[arg(long)]
+        standing: Option<String>,
+    },
+    /// One operator.
+    Show {
+        /// Its name.
+        operator: PrincipalId,
+    },
     /// A new operator.
     Create {
         /// Its name.
@@ -407,6 +420,8 @@ impl AdminSubcommand {
             Self::Accounts(Accounts::Deposit { person, amount, reference }) => {
                 AdminCommand::Deposit { person, amount, reference }
             }
+            Self::Operators(Operators::List { wanted, standing }) => wanted.of(Listing::Operators, standing),
+            Self::Operators(Operators::Show { operator }) => one(Listing::Operators, &operator),
             Self::Operators(Operators::Create { operator, role, tenant }) => {
                 AdminCommand::CreateOperator { operator, role, tenant }
             }

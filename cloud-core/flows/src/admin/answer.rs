@@ -11,6 +11,7 @@ use super::{BankKind, Deadlines, OnUnknown};
 use crate::port::ConnectionId;
 use crate::registry::LastReport;
 use crate::rejection::Rejection;
+use crate::right::OperatorRole;
 
 /// The reply: an answer, or a rejection with code and sentence.
 pub type AdminReply = Result<AdminAnswer, Rejection>;
@@ -35,6 +36,8 @@ pub enum AdminAnswer {
     Payments(Vec<PaymentRow>),
     /// Exceptions.
     Exceptions(Vec<ExceptionRow>),
+    /// Operators.
+    Operators(Vec<OperatorRow>),
     /// What was deleted.
     Deleted(Vec<DeletedRow>),
     /// Who is owed what.
@@ -96,6 +99,21 @@ pub struct DeviceRow {
     pub executor: Option<PrincipalId>,
     /// How it last said it is (CP-17).
     pub last_report: Option<LastReport>,
+}
+
+/// An operator who administers from elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperatorRow {
+    /// Who.
+    pub operator: PrincipalId,
+    /// What they may do.
+    pub role: OperatorRole,
+    /// Where, for a tenant's admin.
+    pub tenant: Option<TenantId>,
+    /// `registered`, `enrolled`, `revoked`.
+    pub standing: String,
+    /// Enrolment number; 0 before the first.
+    pub instance: Instance,
 }
 
 /// A person.
@@ -209,6 +227,10 @@ pub struct RefusalReport {
     pub refusals: Vec<RefusalRow>,
     /// How often each reason was given since the start of the core, most often first.
     pub counts: Vec<RefusalCount>,
+    /// How many were not written down since the start, as there were too many in a minute. The journal has the number
+    /// for each minute.
+    #[serde(default)]
+    pub unrecorded: u64,
 }
 
 /// One refusal.
@@ -227,10 +249,6 @@ pub struct RefusalRow {
 }
 
 /// How often a reason was given.
-    /// How many were not written down since the start, as there were too many in a minute. The journal has the number
-    /// for each minute.
-    #[serde(default)]
-    pub unrecorded: u64,
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusalCount {
     /// The reason.

@@ -32,6 +32,7 @@ pub(super) fn is_empty(answer: &AdminAnswer) -> bool {
         AdminAnswer::Merchants(rows) => rows.is_empty(),
         AdminAnswer::Accounts(rows) => rows.is_empty(),
         AdminAnswer::Payments(rows) => rows.is_empty(),
+        AdminAnswer::Operators(rows) => rows.is_empty(),
         _ => false,
     }
 }
@@ -70,6 +71,17 @@ fn table_of(answer: &AdminAnswer) -> Table {
                     or_dash(row.principal.as_ref()),
                     printable(&row.what),
                     printable(&row.why),
+                ]
+            })
+        }
+        AdminAnswer::Operators(rows) => {
+            table(&["OPERATOR", "ROLE", "TENANT", "STANDING", "INSTANCE"], rows, |row| {
+                vec![
+                    row.operator.to_string(),
+                    row.role.as_str().to_owned(),
+                    or_dash(row.tenant.as_ref()),
+                    row.standing.clone(),
+                    row.instance.to_string(),
                 ]
             })
         }
