@@ -14,6 +14,8 @@ use crate::port::{ConnectionId, DisconnectReason, Output, OwedMessage};
 #[derive(Debug, Default)]
 pub(crate) struct Decision {
     pub(crate) events: Vec<Event>,
+    /// The records of the events, where their length had to be known before.
+    pub(crate) encoded: Vec<Vec<u8>>,
     pub(crate) outputs: Vec<Output>,
     /// Whom the events have given something to pull.
     pub(crate) woken: Vec<Principal>,

@@ -36,7 +36,6 @@ pub(crate) fn decide(
         AdminCommand::ResolvePayment { payment, resolution } => {
             ChipFlow { cloud, now, out }.resolve(*payment, *resolution).map(|()| AdminAnswer::Done)
         }
-        AdminCommand::Batch { commands, check_only } => upkeep::batch(cloud, commands, *check_only, now, out),
         AdminCommand::Withdraw { tenant, account, amount, reference } => {
             upkeep::withdraw(cloud, (tenant, account), *amount, reference, now, out)
         }

@@ -6,10 +6,12 @@
 //! computed from, also one without events: a duplicate answered from an unsynced first would be a broken promise
 //! (correctness.md 1).
 
+mod operate;
+
 use std::collections::VecDeque;
 
 use schemas::cbor;
-use schemas::ids::{Hash, Instance, PaymentId, Principal};
+use schemas::ids::{Hash, PaymentId, Principal};
 use schemas::time::Timestamp;
 use schemas_journal::{
     AppendError, ChainId, Disk, DiskError, Journal, JournalError, JournalLimits, OpenError, Position,
@@ -18,7 +20,7 @@ use schemas_journal::{
 };
 use schemas_mutants::Mutant;
 
-use crate::admin::{AdminAnswer, AdminCommand, AdminReply, RefusalRow};
+use crate::admin::RefusalRow;
 use crate::chip::ChipFlow;
 use crate::cloud::Cloud;
 use crate::decision::Decision;
@@ -33,9 +35,6 @@ use crate::port::{
     StandingRefusal,
 };
 use crate::registry::Standing;
-use crate::rejection::Rejection;
-use crate::right;
-use crate::upkeep;
 
 /// Why the core cannot go on: the process must end, and recover from disk at its next start.
 #[derive(Debug, thiserror::Error)]
@@ -132,12 +131,12 @@ impl<D: Disk> Driver<D> {
     /// Receive, decide, evolve. `now` is cloud time; it never goes back.
     pub fn handle(&mut self, input: Input, now: Timestamp) {
         let now = self.clock(now);
-        if let Input::Tick = input {
         if let Some(number) = self.lobby.take_unrecorded(now) {
             self.take(unrecorded(number), now);
         }
             self.tick(now);
             return;
+        if let Input::Tick = input {
         }
         let decision = self.decide(input, now);
         self.take(decision, now);
@@ -273,10 +272,12 @@ impl<D: Disk> Driver<D> {
         for event in decision.events {
             let record = Record { at: now, event, by: decision.by.clone() };
             self.cloud.evolve(&record);
-            self.pending.push(PendingRecord { bytes: record.encode(), ends_decision: false });
+            let bytes = encoded.next().unwrap_or_else(|| record.encode());
+            self.pending.push(PendingRecord { bytes, ends_decision: false });
             self.decided = Position::new(self.decided.value() + 1);
         }
         if let Some(last) = self.pending.last_mut() {
+        let mut encoded = decision.encoded.into_iter();
             last.ends_decision = true;
         }
         let position = self.decided;
@@ -364,7 +365,6 @@ impl<D: Disk> Driver<D> {
                 }
             }
             Input::Admin { ticket, by, command } => {
-                let reply = self.operate(&command, now, &mut out);
                 out.by = by.map(|by| shortened(&by));
                 out.outputs.push(Output::Admin { ticket, reply });
             }
@@ -373,6 +373,7 @@ impl<D: Disk> Driver<D> {
                 out.outputs.push(Output::Admin { ticket, reply });
             }
             Input::Enrol { ticket, principal, proof, public_key } => {
+                let reply = self.operate(&command, now, &mut out);
                 let life_ms = self.certificate_life_ms;
                 let result = desk::enrol(&self.cloud, &principal, &proof, public_key, life_ms, now);
                 let output = match result {
@@ -512,99 +513,6 @@ impl<D: Disk> Driver<D> {
         ChipFlow { cloud: &self.cloud, now, out }.command_not_accepted(&principal, message);
     }
 
-    /// Within the operator's rights, and on record as theirs.
-    fn operate_by(
-        &mut self,
-        operator: &Principal,
-        instance: Instance,
-        command: &AdminCommand,
-        now: Timestamp,
-        out: &mut Decision,
-    ) -> AdminReply {
-        let within = match right::check(&self.cloud, operator, instance, command) {
-            Ok(within) => within,
-            Err(why) => {
-                let known = self.cloud.registry.operator(operator).map(|_| operator);
-                let shown = format!("{command:?}");
-                let name = shown.split([' ', '{']).next().unwrap_or_default();
-                self.audit(None, known, &format!("admin {name} by {operator}"), &why.text, now, out);
-                return Err(why);
-            }
-        };
-        let mut reply = self.operate(command, now, out);
-        out.by = Some(operator.to_string());
-        if let (Ok(answer), Some(tenant)) = (&mut reply, within) {
-            right::narrow(&self.cloud, answer, &tenant);
-        }
-        reply
-    }
-
-    /// What a refused command would have done is done in no part.
-    fn operate(&mut self, command: &AdminCommand, now: Timestamp, out: &mut Decision) -> AdminReply {
-        match command {
-            AdminCommand::ListRefusals => return Ok(AdminAnswer::Refusals(self.lobby.refusals())),
-            AdminCommand::Disconnect { principal, connection } => {
-                return self.end_connections(command, principal.as_ref(), *connection, now, out);
-            }
-            _ => {}
-        }
-        let presence = |principal: &Principal| self.lobby.presence(principal);
-        let answer = desk::decide(&self.cloud, command, &presence, now, out)?;
-        self.refuse_what_fits_no_frame(command, out)?;
-        for principal in upkeep::dismissed(command) {
-            out.disconnect(self.lobby.dismiss(principal, now), DisconnectReason::Revoked);
-        }
-        Ok(answer)
-    }
-
-    fn end_connections(
-        &mut self,
-        command: &AdminCommand,
-        principal: Option<&Principal>,
-        connection: Option<ConnectionId>,
-        now: Timestamp,
-        out: &mut Decision,
-    ) -> AdminReply {
-        let mut leaving = principal.map_or_else(Vec::new, |principal| self.lobby.dismiss(principal, now));
-        leaving.extend(connection.filter(|id| self.lobby.dismiss_one(*id, now).is_some()));
-        if leaving.is_empty() {
-            let text = "no such connection: `broker admin sessions` shows those there are";
-            return Err(Rejection::new("not_connected", text));
-        }
-        out.event(Event::Registered(command.clone()));
-        out.disconnect(leaving, DisconnectReason::Administrative);
-/// Of a minute that has ended: nobody's number is missing in the journal.
-fn unrecorded(number: u64) -> Decision {
-    let (each, all) = (limits::AUDITED_REFUSALS_PER_MINUTE, limits::AUDITED_REFUSALS_OF_ALL_PER_MINUTE);
-    let why = format!(
-        "{number} refusals were not written down: more than {each} to one principal, or {all} to all, in a minute"
-    );
-    let mut out = Decision::default();
-    out.event(Event::RefusalAudited { principal: None, what: "audit of refusals".to_owned(), why });
-    out
-}
-
-        Ok(AdminAnswer::Done)
-    }
-
-    /// A batch is one decision, and that must be one frame of the journal.
-    fn refuse_what_fits_no_frame(&self, command: &AdminCommand, out: &mut Decision) -> Result<(), Rejection> {
-        if !matches!(command, AdminCommand::Batch { .. }) {
-            return Ok(());
-        }
-        let record = |event: &Event| Record { at: Timestamp(u64::MAX), event: event.clone(), by: None };
-        let lengths = out.events.iter().map(|event| record(event).encode().len() + limits::OPERATOR_BYTES);
-        let bytes: usize = lengths.map(|bytes| bytes + RECORD_HEADER_BYTES).sum();
-        let most = self.frame_bytes();
-        if bytes <= most {
-            return Ok(());
-        }
-        *out = Decision::default();
-        let text =
-            format!("the batch needs {bytes} bytes of one journal frame, which takes {most}: split it");
-        Err(Rejection::new("batch_too_long", text))
-    }
-
     /// What one frame takes.
     fn frame_bytes(&self) -> usize {
         const PADDING_BYTES: usize = 7;
@@ -665,6 +573,17 @@ fn shortened(text: &str) -> String {
             break;
         }
         short.push(c);
+/// Of a minute that has ended: nobody's number is missing in the journal.
+fn unrecorded(number: u64) -> Decision {
+    let (each, all) = (limits::AUDITED_REFUSALS_PER_MINUTE, limits::AUDITED_REFUSALS_OF_ALL_PER_MINUTE);
+    let why = format!(
+        "{number} refusals were not written down: more than {each} to one principal, or {all} to all, in a minute"
+    );
+    let mut out = Decision::default();
+    out.event(Event::RefusalAudited { principal: None, what: "audit of refusals".to_owned(), why });
+    out
+}
+
     }
     short
 }

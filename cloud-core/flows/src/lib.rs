@@ -27,6 +27,7 @@ pub mod registry;
 pub mod rejection;
 pub mod right;
 mod tell;
+mod undo;
 mod upkeep;
 mod window;
 

@@ -37,8 +37,6 @@ pub const BANK_ATTEMPTS_UNTIL_NAMED: u32 = 8;
 pub const BATCH_COMMANDS: usize = 5_000;
 /// Rows in one answer to an operator.
 pub const ADMIN_ROWS: usize = 1_000;
-/// What naming the operator adds to a record, at most, in bytes.
-pub(crate) const OPERATOR_BYTES: usize = AUDIT_TEXT_BYTES + 8;
 /// Connections that a drain ends in one second, at most.
 pub const DRAINED_PER_SECOND: u32 = 100_000;
 /// Refusals that operators are shown, and reasons that are counted.

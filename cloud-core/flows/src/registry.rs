@@ -144,13 +144,13 @@ pub struct Person {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Claim {
-    device: Principal,
+pub(crate) struct Claim {
+    pub(crate) device: Principal,
     expires_at: Timestamp,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Token {
+pub(crate) struct Token {
     hash: Hash,
     expires_at: Timestamp,
     /// The one before, and when it ends: while a rotation goes on.

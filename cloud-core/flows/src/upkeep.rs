@@ -17,7 +17,7 @@ use crate::desk;
 use crate::event::Event;
 use crate::limits;
 use crate::payment::ChipPayment;
-use crate::registry::{Merchant, Registry, check_deadlines, check_text, check_title, operator_name};
+use crate::registry::{Binding, Merchant, Registry, check_deadlines, check_text, check_title, operator_name};
 use crate::rejection::Rejection;
 
 /// Carries out one command, or finds that it was carried out before.
@@ -33,9 +33,12 @@ pub(crate) fn decide(
     Ok(AdminAnswer::Done)
 }
 
-/// All or nothing: each command is decided upon a copy of the registry in which those before it have happened.
+/// All or nothing: each command is decided upon a registry in which those before it have happened, and in the end is as
+/// before. It is the core's own, lent by `cloud`, whose own is not looked at meanwhile: a copy of 100,000 devices would
+/// hold up everybody for 0.2 s.
 pub(crate) fn batch(
     cloud: &Cloud,
+    registry: &mut Registry,
     commands: &[AdminCommand],
     check_only: bool,
     now: Timestamp,
@@ -49,21 +52,24 @@ pub(crate) fn batch(
         );
         return Err(Rejection::new("batch_too_long", text));
     }
-    let mut registry = cloud.registry.clone();
-    let (mut decided, mut changes) = (Decision::default(), 0);
-    for (index, command) in commands.iter().enumerate() {
+    let (mut decided, mut before) = (Decision::default(), Vec::new());
+    let result = commands.iter().enumerate().try_for_each(|(index, command)| {
         let from = decided.events.len();
-        decide_one(cloud, &registry, command, now, &mut decided).map_err(|why| Rejection {
+        decide_one(cloud, registry, command, now, &mut decided).map_err(|why| Rejection {
             text: format!("command {} of {}: {}; nothing was changed", index + 1, commands.len(), why.text),
             ..why
         })?;
         for event in &decided.events[from..] {
             if let Event::Registered(command) = event {
+                before.push(registry.before(command));
                 registry.register(command, now);
-                changes += 1;
             }
         }
-    }
+        Ok(())
+    });
+    let changes = before.len();
+    before.into_iter().rev().for_each(|before| registry.take_back(before));
+    result?;
     if !check_only {
         out.append(decided);
     }
@@ -505,20 +511,21 @@ impl Registry {
     }
 
     fn chip_selling_for(&self, tenant: &TenantId, merchant: &MerchantId) -> Option<Principal> {
-        let sells = |chip: &&Principal| {
-            let binding = self.devices.get(*chip).and_then(|device| device.binding.as_ref());
-            chip.tenant == *tenant && binding.is_some_and(|binding| binding.merchant == *merchant)
-        };
-        self.devices.keys().find(sells).cloned()
+        let mut chips = self.bindings(tenant);
+        chips.find(|(_, binding)| binding.merchant == *merchant).map(|(chip, _)| chip.clone())
     }
 
     fn chip_delivering_through(&self, executor: &Principal) -> Option<Principal> {
-        let delivers = |chip: &&Principal| {
-            let binding = self.devices.get(*chip).and_then(|device| device.binding.as_ref());
-            let mut executors = binding.into_iter().flat_map(|b| b.executor.iter().chain(b.items.values()));
-            chip.tenant == executor.tenant && executors.any(|id| *id == executor.id)
+        let delivers = |binding: &Binding| {
+            binding.executor.iter().chain(binding.items.values()).any(|id| *id == executor.id)
         };
-        self.devices.keys().find(delivers).cloned()
+        let mut chips = self.bindings(&executor.tenant);
+        chips.find(|(_, binding)| delivers(binding)).map(|(chip, _)| chip.clone())
+    }
+
+    fn bindings(&self, tenant: &TenantId) -> impl Iterator<Item = (&Principal, &Binding)> {
+        let devices = self.devices.iter().filter(move |(chip, _)| chip.tenant == *tenant);
+        devices.filter_map(|(chip, device)| Some((chip, device.binding.as_ref()?)))
     }
 
     fn merchant_with_terminal(&self, person: &Principal) -> Option<MerchantId> {

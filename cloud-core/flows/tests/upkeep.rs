@@ -11,11 +11,13 @@ use cloud_core_flows::admin::{
 };
 use cloud_core_flows::event::Record;
 use cloud_core_flows::port::{Credentials, DisconnectReason, Input, Output, StandingRefusal};
+use cloud_core_flows::right::OperatorRole;
 use common::{World, http, who};
 use proptest::prelude::*;
-use schemas::ids::{Instance, MerchantId, TenantId};
+use schemas::ids::{Hash, Instance, MerchantId, TenantId};
 use schemas::message::Outcome;
 use schemas::money::Money;
+use schemas::time::Timestamp;
 use schemas_journal::for_each_record;
 
 fn world() -> World {
@@ -331,7 +333,7 @@ fn a_batch_is_carried_out_whole_checked_or_refused() {
 fn a_batch_that_fits_no_frame_is_refused() {
     let mut w = world();
     let many = |count: usize| batch((0..count).map(|n| create_person(&format!("p-{n}"))).collect());
-    assert_eq!(refusal(&mut w, many(400)), "batch_too_long");
+    assert_eq!(refusal(&mut w, many(2_000)), "batch_too_long");
     assert_eq!(refusal(&mut w, many(5_001)), "batch_too_long");
     w.admin(many(100)).unwrap();
 }
@@ -359,11 +361,58 @@ fn any_command() -> impl Strategy<Value = AdminCommand> {
         }),
         Just(change_merchant("T")),
         Just(AdminCommand::DeleteTenant { tenant: acme() }),
+        any_other_entry(),
+    ]
+}
+
+/// Of every other kind of entry that the registry has.
+fn any_other_entry() -> impl Strategy<Value = AdminCommand> {
+    let name = || prop::sample::select(vec!["chip", "spare", "ann", "new"]).prop_map(who);
+    let ends = Timestamp(u64::MAX / 2);
+    let second = || "second".parse::<TenantId>().unwrap();
+    prop_oneof![
+        (name(), any::<u8>()).prop_map(move |(device, n)| AdminCommand::CreateClaim {
+            device,
+            claim_hash: Hash::of(&[n % 3]),
+            expires_at: ends
+        }),
+        (name(), any::<u8>()).prop_map(move |(principal, n)| AdminCommand::CreateToken {
+            principal,
+            token_hash: Hash::of(&[n % 3]),
+            expires_at: ends
+        }),
+        name().prop_map(move |principal| AdminCommand::RotateToken {
+            principal,
+            token_hash: Hash::of(b"rotated"),
+            expires_at: ends,
+            former_until: ends
+        }),
+        name().prop_map(|principal| AdminCommand::RevokeToken { principal }),
+        Just(AdminCommand::CreateOperator {
+            operator: "otto".parse().unwrap(),
+            role: OperatorRole::Operator,
+            tenant: None
+        }),
+        Just(AdminCommand::CreateTenant {
+            tenant: second(),
+            currency: "EUR".parse().unwrap(),
+            bank: BankKind::Internal,
+            on_unknown: OnUnknown::Refund,
+            deadlines: Deadlines::default(),
+        }),
+        Just(AdminCommand::DeleteTenant { tenant: second() }),
+        Just(change_tenant(&[("start_ms", 7)], None)),
+        Just(AdminCommand::CreateMerchant {
+            tenant: acme(),
+            merchant: "second".parse().unwrap(),
+            title: "Second".to_owned(),
+            terminal: None
+        }),
     ]
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(96))]
 
     /// CP-15: a batch does what its commands do one after the other; if one of them is refused, nothing.
     #[test]
@@ -378,8 +427,12 @@ proptest! {
         };
         let (mut together, mut singly) = (start(), start());
         let before = together.driver.cloud().clone();
+        let check = AdminCommand::Batch { commands: commands.clone(), check_only: true };
+        let checked = together.admin(check).map_err(|why| why.code);
+        prop_assert_eq!(together.driver.cloud(), &before, "a check changes nothing");
         let results: Vec<_> = commands.iter().map(|command| singly.admin(command.clone())).collect();
         let first_refused = results.iter().find_map(|result| result.as_ref().err());
+        prop_assert_eq!(checked.err(), first_refused.map(|why| why.code.clone()));
         match (together.admin(batch(commands)), first_refused) {
             (Ok(_), None) => prop_assert_eq!(together.driver.cloud(), singly.driver.cloud()),
             (Err(why), Some(first)) => {
