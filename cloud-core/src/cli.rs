@@ -58,7 +58,11 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start and serve (what happens without a command too).
-    Serve,
+    Serve {
+        /// The wall clock is right, although it is more than 30 days after the last record of the journal.
+        #[arg(long)]
+        accept_clock: bool,
+    },
     /// Play every flow with its failures and refunds: core, broker, bank and a small fleet as real processes.
     /// Exits 0 only if the books agree in the end. Needs no configuration, and leaves nothing behind.
     #[cfg(feature = "demo")]
@@ -143,7 +147,8 @@ impl Cli {
             std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
         let loaded = Config::load(&self.flags, variables)?;
         match self.command {
-            None | Some(Command::Serve) => serve(&loaded),
+            None => serve(&loaded, false),
+            Some(Command::Serve { accept_clock }) => serve(&loaded, accept_clock),
             Some(Command::Admin(arguments)) => arguments.run(&loaded.config),
             Some(Command::Config { command: ConfigCommand::Show { json } }) => show_config(&loaded, json),
             Some(Command::Audit { command }) => command.run(&loaded.config),
@@ -157,25 +162,25 @@ impl Cli {
     }
 }
 
-fn serve(loaded: &Loaded) -> anyhow::Result<ExitCode> {
+fn serve(loaded: &Loaded, accept_clock: bool) -> anyhow::Result<ExitCode> {
     telemetry::start_log(&loaded.config)
         .map_err(|error| anyhow::anyhow!("the log can't be written: {error}"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(serve_until_told(loaded));
+    let result = runtime.block_on(serve_until_told(loaded, accept_clock));
     // After a fault nothing is waited for.
     runtime.shutdown_background();
     result?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve_until_told(loaded: &Loaded) -> Result<(), ServeError> {
+async fn serve_until_told(loaded: &Loaded, accept_clock: bool) -> Result<(), ServeError> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Thread)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Thread)?;
     // From the start on, or a SIGHUP during a long replay would end the process.
     let mut hangup = signal(SignalKind::hangup()).map_err(ServeError::Thread)?;
     let mut server = tokio::select! {
-        started = Server::start(loaded) => started?,
+        started = Server::start(loaded, accept_clock) => started?,
         // A replay that is cut short is like a crash: the next start does it again.
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),

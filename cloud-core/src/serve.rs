@@ -39,8 +39,11 @@ use crate::{http, telemetry};
 pub use error::ServeError;
 use tls::Tls;
 
+const ONE_DAY_MS: u64 = 24 * 3_600_000;
 /// Clients' clocks may be behind by this much.
-const CLOCK_TOLERANCE_MS: u64 = 24 * 3_600_000;
+const CLOCK_TOLERANCE_MS: u64 = ONE_DAY_MS;
+/// The wall clock may be after the last record by this much, unless an operator says that it is right.
+const CLOCK_AHEAD_MS: u64 = 30 * ONE_DAY_MS;
 
 /// Where a running core is reached. Also written to `addresses.json` in the data directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,9 +107,11 @@ pub struct Server {
 impl Server {
     /// Starts everything and returns when all of it is listening. Must be called within a tokio runtime.
     ///
+    /// `accept_clock`: the wall clock is right, however long after the last record it is.
+    ///
     /// # Errors
     /// See [`ServeError`]; nothing is left running.
-    pub async fn start(loaded: &Loaded) -> Result<Self, ServeError> {
+    pub async fn start(loaded: &Loaded, accept_clock: bool) -> Result<Self, ServeError> {
         let config = &loaded.config;
         let kill = Arc::new(KillPoints::from_environment()?);
         let disk = open_data_dir(config)?;
@@ -114,6 +119,9 @@ impl Server {
         let authority = Arc::new(files::load_or_make_authority(config, Timestamp(lane_clock.now_ms()))?);
         let metrics = telemetry::metrics_handle().map_err(|error| ServeError::Metrics(error.to_string()))?;
         let mut driver = replay(disk.clone(), config, lane_clock).await?;
+        if !accept_clock {
+            check_clock(driver.left_off_at(), Timestamp(lane_clock.now_ms()))?;
+        }
         let clock = CoreClock::new(lane_clock, driver.cloud().at());
         if clock.ahead() > Duration::from_secs(5) {
             tracing::warn!(
@@ -250,6 +258,15 @@ async fn replay(
         tracing::warn!(%file, offset, bytes = cut.bytes, "a torn end was removed: writes that were never synced, so nothing of them was promised");
     }
     Ok(driver)
+}
+
+/// Before anything is written: the core's time never goes back, so a wrong one would stay.
+fn check_clock(left_off_at: Timestamp, now: Timestamp) -> Result<(), ServeError> {
+    let ahead_ms = now.ms_since(left_off_at);
+    if left_off_at == Timestamp(0) || ahead_ms <= CLOCK_AHEAD_MS {
+        return Ok(());
+    }
+    Err(ServeError::ClockAhead { now, left_off_at, days: ahead_ms / ONE_DAY_MS })
 }
 
 /// The health principal is of no tenant that an operator can make, and its token lives as long as this process.

@@ -25,7 +25,9 @@ fn put_segment(core: &Path, bytes: &[u8]) {
 #[test]
 fn data_of_v0_1_0_is_served_and_paid_with() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let mut fleet = Fleet::upon(Options::default(), |core| put_segment(core, V0_1_0));
+    // The data is older with each day.
+    let options = Options { core_settings: &["--accept-clock"], ..Options::default() };
+    let mut fleet = Fleet::upon(options, |core| put_segment(core, V0_1_0));
     let verified = fleet.cli(&["audit", "verify", "--expect", V0_1_0_HEAD]);
     assert!(verified.status.success(), "{}", text(&verified.stdout));
     let AdminAnswer::Payments(before) = fleet.core(AdminCommand::ListPayments { open_only: false }) else {

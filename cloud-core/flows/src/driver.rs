@@ -84,6 +84,7 @@ pub struct Driver<D> {
     /// The disk is full and the last segment too: nothing is lost, nothing new is accepted.
     starved: bool,
     certificate_life_ms: u64,
+    left_off_at: Timestamp,
 }
 
 impl<D: Disk> Driver<D> {
@@ -101,7 +102,7 @@ impl<D: Disk> Driver<D> {
         let mut cloud = Cloud::default();
         let chain = existing_chain_id(&disk)?.unwrap_or(fresh);
         let journal = Journal::open(disk, limits, chain, &mut cloud)?;
-        let decided = journal.position();
+        let (decided, left_off_at) = (journal.position(), cloud.at());
         let mut driver = Self {
             cloud,
             lobby: Lobby::default(),
@@ -111,6 +112,7 @@ impl<D: Disk> Driver<D> {
             held: VecDeque::new(),
             starved: false,
             certificate_life_ms: limits::CERTIFICATE_LIFE_MS,
+            left_off_at,
         };
         // Asked only now: a long replay must not eat into the time that devices have to come back.
         let now = driver.clock(now());
@@ -134,9 +136,9 @@ impl<D: Disk> Driver<D> {
         if let Some(number) = self.lobby.take_unrecorded(now) {
             self.take(unrecorded(number), now);
         }
+        if let Input::Tick = input {
             self.tick(now);
             return;
-        if let Input::Tick = input {
         }
         let decision = self.decide(input, now);
         self.take(decision, now);
@@ -213,6 +215,11 @@ impl<D: Disk> Driver<D> {
         self.lobby.count()
     }
 
+    /// The time of the last record before this start; 0 where there was none.
+    pub fn left_off_at(&self) -> Timestamp {
+        self.left_off_at
+    }
+
     /// Position of everything decided so far.
     pub fn decided(&self) -> Position {
         self.decided
@@ -269,6 +276,7 @@ impl<D: Disk> Driver<D> {
             let replies = decision.outputs.extract_if(.., |output| matches!(output, Output::Reply { .. }));
             replies.for_each(|output| self.held.push_front((Position::ZERO, output)));
         }
+        let mut encoded = decision.encoded.into_iter();
         for event in decision.events {
             let record = Record { at: now, event, by: decision.by.clone() };
             self.cloud.evolve(&record);
@@ -277,7 +285,6 @@ impl<D: Disk> Driver<D> {
             self.decided = Position::new(self.decided.value() + 1);
         }
         if let Some(last) = self.pending.last_mut() {
-        let mut encoded = decision.encoded.into_iter();
             last.ends_decision = true;
         }
         let position = self.decided;
@@ -366,6 +373,7 @@ impl<D: Disk> Driver<D> {
             }
             Input::Admin { ticket, by, command } => {
                 out.by = by.map(|by| shortened(&by));
+                let reply = self.operate(&command, now, &mut out);
                 out.outputs.push(Output::Admin { ticket, reply });
             }
             Input::AdminBy { ticket, operator, instance, command } => {
@@ -373,7 +381,6 @@ impl<D: Disk> Driver<D> {
                 out.outputs.push(Output::Admin { ticket, reply });
             }
             Input::Enrol { ticket, principal, proof, public_key } => {
-                let reply = self.operate(&command, now, &mut out);
                 let life_ms = self.certificate_life_ms;
                 let result = desk::enrol(&self.cloud, &principal, &proof, public_key, life_ms, now);
                 let output = match result {
@@ -566,13 +573,6 @@ pub fn run_snapshot<D: Disk>(job: &SnapshotJob, disk: &D) -> Result<SnapshotTake
     job.run(disk, &mut Cloud::default(), |cloud: &Cloud| cbor::encode(cloud))
 }
 
-fn shortened(text: &str) -> String {
-    let mut short = String::new();
-    for c in text.chars().filter(|c| !c.is_control()) {
-        if short.len() + c.len_utf8() > limits::AUDIT_TEXT_BYTES {
-            break;
-        }
-        short.push(c);
 /// Of a minute that has ended: nobody's number is missing in the journal.
 fn unrecorded(number: u64) -> Decision {
     let (each, all) = (limits::AUDITED_REFUSALS_PER_MINUTE, limits::AUDITED_REFUSALS_OF_ALL_PER_MINUTE);
@@ -584,6 +584,13 @@ fn unrecorded(number: u64) -> Decision {
     out
 }
 
+fn shortened(text: &str) -> String {
+    let mut short = String::new();
+    for c in text.chars().filter(|c| !c.is_control()) {
+        if short.len() + c.len_utf8() > limits::AUDIT_TEXT_BYTES {
+            break;
+        }
+        short.push(c);
     }
     short
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use broker::StartError;
 use schemas::ids::IdError;
+use schemas::time::Timestamp;
 use schemas_journal::FileDiskError;
 
 use crate::authority::AuthorityError;
@@ -73,6 +74,18 @@ pub enum ServeError {
         "the journal can't be replayed: {0}\nRun `cloud-core audit verify` on this data directory, and restore what it names from a backup"
     )]
     Journal(String),
+    /// The wall clock is far after the journal's last record.
+    #[error(
+        "the wall clock says {now}, {days} days after the last record of the journal ({left_off_at}). If it is wrong, set it and start again: the core's time never goes back, so a wrong one would stay in the journal, certificates and tokens would have ended, and devices would refuse commands. If the core did stand still for so long, start it once with `cloud-core serve --accept-clock`"
+    )]
+    ClockAhead {
+        /// What the wall clock says.
+        now: Timestamp,
+        /// When the last record was decided.
+        left_off_at: Timestamp,
+        /// Whole days in between.
+        days: u64,
+    },
     /// A port is taken.
     #[error(
         "cannot listen on {address} ({setting}): another program uses the port. Stop it, or choose another address with {flag} (port 0 takes any free one)"
