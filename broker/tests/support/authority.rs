@@ -55,6 +55,14 @@ impl Authority {
         watch::channel(self.server()).1
     }
 
+    /// Asks for no client certificates, as browsers would ask a person for one.
+    pub(crate) fn tls_for_browsers(&self) -> TlsConfig {
+        let (certificate, key) = self.issue("localhost");
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        watch::channel(Arc::new(config.with_single_cert(vec![certificate], key).unwrap())).1
+    }
+
     pub(crate) async fn handshake(
         &self,
         address: SocketAddr,
