@@ -415,6 +415,7 @@ impl Owner {
                     to_connections.push(message);
                 }
                 ToLane::Other(output) => steps.extend(self.carry_out(output)),
+                ToLane::Nobody => {}
             }
         }
         if self.driver.journal().synced() == self.driver.decided() {

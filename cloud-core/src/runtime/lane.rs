@@ -1,12 +1,15 @@
 //! Between the words of the lane and those of the core.
 
-use broker::session::{self, ConnectRefusal, DisconnectReason, Promise, Secret};
+use broker::session::{self, ConnectRefusal, DisconnectReason, Promise, Qos, Secret};
 use broker::{FromCore, ToCore};
 use cloud_core_flows::port::{self, Credentials, Input, Output, OwedMessage, StandingRefusal};
 use schemas::ids::{Hash, Instance};
 
 use super::clock::CoreClock;
 use crate::authority::principal_of_peer_certificate;
+
+/// The token of a QoS 0 publish: nobody waits for its promise. No session counts so far.
+const NOBODY_WAITS: u64 = u64::MAX;
 
 /// What to do with a message of the lane.
 #[derive(Debug)]
@@ -30,8 +33,9 @@ pub(super) fn from_lane(message: ToCore) -> FromLane {
                 return FromLane::Answer(FromCore::Standing { connection: id, result });
             }
         },
-        ToCore::Publish { connection: id, token, kind, payload, .. } => {
-            Input::Publish { connection: connection(id), token: token.0, kind, payload }
+        ToCore::Publish { connection: id, token, kind, payload, qos, .. } => {
+            let token = if qos == Qos::AtMostOnce { NOBODY_WAITS } else { token.0 };
+            Input::Publish { connection: connection(id), token, kind, payload }
         }
         ToCore::Subscribed { connection: id, .. } => Input::Subscribed { connection: connection(id) },
         ToCore::Pull { connection: id, after_sequence, max, .. } => {
@@ -76,6 +80,8 @@ pub(super) enum ToLane {
     Message(FromCore),
     /// Elsewhere.
     Other(Output),
+    /// Nobody: its connection would be woken for nothing.
+    Nobody,
 }
 
 /// Translates what the core says to connections; gives everything else back.
@@ -89,6 +95,7 @@ pub(super) fn to_lane(output: Output, clock: &CoreClock) -> ToLane {
                 StandingRefusal::Revoked => ConnectRefusal::Banned,
             }),
         },
+        Output::Promise { token: NOBODY_WAITS, .. } => return ToLane::Nobody,
         Output::Promise { connection: id, token, result } => FromCore::Promise {
             connection: connection(id),
             token: session::PublishToken(token),
@@ -131,7 +138,33 @@ fn owed(message: OwedMessage, clock: &CoreClock) -> session::Owed {
 
 #[cfg(test)]
 mod tests {
+    use schemas::time::Timestamp;
+
     use super::*;
+
+    #[test]
+    fn a_promise_wakes_its_connection_for_qos_1_and_nobody_for_qos_0() {
+        let clock = CoreClock::new(broker::Clock::start(), Timestamp(0));
+        let wakes = |qos| {
+            let publish = ToCore::Publish {
+                connection: session::ConnectionId(1),
+                token: session::PublishToken(7),
+                principal: std::sync::Arc::new("a/b".parse().unwrap()),
+                kind: schemas::topic::Kind::CloudTime,
+                payload: Vec::new(),
+                qos,
+            };
+            let FromLane::Input(Input::Publish { connection, token, .. }) = from_lane(publish) else {
+                panic!("decided elsewhere")
+            };
+            match to_lane(Output::Promise { connection, token, result: Ok(()) }, &clock) {
+                ToLane::Message(FromCore::Promise { token, .. }) => Some(token.0),
+                ToLane::Nobody => None,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!((wakes(Qos::AtLeastOnce), wakes(Qos::AtMostOnce)), (Some(7), None));
+    }
 
     #[test]
     fn credentials_without_a_form_are_refused_without_asking_the_core() {
