@@ -83,9 +83,10 @@ pub struct Config {
     /// send it later as a new one). MQTT 3.1.1 has no code, and a plain PUBACK would be a promise: its clients, and
     /// whoever goes on regardless, are not read for a while.
     pub rates: Rates,
-    /// All listeners together. Beyond it, new connections are closed at once.
+    /// All listeners together. Beyond it some are told so (CONNACK 0x89; 3 in MQTT 3.1.1), the others are closed at once:
+    /// see `surplus.rs`.
     pub max_connections: usize,
-    /// From one remote address; loopback is exempt, IPv6 counts by /64.
+    /// From one remote address; loopback is exempt, IPv6 counts by /64. Beyond it the same with CONNACK 0x97.
     pub max_connections_per_address: usize,
     /// Messages from the core that wait for one connection. Beyond it the connection is closed.
     pub max_inbox_messages: usize,
@@ -311,8 +312,10 @@ pub struct Stats {
     pub connections_open: u64,
     /// Since the start.
     pub connections_accepted: u64,
-    /// Closed at once, as a limit was reached.
+    /// Beyond a limit, or while draining.
     pub connections_refused: u64,
+    /// Of those, told so by a CONNACK.
+    pub connections_told: u64,
     /// TLS handshakes and upgrades to WebSocket that failed or took too long.
     pub handshakes_failed: u64,
     /// Authorised publishes handed to the core.

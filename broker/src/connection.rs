@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use broker_session::{ConnectionId, Counters, Event, Promise, Qos, Session, Version};
+use broker_session::{CloseReason, ConnectionId, Counters, Event, Promise, Qos, Session, Version};
 use schemas::ids::Principal;
 use schemas::time::Timestamp;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -76,6 +76,8 @@ pub(crate) async fn serve<S: Transport>(connection: Connection<S>) {
             principal: None,
             version: None,
             unsent: None,
+            core: &shared.core,
+            has_said_closed: false,
         },
         shared: &shared,
         counted: Counters::default(),
@@ -103,7 +105,7 @@ struct Driver<'a, S> {
     session: Session,
     stream: S,
     out: Outgoing,
-    upward: Upward,
+    upward: Upward<'a>,
     shared: &'a Shared,
     counted: Counters,
     /// Known with the principal.
@@ -122,7 +124,7 @@ struct Outgoing {
 }
 
 /// The way to the core.
-struct Upward {
+struct Upward<'a> {
     id: ConnectionId,
     peer: SocketAddr,
     /// Where operators look.
@@ -132,6 +134,8 @@ struct Upward {
     version: Option<Version>,
     /// The core is busy: this waits for room, and further events wait in the session.
     unsent: Option<ToCore>,
+    core: &'a mpsc::Sender<ToCore>,
+    has_said_closed: bool,
 }
 
 enum Io {
@@ -203,6 +207,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
         if let Some(bytes) = self.session.poll_transmit() {
             self.out.append(bytes);
         }
+        // Nobody waits for the answer any more, and who is not heard takes over nobody.
+        self.upward.unsent.take_if(|unsent| matches!(unsent, ToCore::Connect { .. }));
         let Self { session, stream, out, upward, shared, counted, .. } = self;
         count(session, counted, &shared.traffic);
         let last_bytes = timeout(linger, async {
@@ -387,7 +393,7 @@ fn poll_io<S: AsyncRead + AsyncWrite + Unpin>(
     })
 }
 
-impl Upward {
+impl Upward<'_> {
     /// Whose connection it is, as soon as the session knows.
     fn learn(&mut self, session: &Session) {
         if self.principal.is_none()
@@ -427,6 +433,7 @@ impl Upward {
                 return Some(ToCore::Refused { connection, principal, peer, refusal });
             }
             (Event::Closed { reason }, principal) => {
+                self.has_said_closed = true;
                 return Some(ToCore::Closed { connection, principal, peer, reason });
             }
             (event, Some(principal)) => (event, principal),
@@ -449,5 +456,99 @@ impl Upward {
             }
             Event::Connect(_) | Event::Refused(_) | Event::Closed { .. } => return None,
         })
+    }
+}
+
+/// A task that panics, or is dropped half way, leaves no connection standing in the core.
+impl Drop for Upward<'_> {
+    fn drop(&mut self) {
+        if self.has_said_closed {
+            return;
+        }
+        let reason = CloseReason::ConnectionLost;
+        let (connection, principal, peer) = (self.id, self.principal.take(), self.peer);
+        let closed = ToCore::Closed { connection, principal, peer, reason };
+        if let Err(TrySendError::Full(closed)) = self.core.try_send(closed)
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let core = self.core.clone();
+            runtime.spawn(async move { core.send(closed).await });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::DuplexStream;
+
+    use super::*;
+    use crate::api::{Config, FromCore};
+
+    /// Panics at its second read.
+    struct Breaking {
+        stream: DuplexStream,
+        has_read: bool,
+    }
+
+    impl Transport for Breaking {
+        const NAME: &'static str = "breaking";
+        const WEBSOCKET_NAME: &'static str = "breaking";
+    }
+
+    impl AsyncRead for Breaking {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<std::io::Result<()>> {
+            assert!(!self.has_read, "on purpose");
+            let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+            self.has_read = read.is_ready();
+            read
+        }
+    }
+
+    impl AsyncWrite for Breaking {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<std::io::Result<usize>> {
+            Pin::new(&mut self.stream).poll_write(cx, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Pin::new(&mut self.stream).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Pin::new(&mut self.stream).poll_shutdown(cx)
+        }
+    }
+
+    /// Also while the core is busy: its queue has one place here.
+    #[tokio::test]
+    async fn a_connection_whose_task_panics_is_closed_for_the_core_and_for_operators() {
+        let (core, mut told) = mpsc::channel(1);
+        let shared = Arc::new(Shared::new(Config::default(), core));
+        let (mut client, stream) = tokio::io::duplex(1_024);
+        let connection = Connection {
+            id: ConnectionId(1),
+            peer: "127.0.0.1:1".parse().unwrap(),
+            stream: Breaking { stream, has_read: false },
+            client_certificate: None,
+            shared: shared.clone(),
+        };
+        let task = tokio::spawn(serve(connection));
+        client.write_all(b"\x10\x0e\0\x04MQTT\x05\x02\0\0\0\0\x01c").await.unwrap();
+        let hello = told.recv().await.unwrap();
+        assert!(matches!(hello, ToCore::Connect { .. }));
+        shared.core.try_send(hello).unwrap();
+        let result = Ok("acme/chip".parse().unwrap());
+        shared.registry.deliver([FromCore::Standing { connection: ConnectionId(1), result }]);
+        assert!(task.await.unwrap_err().is_panic());
+        assert!(matches!(told.recv().await, Some(ToCore::Connect { .. })));
+        assert!(matches!(told.recv().await, Some(ToCore::Closed { connection: ConnectionId(1), .. })));
+        assert!(shared.registry.rows(None, 9).is_empty());
     }
 }

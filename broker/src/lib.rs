@@ -14,6 +14,7 @@ mod inbox;
 mod listener;
 mod quotas;
 mod sessions;
+mod surplus;
 mod tap;
 mod websocket;
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use broker_session::{ConnectionId, DisconnectReason};
+use broker_session::{ConnectRefusal, ConnectionId, DisconnectReason};
 use schemas::ids::Principal;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{broadcast, mpsc, watch};
@@ -19,6 +19,7 @@ use crate::connection::{self, Connection, Traffic};
 use crate::inbox::Registry;
 use crate::quotas::Quotas;
 use crate::sessions::{SessionDetails, SessionRow, Transport};
+use crate::surplus::{Place, Surplus};
 use crate::tap::{Tap, Tapped};
 use crate::websocket;
 
@@ -37,6 +38,7 @@ pub(crate) struct Shared {
     pub(crate) traffic: Traffic,
     pub(crate) quotas: Quotas,
     pub(crate) tap: Tap,
+    pub(crate) surplus: Surplus,
     /// Odd while an operator lets nobody in: each order and its end count one up.
     drains: AtomicU64,
     gate: Gate,
@@ -62,18 +64,7 @@ impl Broker {
         for listener in &config.listeners {
             bound.push((bind(listener).await?, listener.clone()));
         }
-        let shared = Arc::new(Shared {
-            quotas: Quotas::new(config.rates),
-            config,
-            core,
-            registry: Registry::default(),
-            traffic: Traffic::default(),
-            tap: Tap::default(),
-            drains: AtomicU64::new(0),
-            gate: Gate::default(),
-            next_connection: AtomicU32::new(0),
-            shutdown: watch::Sender::new(false),
-        });
+        let shared = Arc::new(Shared::new(config, core));
         let mut addresses = Vec::with_capacity(bound.len());
         for (socket, listener) in bound {
             addresses.push(socket.local_addr().unwrap_or_else(|_| listener.address()));
@@ -117,6 +108,7 @@ impl BrokerHandle {
             connections_open: gate.open.load(Relaxed) as u64,
             connections_accepted: gate.accepted.load(Relaxed),
             connections_refused: gate.refused.load(Relaxed),
+            connections_told: self.shared.surplus.told(),
             handshakes_failed: gate.handshakes_failed.load(Relaxed),
             publishes_in: traffic.publishes_in.load(Relaxed),
             publishes_put_off: traffic.publishes_put_off.load(Relaxed),
@@ -179,6 +171,22 @@ impl BrokerHandle {
 }
 
 impl Shared {
+    pub(crate) fn new(config: Config, core: mpsc::Sender<ToCore>) -> Self {
+        Self {
+            quotas: Quotas::new(config.rates),
+            config,
+            core,
+            registry: Registry::default(),
+            traffic: Traffic::default(),
+            tap: Tap::default(),
+            surplus: Surplus::default(),
+            drains: AtomicU64::new(0),
+            gate: Gate::default(),
+            next_connection: AtomicU32::new(0),
+            shutdown: watch::Sender::new(false),
+        }
+    }
+
     fn is_draining(&self) -> bool {
         self.drains.load(Relaxed) % 2 == 1
     }
@@ -207,9 +215,14 @@ async fn accept(shared: Arc<Shared>, socket: TcpListener, listener: Listener) {
         };
         match accepted {
             Ok((stream, peer)) => {
-                if let Some(pass) = Gate::enter(&shared, peer.ip()) {
-                    tokio::spawn(handshake(shared.clone(), stream, peer, listener.clone(), pass));
-                }
+                let admission = match Gate::enter(&shared, peer.ip()) {
+                    Ok(pass) => Admission::Served(pass),
+                    Err(refusal) => match shared.surplus.place(refusal) {
+                        Some(place) => Admission::TurnedAway(Box::new(place)),
+                        None => continue,
+                    },
+                };
+                tokio::spawn(handshake(shared.clone(), stream, peer, listener.clone(), admission));
             }
             Err(error) => {
                 // Out of file descriptors, most likely. Accepting at once again would only burn time.
@@ -220,74 +233,104 @@ async fn accept(shared: Arc<Shared>, socket: TcpListener, listener: Listener) {
     }
 }
 
+enum Admission {
+    Served(Pass),
+    /// One too many: it is told so, and that is all.
+    TurnedAway(Box<Place>),
+}
+
 /// Everything before MQTT, within one time limit, and then MQTT. Each connection is a task of its own, so that a peer who
 /// stops half way holds up nobody.
-async fn handshake(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, listener: Listener, pass: Pass) {
+async fn handshake(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    listener: Listener,
+    admission: Admission,
+) {
     // Promises are small and waited for.
     let _ = stream.set_nodelay(true);
     let id = ConnectionId::new(shared.config.boot_epoch, shared.next_connection.fetch_add(1, Relaxed) + 1);
-    let deadline = Instant::now() + Duration::from_millis(shared.config.handshake_timeout_ms);
+    let in_time = Instant::now() + Duration::from_millis(shared.config.handshake_timeout_ms);
+    let (deadline, place) = match &admission {
+        Admission::Served(_) => (in_time, None),
+        Admission::TurnedAway(place) => (in_time.min(place.deadline()), Some(&**place)),
+    };
     let tls = listener.tls().map(|config| config.borrow().clone());
     let is_websocket = listener.is_websocket();
     drop(listener);
     // All but the first are boxed, so that a plain connection's task is not as large as one of TLS.
+    let about = About { shared: &shared, id, peer, place, deadline };
     let served = match tls {
         None if !is_websocket => {
-            connection::serve(Connection {
-                id,
-                peer,
-                stream,
-                client_certificate: None,
-                shared: shared.clone(),
-            })
-            .await;
+            about.serve(stream, None).await;
             Ok(())
         }
-        None => Box::pin(serve_websocket(&shared, id, peer, stream, None, deadline)).await,
-        Some(config) => Box::pin(serve_tls(&shared, id, peer, stream, config, is_websocket, deadline)).await,
+        None => Box::pin(serve_websocket(about, stream, None)).await,
+        Some(config) => Box::pin(serve_tls(about, stream, config, is_websocket)).await,
     };
     if let Err(error) = served {
         shared.gate.handshakes_failed.fetch_add(1, Relaxed);
         tracing::debug!(%peer, %error, "the handshake failed");
     }
-    drop(pass);
+    match admission {
+        Admission::Served(pass) => drop(pass),
+        Admission::TurnedAway(place) => Box::pin(place.rest()).await,
+    }
+}
+
+/// A connection whose transport is being made.
+#[derive(Clone, Copy)]
+struct About<'a> {
+    shared: &'a Arc<Shared>,
+    id: ConnectionId,
+    peer: SocketAddr,
+    /// Of one that is turned away.
+    place: Option<&'a Place>,
+    deadline: Instant,
+}
+
+impl About<'_> {
+    /// MQTT, to its end.
+    async fn serve<S: Transport>(self, stream: S, client_certificate: Option<Vec<u8>>) {
+        let Self { shared, id, peer, place, .. } = self;
+        match place {
+            None => {
+                let shared = shared.clone();
+                connection::serve(Connection { id, peer, stream, client_certificate, shared }).await;
+            }
+            Some(place) => Box::pin(shared.surplus.turn_away(place, stream, id, &shared.config)).await,
+        }
+    }
 }
 
 async fn serve_tls(
-    shared: &Arc<Shared>,
-    id: ConnectionId,
-    peer: SocketAddr,
+    about: About<'_>,
     stream: TcpStream,
     config: Arc<rustls::ServerConfig>,
     is_websocket: bool,
-    deadline: Instant,
 ) -> Result<(), String> {
-    let accepted = Box::pin(timeout_at(deadline, TlsAcceptor::from(config).accept(stream))).await;
+    let accepted = Box::pin(timeout_at(about.deadline, TlsAcceptor::from(config).accept(stream))).await;
     let stream = accepted.map_err(|_| TOO_SLOW)?.map_err(|error| format!("TLS: {error}"))?;
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let client_certificate = certificates.first().map(|certificate| certificate.to_vec());
     if is_websocket {
-        return Box::pin(serve_websocket(shared, id, peer, stream, client_certificate, deadline)).await;
+        return Box::pin(serve_websocket(about, stream, client_certificate)).await;
     }
-    let shared = shared.clone();
-    connection::serve(Connection { id, peer, stream, client_certificate, shared }).await;
+    about.serve(stream, client_certificate).await;
     Ok(())
 }
 
 async fn serve_websocket<S: Transport>(
-    shared: &Arc<Shared>,
-    id: ConnectionId,
-    peer: SocketAddr,
+    about: About<'_>,
     stream: S,
     client_certificate: Option<Vec<u8>>,
-    deadline: Instant,
 ) -> Result<(), String> {
-    let upgraded = Box::pin(timeout_at(deadline, websocket::upgrade(stream))).await;
+    let upgraded = Box::pin(timeout_at(about.deadline, websocket::upgrade(stream))).await;
     let stream = upgraded
         .map_err(|_| TOO_SLOW)?
         .map_err(|error| format!("WebSocket: {}", websocket::failure(&error)))?;
-    let shared = shared.clone();
-    connection::serve(Connection { id, peer, stream, client_certificate, shared }).await;
+    about.serve(stream, client_certificate).await;
     Ok(())
 }
 
@@ -310,20 +353,28 @@ struct Pass {
 }
 
 impl Gate {
-    fn enter(shared: &Arc<Shared>, address: IpAddr) -> Option<Pass> {
+    fn enter(shared: &Arc<Shared>, address: IpAddr) -> Result<Pass, ConnectRefusal> {
         let address = counted_as(address);
         let (gate, config) = (&shared.gate, &shared.config);
         let mut by_address = gate.by_address.lock().unwrap_or_else(PoisonError::into_inner);
         let from_here = by_address.get(&address).copied().unwrap_or(0);
         let too_many_from_here = from_here >= config.max_connections_per_address && !address.is_loopback();
-        if shared.is_draining() || too_many_from_here || gate.open.load(Relaxed) >= config.max_connections {
+        let refusal = if shared.is_draining() {
+            Some(ConnectRefusal::ServerUnavailable)
+        } else if too_many_from_here {
+            Some(ConnectRefusal::QuotaExceeded)
+        } else {
+            let is_full = gate.open.load(Relaxed) >= config.max_connections;
+            is_full.then_some(ConnectRefusal::ServerBusy)
+        };
+        if let Some(refusal) = refusal {
             gate.refused.fetch_add(1, Relaxed);
-            return None;
+            return Err(refusal);
         }
         by_address.insert(address, from_here + 1);
         gate.open.fetch_add(1, Relaxed);
         gate.accepted.fetch_add(1, Relaxed);
-        Some(Pass { shared: shared.clone(), address })
+        Ok(Pass { shared: shared.clone(), address })
     }
 
     async fn emptied(&self) {
@@ -366,6 +417,22 @@ impl Drop for Pass {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_one_too_many_is_refused_for_the_reason_that_holds() {
+        let config = Config { max_connections: 3, max_connections_per_address: 1, ..Config::default() };
+        let shared = Arc::new(Shared::new(config, mpsc::channel(1).0));
+        let enter = |address: &str| Gate::enter(&shared, address.parse().unwrap()).map_err(|r| r.to_string());
+        let first = enter("192.0.2.1").unwrap();
+        assert_eq!(enter("192.0.2.1").unwrap_err(), ConnectRefusal::QuotaExceeded.to_string());
+        let _loopback_is_exempt = [enter("127.0.0.1").unwrap(), enter("127.0.0.1").unwrap()];
+        assert_eq!(enter("192.0.2.2").unwrap_err(), ConnectRefusal::ServerBusy.to_string());
+        drop(first);
+        enter("192.0.2.1").unwrap();
+        shared.drains.fetch_add(1, Relaxed);
+        assert_eq!(enter("192.0.2.1").unwrap_err(), ConnectRefusal::ServerUnavailable.to_string());
+        assert_eq!(shared.gate.refused.load(Relaxed), 3);
+    }
 
     #[test]
     fn an_ipv6_network_counts_as_one_address() {

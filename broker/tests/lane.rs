@@ -193,21 +193,6 @@ async fn a_connection_whose_inbox_overflows_is_closed_and_the_core_never_waits()
     assert_eq!(client.receive().await, packet(0xE0, &[0x89]));
 }
 
-#[tokio::test]
-async fn more_connections_than_allowed_are_closed_at_once() {
-    let mut world = World::start_with(|config| config.max_connections = 1).await;
-    let first = world.connect(5, WHO, "c").await;
-    let mut second = world.dial().await;
-    assert!(second.receive().await.is_empty());
-    assert_eq!(world.broker.stats().connections_refused, 1);
-    drop(first);
-    world.until(closed).await;
-    while world.broker.stats().connections_open > 0 {
-        tokio::task::yield_now().await;
-    }
-    world.connect(5, WHO, "c").await;
-}
-
 /// What is beyond is put off, and nobody else notices. Connections of one principal share, and a new connection is no
 /// new allowance. In bytes, so that no time that this test takes pays anything back.
 #[tokio::test]

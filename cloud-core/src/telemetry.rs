@@ -81,6 +81,10 @@ fn describe() {
     describe_counter!("farthing_deliveries_total", "messages sent to their receivers");
     describe_counter!("farthing_connections_accepted_total", "MQTT connections accepted");
     describe_counter!("farthing_connections_refused_total", "MQTT connections refused for lack of room");
+    describe_counter!(
+        "farthing_connections_refused_told_total",
+        "of the refused ones, those that were told so by a CONNACK"
+    );
     describe_counter!("farthing_handshakes_failed_total", "TLS handshakes that failed");
     describe_counter!("farthing_bank_answers_total", "answers of banks by kind");
     describe_counter!("farthing_wall_clock_steps_total", "times that the wall clock was set while running");
@@ -251,6 +255,7 @@ pub(crate) fn set_lane_gauges(stats: broker::Stats) {
     metrics::gauge!("farthing_connections").set(stats.connections_open as f64);
     metrics::counter!("farthing_connections_accepted_total").absolute(stats.connections_accepted);
     metrics::counter!("farthing_connections_refused_total").absolute(stats.connections_refused);
+    metrics::counter!("farthing_connections_refused_told_total").absolute(stats.connections_told);
     metrics::counter!("farthing_handshakes_failed_total").absolute(stats.handshakes_failed);
     metrics::counter!("farthing_publishes_put_off_total").absolute(stats.publishes_put_off);
     metrics::counter!("farthing_promises_total").absolute(stats.pubacks_out);

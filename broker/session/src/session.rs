@@ -485,8 +485,8 @@ impl Session {
                 Some((since_ms + limits.connect_timeout_ms, CloseReason::ConnectTimeout))
             }
             Phase::AwaitStanding { since_ms, .. } => {
-                let reason = CloseReason::Refused(ConnectRefusal::ServerUnavailable);
-                Some((since_ms + limits.connect_timeout_ms, reason))
+                let reason = CloseReason::Refused(ConnectRefusal::ServerBusy);
+                Some((since_ms + limits.standing_timeout_ms, reason))
             }
             Phase::Open(open) => open
                 .keep_alive_ms

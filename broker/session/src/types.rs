@@ -49,8 +49,11 @@ pub struct Limits {
     pub max_skipped: usize,
     /// Refusals reported in any minute; what exceeds it is counted and reported with the next one.
     pub max_refusals_per_minute: u32,
-    /// From accepting to CONNECT, and again from CONNECT to the core's answer.
+    /// From accepting to CONNECT.
     pub connect_timeout_ms: u64,
+    /// From CONNECT to the core's answer; then the client is told that the server is busy. Longer than a slow disk
+    /// takes for two syncs, which an answer may have to wait for.
+    pub standing_timeout_ms: u64,
     /// From a delivery to its PUBACK; then the connection is closed, as MQTT allows no second send (correctness.md 8).
     pub ack_timeout_ms: u64,
     /// Without any progress while bytes wait to be written.
@@ -70,6 +73,7 @@ impl Default for Limits {
             max_skipped: 256,
             max_refusals_per_minute: 30,
             connect_timeout_ms: 10_000,
+            standing_timeout_ms: 2_000,
             ack_timeout_ms: 30_000,
             write_timeout_ms: 30_000,
         }
@@ -259,9 +263,9 @@ pub enum ConnectRefusal {
     #[error("this principal may not connect")]
     NotAuthorized,
     /// 0x88 / 3
-    #[error("the core does not answer")]
+    #[error("the server takes nobody now")]
     ServerUnavailable,
-    /// 0x89 / 3
+    /// 0x89 / 3: the core does not answer in time, or a limit of the whole server is reached.
     #[error("the server is busy")]
     ServerBusy,
     /// 0x8A / 5

@@ -184,7 +184,8 @@ impl Counter {
             ("max_in_flight", lane.max_in_flight.into(), "deliveries without PUBACK"),
             ("max_filters", lane.max_filters as u64, "subscriptions of one connection"),
             ("max_client_id_bytes", lane.max_client_id_bytes as u64, "longest client identifier"),
-            ("connect_timeout_ms", lane.connect_timeout_ms, "until CONNECT, and until its answer"),
+            ("connect_timeout_ms", lane.connect_timeout_ms, "until CONNECT"),
+            ("standing_timeout_ms", lane.standing_timeout_ms, "from CONNECT until \"server busy\""),
             ("ack_timeout_ms", lane.ack_timeout_ms, "from a delivery to its PUBACK"),
             ("write_timeout_ms", lane.write_timeout_ms, "without progress while bytes wait"),
         ];
