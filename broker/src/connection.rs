@@ -25,6 +25,8 @@ use crate::sessions::{About, Facts, Transport};
 
 /// Of one read.
 const READ_BYTES: usize = 16 * 1024;
+/// For a connection that waits for no time at all.
+const FAR: Duration = Duration::from_secs(3600);
 /// PUBACK "quota exceeded": keep it, and send it later as a new PUBLISH.
 const QUOTA_EXCEEDED: u8 = 0x97;
 
@@ -150,7 +152,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
     async fn run(&mut self, inbox: &Inbox) {
         let clock = self.shared.config.clock;
         let core = self.shared.core.clone();
-        let mut alarm = pin!(sleep_until(Instant::now() + Duration::from_secs(3600)));
+        let mut alarm = pin!(sleep_until(Instant::now() + FAR));
         loop {
             let now_ms = clock.now_ms();
             inbox.drain_into(&mut self.session, now_ms, &self.shared.tap);
@@ -161,12 +163,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
                 return;
             }
             self.refill();
-            if let Some(due_ms) = self.session.poll_timeout().into_iter().chain(self.rests_until_ms).min() {
-                let due = Instant::from_std(clock.instant(due_ms));
-                // Moving a timer costs more than letting it fire early once in a while.
-                if due < alarm.deadline() || alarm.is_elapsed() {
-                    alarm.as_mut().reset(due);
-                }
+            let due_ms = self.session.poll_timeout().into_iter().chain(self.rests_until_ms).min();
+            let due = due_ms.map(|due_ms| Instant::from_std(clock.instant(due_ms)));
+            // Moving a timer costs more than letting it fire early once in a while. One that has fired must be moved
+            // in any case, or it fires for ever.
+            if alarm.is_elapsed() || due.is_some_and(|due| due < alarm.deadline()) {
+                alarm.as_mut().reset(due.unwrap_or_else(|| Instant::now() + FAR));
             }
             let wants_bytes = self.reads() && self.session.wants_bytes();
             let unsent = self.upward.unsent.is_some();
@@ -479,36 +481,40 @@ impl Drop for Upward<'_> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::DuplexStream;
+    use tokio::io::{AsyncReadExt, DuplexStream};
 
     use super::*;
     use crate::api::{Config, FromCore};
 
-    /// Panics at its second read.
-    struct Breaking {
+    /// Counts how often it was asked for bytes, and may panic after the first that came.
+    struct Watched {
         stream: DuplexStream,
-        has_read: bool,
+        asked: Arc<AtomicU64>,
+        breaks: bool,
     }
 
-    impl Transport for Breaking {
-        const NAME: &'static str = "breaking";
-        const WEBSOCKET_NAME: &'static str = "breaking";
+    impl Transport for Watched {
+        const NAME: &'static str = "watched";
+        const WEBSOCKET_NAME: &'static str = "watched";
     }
 
-    impl AsyncRead for Breaking {
+    impl AsyncRead for Watched {
         fn poll_read(
             mut self: Pin<&mut Self>,
             cx: &mut Context<'_>,
             buffer: &mut ReadBuf<'_>,
         ) -> Poll<std::io::Result<()>> {
-            assert!(!self.has_read, "on purpose");
+            let asked = self.asked.fetch_add(1, Relaxed);
+            assert!(!self.breaks || asked < 1_000_000, "on purpose");
             let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
-            self.has_read = read.is_ready();
+            if read.is_ready() && self.breaks {
+                self.asked.store(1_000_000, Relaxed);
+            }
             read
         }
     }
 
-    impl AsyncWrite for Breaking {
+    impl AsyncWrite for Watched {
         fn poll_write(
             mut self: Pin<&mut Self>,
             cx: &mut Context<'_>,
@@ -526,29 +532,62 @@ mod tests {
         }
     }
 
+    /// A connection that has said CONNECT without keep alive; the client, its task, and what the core was told.
+    async fn connected(
+        shared: &Arc<Shared>,
+        told: &mut mpsc::Receiver<ToCore>,
+        breaks: bool,
+    ) -> (DuplexStream, tokio::task::JoinHandle<()>, Arc<AtomicU64>, ToCore) {
+        let (mut client, stream) = tokio::io::duplex(1_024);
+        let asked = Arc::new(AtomicU64::new(0));
+        let task = tokio::spawn(serve(Connection {
+            id: ConnectionId(1),
+            peer: "127.0.0.1:1".parse().unwrap(),
+            stream: Watched { stream, asked: asked.clone(), breaks },
+            client_certificate: None,
+            shared: shared.clone(),
+        }));
+        client.write_all(b"\x10\x0e\0\x04MQTT\x05\x02\0\0\0\0\x01c").await.unwrap();
+        let hello = told.recv().await.unwrap();
+        (client, task, asked, hello)
+    }
+
+    fn admit(shared: &Shared) {
+        let result = Ok("acme/chip".parse().unwrap());
+        shared.registry.deliver([FromCore::Standing { connection: ConnectionId(1), result }]);
+    }
+
     /// Also while the core is busy: its queue has one place here.
     #[tokio::test]
     async fn a_connection_whose_task_panics_is_closed_for_the_core_and_for_operators() {
         let (core, mut told) = mpsc::channel(1);
         let shared = Arc::new(Shared::new(Config::default(), core));
-        let (mut client, stream) = tokio::io::duplex(1_024);
-        let connection = Connection {
-            id: ConnectionId(1),
-            peer: "127.0.0.1:1".parse().unwrap(),
-            stream: Breaking { stream, has_read: false },
-            client_certificate: None,
-            shared: shared.clone(),
-        };
-        let task = tokio::spawn(serve(connection));
-        client.write_all(b"\x10\x0e\0\x04MQTT\x05\x02\0\0\0\0\x01c").await.unwrap();
-        let hello = told.recv().await.unwrap();
+        let (_client, task, _, hello) = connected(&shared, &mut told, true).await;
         assert!(matches!(hello, ToCore::Connect { .. }));
         shared.core.try_send(hello).unwrap();
-        let result = Ok("acme/chip".parse().unwrap());
-        shared.registry.deliver([FromCore::Standing { connection: ConnectionId(1), result }]);
+        admit(&shared);
         assert!(task.await.unwrap_err().is_panic());
         assert!(matches!(told.recv().await, Some(ToCore::Connect { .. })));
         assert!(matches!(told.recv().await, Some(ToCore::Closed { connection: ConnectionId(1), .. })));
         assert!(shared.registry.rows(None, 9).is_empty());
+    }
+
+    /// The time for CONNECT and its answer passes long after both came.
+    #[tokio::test]
+    async fn a_connection_without_keep_alive_costs_nothing_while_it_is_idle() {
+        let (core, mut told) = mpsc::channel(9);
+        let mut config = Config::default();
+        (config.limits.connect_timeout_ms, config.limits.standing_timeout_ms) = (1_000, 1_000);
+        let shared = Arc::new(Shared::new(config, core));
+        let (mut client, _task, asked, _) = connected(&shared, &mut told, false).await;
+        admit(&shared);
+        client.read_u8().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        let before = asked.load(Relaxed);
+        for _ in 0..1_000 {
+            tokio::task::yield_now().await;
+        }
+        let turns = asked.load(Relaxed) - before;
+        assert!(turns < 10, "{turns} turns for nothing");
     }
 }
