@@ -1,11 +1,13 @@
 //! Clients that mean harm, over real sockets against the real core: each loses its own connection, and no more.
-//! Everywhere somebody else is served meanwhile. Garbage before CONNECT, oversized packets and payloads that are no
-//! message are in `bad_input.rs`, rights in `isolation.rs`, takeovers of blocked writers and overflowing inboxes in the
-//! broker's `lane.rs`.
+//! Everywhere somebody else is served meanwhile, and the core's memory is measured: what it had at the most may not be
+//! much more than before the attack. Garbage before CONNECT, oversized packets and payloads that are no message are in
+//! `bad_input.rs`, rights in `isolation.rs`, overflowing inboxes in the broker's `lane.rs`.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests; memory is a figure")]
 
 #[path = "hostile/packets.rs"]
 mod packets;
+#[path = "hostile/readers.rs"]
+mod readers;
 #[path = "hostile/sockets.rs"]
 mod sockets;
 
@@ -17,23 +19,27 @@ use schemas::message::{CloudTimeRequest, Up};
 
 const ATTACKER: &str = "acme/payer-0";
 const BYSTANDER: &str = "acme/payer-1";
+/// What an attack may cost. Generous: allocators keep what they once had, and a busy core's queue is part of it.
+const MEMORY_BYTES: u64 = 64 << 20;
 
 /// A core with somebody who is to be served, whatever the attacker does.
 struct Room {
     fleet: Fleet,
     token: String,
     bystander: Client,
+    resident_bytes: u64,
 }
 
 impl Room {
     fn new(core_settings: &'static [&'static str]) -> Self {
-        let fleet = Fleet::start(Options { payers: 2, core_settings, ..Options::default() });
+        let mut fleet = Fleet::start(Options { payers: 2, core_settings, ..Options::default() });
         let mut bystander = Client::tcp(fleet.lane(), Version::V5);
         let token = fleet.token(BYSTANDER);
         assert_eq!(bystander.connect("bystander", Some((BYSTANDER, &token))), Packet::ConnAck(0));
         assert_eq!(bystander.subscribe(&[&format!("ft/{BYSTANDER}/down/#")]), [1]);
         let token = fleet.token(ATTACKER);
-        Self { fleet, token, bystander }
+        let resident_bytes = fleet.core_process().resident_bytes();
+        Self { fleet, token, bystander, resident_bytes }
     }
 
     fn dial(&self, version: Version) -> Client {
@@ -56,13 +62,22 @@ impl Room {
     }
 }
 
-/// The core has said nothing that a person would have to look at.
+/// The core has said nothing that a person would have to look at, and has not taken memory without bound.
 impl Drop for Room {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
-            let log = std::fs::read_to_string(self.fleet.directory().join("core.log")).unwrap();
-            assert!(!log.contains("ERROR") && !log.contains("panic"), "{log}");
+        if std::thread::panicking() {
+            return;
         }
+        let log = std::fs::read_to_string(self.fleet.directory().join("core.log")).unwrap();
+        assert!(!log.contains("ERROR") && !log.contains("panic"), "{log}");
+        let core = self.fleet.core_process();
+        let (before, peak, after) = (self.resident_bytes, core.peak_resident_bytes(), core.resident_bytes());
+        let attack = std::thread::current().name().unwrap_or_default().to_owned();
+        let [before_kb, peak_kb, after_kb] = [before, peak, after].map(|bytes| bytes / 1024);
+        eprintln!(
+            "{attack}: core resident {before_kb} kB before, {peak_kb} kB at the most, {after_kb} kB after"
+        );
+        assert!(peak < before + MEMORY_BYTES, "from {before_kb} to {peak_kb} kB");
     }
 }
 
@@ -70,7 +85,7 @@ fn text(text: &[u8]) -> Vec<u8> {
     [&u16::try_from(text.len()).unwrap().to_be_bytes(), text].concat()
 }
 
-/// A whole CONNECT without credentials.
+/// The body of a CONNECT without credentials.
 fn hello(version: Version, client_id: &[u8], keep_alive_s: u16) -> Vec<u8> {
     let mut body = [text(b"MQTT"), vec![if version == Version::V5 { 5 } else { 4 }, 2]].concat();
     body.extend(keep_alive_s.to_be_bytes());
