@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, bail, ensure};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -18,8 +18,8 @@ pub(super) struct Identity {
 }
 
 /// A connection after CONNACK.
-pub(super) struct Client {
-    stream: TcpStream,
+pub(super) struct Client<S = TcpStream> {
+    stream: S,
     received: Vec<u8>,
 }
 
@@ -42,7 +42,7 @@ impl Template {
         Ok(Self { packet, packet_id_at, message_id_at: at.context("the message id in the payload")? + 8 })
     }
 
-    fn write(&self, number: usize, batch: &mut Vec<u8>) {
+    pub(super) fn write(&self, number: usize, batch: &mut Vec<u8>) {
         let start = batch.len();
         batch.extend_from_slice(&self.packet);
         let packet_id = (number % 60_000 + 1) as u16;
@@ -53,16 +53,47 @@ impl Template {
 
 impl Client {
     pub(super) async fn connect(address: SocketAddr, who: &Identity) -> anyhow::Result<Self> {
+        Self::connect_as(address, who, &who.name.replace('/', "-")).await
+    }
+
+    /// One principal may have many connections, each with a client identifier of its own.
+    pub(super) async fn connect_as(
+        address: SocketAddr,
+        who: &Identity,
+        client_id: &str,
+    ) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
+        Self::over(stream, Some(who), client_id).await
+    }
+
+    /// For threads that block, and read and write at their own time.
+    pub(super) fn into_blocking(self) -> anyhow::Result<std::net::TcpStream> {
+        let stream = self.stream.into_std()?;
+        stream.set_nonblocking(false)?;
+        Ok(stream)
+    }
+
+    /// Ends it at once, so that the system keeps nothing of it.
+    pub(super) fn abort(self) -> anyhow::Result<()> {
+        Ok(self.stream.set_zero_linger()?)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    /// Without `who`, the stream says it by a certificate.
+    pub(super) async fn over(stream: S, who: Option<&Identity>, client_id: &str) -> anyhow::Result<Self> {
         let mut client = Self { stream, received: Vec::new() };
         let mut body = string("MQTT")?;
         // Version 5, clean start, user name and password, no keep alive; Receive Maximum 65535 by default.
-        body.extend_from_slice(&[5, 0b1100_0010, 0, 0, 0]);
-        for text in [who.name.replace('/', "-").as_str(), &who.name, &who.token] {
+        let flags = if who.is_some() { 0b1100_0010 } else { 0b0000_0010 };
+        body.extend_from_slice(&[5, flags, 0, 0, 0]);
+        let credentials = who.into_iter().flat_map(|who| [who.name.as_str(), &who.token]);
+        for text in [client_id].into_iter().chain(credentials) {
             body.extend(string(text)?);
         }
         client.stream.write_all(&packet(0x10, &body)).await?;
+        client.stream.flush().await?;
         let answer = client.next_packet().await?;
         ensure!(answer[0] == 0x20 && answer.get(3) == Some(&0), "CONNECT was refused: {answer:02x?}");
         Ok(client)
@@ -73,6 +104,7 @@ impl Client {
         body.extend(string(filter)?);
         body.push(1);
         self.stream.write_all(&packet(0x82, &body)).await?;
+        self.stream.flush().await?;
         let answer = self.next_packet().await?;
         ensure!(answer[0] == 0x90 && answer.last() == Some(&1), "SUBSCRIBE was refused: {answer:02x?}");
         Ok(())
@@ -155,7 +187,7 @@ impl Client {
 }
 
 /// Length of the first packet, if all of it is there.
-fn whole(bytes: &[u8]) -> Option<usize> {
+pub(super) fn whole(bytes: &[u8]) -> Option<usize> {
     let remaining = remaining(bytes)?;
     let header = 1 + bytes[1..].iter().position(|byte| byte & 0x80 == 0)? + 1;
     (bytes.len() >= header + remaining).then_some(header + remaining)

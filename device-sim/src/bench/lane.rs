@@ -87,7 +87,7 @@ async fn round(address: SocketAddr, publishers: &[Identity], subscribed: bool) -
 }
 
 /// A report as devices send it, with a version long enough to make up the payload's length.
-fn template(device: &Principal) -> anyhow::Result<Template> {
+pub(super) fn template(device: &Principal) -> anyhow::Result<Template> {
     let id = MessageId([0xfa; 16]);
     let payload = |version: String| {
         let (uptime_ms, spool, dead_letters, not_ready) = (600_000, 2, 0, None);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo build --release -p cloud-core -p edge-agent
-//! cargo run --release -p device-sim -- bench            all of it; also: bench ledger | lane | agent, --json
+//! cargo run --release -p device-sim -- bench            all of it; also: bench ledger | lane | latency | connections | agent, --json
 //! ```
 //!
 //! A figure alone says more about the machine than about the program. So every figure stands beside one of something
@@ -10,8 +10,10 @@
 //! and what is compared is the median of the rounds. Nothing here ever fails because it was slow.
 
 mod agent;
+mod connections;
 mod generator;
 mod lane;
+mod latency;
 mod ledger;
 mod pipeline;
 mod processes;
@@ -47,6 +49,10 @@ enum What {
     Ledger,
     /// Promises per second of `cloud-core serve`, beside mosquitto's relay rate.
     Lane,
+    /// From PUBLISH to PUBACK at 2,000 a second, beside mosquitto's relay and a sync of the disk.
+    Latency,
+    /// Memory of an idle connection and connects per second, plain and with mutual TLS, beside mosquitto.
+    Connections,
     /// How soon `edge-agent` is connected, and how much memory it takes.
     Agent,
 }
@@ -84,6 +90,12 @@ fn measure(what: Option<What>, setting: &Setting) -> anyhow::Result<Report> {
     }
     if wanted(What::Lane) {
         lane::measure(setting, &mut report)?;
+    }
+    if wanted(What::Latency) {
+        latency::measure(setting, &mut report)?;
+    }
+    if wanted(What::Connections) {
+        connections::measure(setting, &mut report)?;
     }
     if wanted(What::Agent) {
         agent::measure(setting, &mut report)?;

@@ -14,6 +14,8 @@ use schemas::ids::{Hash, Principal};
 use schemas::time::Timestamp;
 use schemas_journal::{FileDisk, for_each_record};
 
+use super::generator::Identity;
+
 /// Nothing on one machine takes this long to start.
 const PATIENCE: Duration = Duration::from_secs(30);
 const DAY_MS: u64 = 24 * 3_600_000;
@@ -52,17 +54,34 @@ pub(super) fn program(name: &str) -> anyhow::Result<Command> {
 pub(super) struct Core {
     pub(super) process: Process,
     pub(super) address: SocketAddr,
+    tls: Option<SocketAddr>,
+    enrolment: Option<SocketAddr>,
     data: PathBuf,
 }
 
 impl Core {
     pub(super) fn start(directory: &Path) -> anyhow::Result<Self> {
+        Self::listen(directory, "off")
+    }
+
+    /// The same, with TLS and enrolment.
+    pub(super) fn start_with_tls(directory: &Path) -> anyhow::Result<Self> {
+        Self::listen(directory, "127.0.0.1:0")
+    }
+
+    pub(super) fn tls_address(&self) -> anyhow::Result<SocketAddr> {
+        self.tls.context("cloud-core did not say where it listens for TLS")
+    }
+
+    pub(super) fn enrolment_address(&self) -> anyhow::Result<SocketAddr> {
+        self.enrolment.context("cloud-core did not say where it enrols")
+    }
+
+    fn listen(directory: &Path, with_tls: &str) -> anyhow::Result<Self> {
         let data = directory.join("core");
         let mut command = program("cloud-core")?;
         command.args(["serve", "--listen-tcp", "127.0.0.1:0", "--log-filter", "warn"]);
-        for listener in ["--listen-tls", "--listen-enrolment", "--listen-http"] {
-            command.args([listener, "off"]);
-        }
+        command.args(["--listen-tls", with_tls, "--listen-enrolment", with_tls, "--listen-http", "off"]);
         // A publisher here says what ten thousand devices say.
         for bound in ["packets-per-second", "packets-burst", "bytes-per-second", "bytes-burst"] {
             command.args([&format!("--principal-{bound}"), "100000000"]);
@@ -74,11 +93,17 @@ impl Core {
             .stderr(File::create(directory.join("core.log"))?);
         let mut process = Process(command.spawn().context("start cloud-core")?);
         let lines = BufReader::new(process.0.stdout.take().context("its output")?).lines();
-        let mut address = None;
+        let (mut address, mut tls, mut enrolment) = (None, None, None);
         for line in lines {
             let line = line?;
-            if let Some(text) = line.strip_prefix("mqtt tcp://") {
-                address = Some(text.parse()?);
+            for (prefix, found) in [
+                ("mqtt tcp://", &mut address),
+                ("mqtt tls://", &mut tls),
+                ("enrolment https://", &mut enrolment),
+            ] {
+                if let Some(text) = line.strip_prefix(prefix) {
+                    *found = Some(text.parse()?);
+                }
             }
             if line == "ready" {
                 break;
@@ -86,7 +111,7 @@ impl Core {
         }
         let address =
             address.context("cloud-core did not say where it listens: run `cloud-core serve` by hand")?;
-        let core = Self { process, address, data };
+        let core = Self { process, address, tls, enrolment, data };
         core.admin(&AdminCommand::CreateTenant {
             tenant: "bench".parse()?,
             currency: "EUR".parse()?,
@@ -99,12 +124,29 @@ impl Core {
 
     /// A device that may connect with `token` on loopback.
     pub(super) fn create_device(&self, device: &Principal, profile: &str, token: &str) -> anyhow::Result<()> {
-        let (principal, profile) = (device.clone(), profile.to_owned());
-        self.admin(&AdminCommand::CreateDevice { device: device.clone(), profile, longest_act_ms: 1_000 })?;
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
-        let expires_at = Timestamp(u64::try_from(now.as_millis())? + DAY_MS);
-        let token_hash = Hash::of(token.as_bytes());
-        self.admin(&AdminCommand::CreateToken { principal, token_hash, expires_at })
+        creation(device, profile, token)?.iter().try_for_each(|command| self.admin(command))
+    }
+
+    /// Many of them.
+    pub(super) fn create_devices(&self, devices: &[Identity], profile: &str) -> anyhow::Result<()> {
+        for some in devices.chunks(1_000) {
+            let mut commands = Vec::new();
+            for device in some {
+                commands.extend(creation(&device.name.parse()?, profile, &device.token)?);
+            }
+            self.admin(&AdminCommand::Batch { commands, check_only: false })?;
+        }
+        Ok(())
+    }
+
+    /// A one-time code, as an operator makes it.
+    pub(super) fn claim_code(&self, device: &str) -> anyhow::Result<String> {
+        let mut command = program("cloud-core")?;
+        command.args(["admin", "claim", "create", device, "--data-dir"]).arg(&self.data);
+        let output = command.output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let code = text.split_whitespace().find(|word| word.starts_with("FT1-"));
+        code.map(str::to_owned).with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
     /// That what was promised is in the journal.
@@ -130,12 +172,32 @@ impl Core {
     }
 }
 
+fn creation(device: &Principal, profile: &str, token: &str) -> anyhow::Result<[AdminCommand; 2]> {
+    let (principal, profile) = (device.clone(), profile.to_owned());
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    let expires_at = Timestamp(u64::try_from(now.as_millis())? + DAY_MS);
+    let token_hash = Hash::of(token.as_bytes());
+    Ok([
+        AdminCommand::CreateDevice { device: device.clone(), profile, longest_act_ms: 1_000 },
+        AdminCommand::CreateToken { principal, token_hash, expires_at },
+    ])
+}
+
 /// mosquitto with room for everything that is measured; none if it is not installed.
 pub(super) fn mosquitto(directory: &Path, window: usize) -> anyhow::Result<Option<(Process, SocketAddr)>> {
+    mosquitto_with(directory, window, "")
+}
+
+/// The same, with more settings of its listener.
+pub(super) fn mosquitto_with(
+    directory: &Path,
+    window: usize,
+    more: &str,
+) -> anyhow::Result<Option<(Process, SocketAddr)>> {
     let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let configuration = directory.join("mosquitto.conf");
     let text = format!(
-        "listener {} 127.0.0.1\nallow_anonymous true\npersistence false\nmax_inflight_messages {window}\nmax_queued_messages 0\nset_tcp_nodelay true\nlog_type error\n",
+        "listener {} 127.0.0.1\nallow_anonymous true\npersistence false\nmax_inflight_messages {window}\nmax_queued_messages 0\nset_tcp_nodelay true\nlog_type error\n{more}",
         address.port(),
     );
     std::fs::write(&configuration, text)?;
