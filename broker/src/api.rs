@@ -7,8 +7,9 @@ use broker_session::{
     CloseReason, ConnectRefusal, ConnectionId, DisconnectReason, Limits, Owed, Promise, PublishToken, Qos,
     Rates, Refusal, Secret, StateCause, Version,
 };
-use schemas::ids::{MessageId, Principal};
-use schemas::topic::Kind;
+use schemas::feed::PresenceEvent;
+use schemas::ids::{MessageId, Principal, PrincipalId};
+use schemas::topic::{Kind, Role};
 use tokio::sync::watch;
 
 use crate::clock::Clock;
@@ -181,6 +182,26 @@ pub enum ToCore {
         /// Only so many, the lowest.
         max: usize,
     },
+    /// An observer hears the feed from now on.
+    Watching {
+        /// Which connection.
+        connection: ConnectionId,
+        /// Whose.
+        principal: Arc<Principal>,
+    },
+    /// An observer asks who is there. Answer with [`FromCore::States`].
+    PullStates {
+        /// Which connection.
+        connection: ConnectionId,
+        /// Whose.
+        principal: Arc<Principal>,
+        /// Only this one of its tenant.
+        of: Option<PrincipalId>,
+        /// Only greater names.
+        after: Option<PrincipalId>,
+        /// At most so many.
+        max: usize,
+    },
     /// A delivery was acknowledged.
     Acknowledged {
         /// Which connection.
@@ -236,6 +257,8 @@ pub enum FromCore {
         connection: ConnectionId,
         /// Who it is, or why not.
         result: Result<Principal, ConnectRefusal>,
+        /// What it is for.
+        role: Role,
     },
     /// Answers `Publish`.
     Promise {
@@ -261,6 +284,15 @@ pub enum FromCore {
         kind: Kind,
         /// As encoded by the core.
         payload: Vec<u8>,
+    },
+    /// Answers `PullStates`.
+    States {
+        /// Which connection.
+        connection: ConnectionId,
+        /// By name.
+        states: Vec<PresenceEvent>,
+        /// Whether there are more names after these.
+        more: bool,
     },
     /// The outbox of this connection's principal has something new.
     Wake {
@@ -295,6 +327,9 @@ pub enum StartError {
         /// Where.
         address: SocketAddr,
     },
+    /// No thread for the feed.
+    #[error("the system gives no thread for the feed: {0}")]
+    Thread(std::io::Error),
     /// Anything else.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -332,4 +367,10 @@ pub struct Stats {
     pub bytes_out: u64,
     /// Whether no new connections are taken, by an operator's order.
     pub draining: bool,
+    /// Events of the feed sent to observers.
+    pub feed_out: u64,
+    /// Events that an observer did not get, being too slow, or that found no room on the way.
+    pub feed_lost: u64,
+    /// Times that the feed's router died and was built anew.
+    pub feed_restarts: u64,
 }

@@ -44,6 +44,8 @@ pub(crate) struct Traffic {
     pub(crate) deliveries_out: AtomicU64,
     pub(crate) bytes_in: AtomicU64,
     pub(crate) bytes_out: AtomicU64,
+    pub(crate) feed_out: AtomicU64,
+    pub(crate) feed_lost: AtomicU64,
 }
 
 /// A connection whose transport stands.
@@ -219,7 +221,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
         });
         let last_events = async {
             loop {
-                let next = upward.unsent.take().or_else(|| upward.next(session));
+                let next = upward.unsent.take().or_else(|| upward.next(session, shared));
                 let Some(message) = next else { return };
                 if core.send(message).await.is_err() {
                     return;
@@ -264,7 +266,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
     /// As many as the core takes now. False if the core is gone.
     fn send_events(&mut self, core: &mpsc::Sender<ToCore>) -> bool {
         while self.upward.unsent.is_none() {
-            let Some(message) = self.upward.next(&mut self.session) else { break };
+            let Some(message) = self.upward.next(&mut self.session, self.shared) else { break };
             if self.puts_off(&message) {
                 continue;
             }
@@ -312,7 +314,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
         count(&self.session, &mut self.counted, &self.shared.traffic);
         self.upward.learn(&self.session);
         let facts = &self.upward.inbox.facts;
-        facts.messages_out.store(self.counted.deliveries, Relaxed);
+        facts.messages_out.store(self.counted.deliveries + self.counted.feed_sent, Relaxed);
         facts.in_flight.store(self.session.in_flight() as u64, Relaxed);
     }
 }
@@ -327,6 +329,11 @@ fn count(session: &Session, counted: &mut Counters, traffic: &Traffic) {
         traffic.pubacks_out.fetch_add(counters.pubacks - counted.pubacks, Relaxed);
         traffic.deliveries_out.fetch_add(counters.deliveries - counted.deliveries, Relaxed);
         (counted.pubacks, counted.deliveries) = (counters.pubacks, counters.deliveries);
+    }
+    if (counters.feed_sent, counters.feed_lost) != (counted.feed_sent, counted.feed_lost) {
+        traffic.feed_out.fetch_add(counters.feed_sent - counted.feed_sent, Relaxed);
+        traffic.feed_lost.fetch_add(counters.feed_lost - counted.feed_lost, Relaxed);
+        (counted.feed_sent, counted.feed_lost) = (counters.feed_sent, counters.feed_lost);
     }
 }
 
@@ -407,8 +414,12 @@ impl Upward<'_> {
     }
 
     /// The next event, as a message.
-    fn next(&mut self, session: &mut Session) -> Option<ToCore> {
-        let event = session.poll_event()?;
+    fn next(&mut self, session: &mut Session, shared: &Shared) -> Option<ToCore> {
+        let mut event = session.poll_event()?;
+        while let Event::Watch { filters } = event {
+            shared.feed.watch(self.id, &self.inbox, filters);
+            event = session.poll_event()?;
+        }
         self.learn(session);
         let (connection, peer) = (self.id, self.peer);
         let (event, principal) = match (event, self.principal.clone()) {
@@ -450,13 +461,19 @@ impl Upward<'_> {
             Event::Pull { after_sequence, max } => {
                 ToCore::Pull { connection, principal, after_sequence, max }
             }
+            Event::Watching => ToCore::Watching { connection, principal },
+            Event::PullStates { of, after, max } => {
+                ToCore::PullStates { connection, principal, of, after, max }
+            }
             Event::Acknowledged { message, code } => {
                 ToCore::Acknowledged { connection, principal, message, code }
             }
             Event::StateChanged { payload, cause } => {
                 ToCore::StateChanged { connection, principal, payload, cause }
             }
-            Event::Connect(_) | Event::Refused(_) | Event::Closed { .. } => return None,
+            Event::Connect(_) | Event::Refused(_) | Event::Watch { .. } | Event::Closed { .. } => {
+                return None;
+            }
         })
     }
 }
@@ -481,10 +498,12 @@ impl Drop for Upward<'_> {
 
 #[cfg(test)]
 mod tests {
+    use schemas::topic::Role;
     use tokio::io::{AsyncReadExt, DuplexStream};
 
     use super::*;
     use crate::api::{Config, FromCore};
+    use crate::feed::Feed;
 
     /// Counts how often it was asked for bytes, and may panic after the first that came.
     struct Watched {
@@ -554,14 +573,18 @@ mod tests {
 
     fn admit(shared: &Shared) {
         let result = Ok("acme/chip".parse().unwrap());
-        shared.registry.deliver([FromCore::Standing { connection: ConnectionId(1), result }]);
+        shared.registry.deliver([FromCore::Standing {
+            connection: ConnectionId(1),
+            result,
+            role: Role::Party,
+        }]);
     }
 
     /// Also while the core is busy: its queue has one place here.
     #[tokio::test]
     async fn a_connection_whose_task_panics_is_closed_for_the_core_and_for_operators() {
         let (core, mut told) = mpsc::channel(1);
-        let shared = Arc::new(Shared::new(Config::default(), core));
+        let shared = Arc::new(Shared::new(Config::default(), core, Feed::start().unwrap()));
         let (_client, task, _, hello) = connected(&shared, &mut told, true).await;
         assert!(matches!(hello, ToCore::Connect { .. }));
         shared.core.try_send(hello).unwrap();
@@ -578,7 +601,7 @@ mod tests {
         let (core, mut told) = mpsc::channel(9);
         let mut config = Config::default();
         (config.limits.connect_timeout_ms, config.limits.standing_timeout_ms) = (1_000, 1_000);
-        let shared = Arc::new(Shared::new(config, core));
+        let shared = Arc::new(Shared::new(config, core, Feed::start().unwrap()));
         let (mut client, _task, asked, _) = connected(&shared, &mut told, false).await;
         admit(&shared);
         client.read_u8().await.unwrap();

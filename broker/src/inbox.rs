@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use broker_session::{
     ConnectRefusal, ConnectionId, DisconnectReason, Owed, Promise, PublishToken, Qos, Session,
 };
+use schemas::feed::PresenceEvent;
 use schemas::ids::Principal;
-use schemas::topic::Kind;
+use schemas::topic::{Kind, Role, Topic};
 use tokio::sync::{Notify, oneshot};
 
 use crate::api::FromCore;
@@ -30,15 +31,22 @@ struct Waiting {
     messages: VecDeque<Message>,
     wake: bool,
     disconnect: Option<DisconnectReason>,
+    feed: VecDeque<(Topic, Vec<u8>)>,
+    feed_lost: u64,
+    watching: u32,
 }
+
+/// Events of the feed that wait for one connection. Beyond it they are lost, and counted.
+const MAX_FEED_EVENTS: usize = 256;
 
 #[derive(Debug)]
 enum Message {
-    Standing(Result<Principal, ConnectRefusal>),
+    Standing(Result<Principal, ConnectRefusal>, Role),
     Promise(PublishToken, Promise),
     Owed(Vec<Owed>),
     Reply(Kind, Vec<u8>),
     Describe(oneshot::Sender<SessionDetails>),
+    States { states: Vec<PresenceEvent>, more: bool },
 }
 
 impl Inbox {
@@ -59,17 +67,25 @@ impl Inbox {
 
     /// Hands over everything that waits.
     pub(crate) fn drain_into(&self, session: &mut Session, now_ms: u64, tap: &Tap) {
-        let Waiting { messages, wake, disconnect } = std::mem::take(&mut *self.locked());
+        let Waiting { messages, wake, disconnect, feed, feed_lost, watching } =
+            std::mem::take(&mut *self.locked());
         for message in messages {
             self.copy_to_tap(&message, session, now_ms, tap);
             match message {
                 Message::Describe(asked) => drop(asked.send(described(session))),
-                Message::Standing(standing) => session.handle_standing(now_ms, standing),
+                Message::Standing(standing, role) => session.handle_standing_as(now_ms, standing, role),
                 Message::Promise(token, promise) => session.handle_promise(token, promise),
                 Message::Owed(entries) => session.handle_owed(now_ms, entries),
                 Message::Reply(kind, payload) => session.handle_reply(kind, payload),
+                Message::States { states, more } => session.handle_states(states, more),
             }
         }
+        // After the states: these changes came later, or say the same.
+        feed.into_iter().for_each(|(topic, payload)| session.handle_feed(&topic, payload));
+        if feed_lost > 0 {
+            session.handle_feed_lost(feed_lost);
+        }
+        (0..watching).for_each(|_| session.handle_watching());
         if wake {
             session.handle_wake();
         }
@@ -107,6 +123,30 @@ impl Inbox {
             self.disconnect(reason.clone());
         }
         is_first
+    }
+
+    /// An event of the feed, best effort.
+    pub(crate) fn feed(&self, topic: Topic, payload: Vec<u8>) {
+        let mut waiting = self.locked();
+        if waiting.feed.len() < MAX_FEED_EVENTS {
+            waiting.feed.push_back((topic, payload));
+        } else {
+            waiting.feed_lost += 1;
+        }
+        drop(waiting);
+        self.notify.notify_one();
+    }
+
+    /// Events that did not come as far as this.
+    pub(crate) fn feed_lost(&self, count: u64) {
+        self.locked().feed_lost += count;
+        self.notify.notify_one();
+    }
+
+    /// The filters of one more [`Event::Watch`](broker_session::Event::Watch) are heard.
+    pub(crate) fn watching(&self) {
+        self.locked().watching += 1;
+        self.notify.notify_one();
     }
 
     fn push(&self, message: Message) {
@@ -207,15 +247,17 @@ impl Registry {
                 | FromCore::Promise { connection, .. }
                 | FromCore::Owed { connection, .. }
                 | FromCore::Reply { connection, .. }
+                | FromCore::States { connection, .. }
                 | FromCore::Wake { connection }
                 | FromCore::Disconnect { connection, .. } => connection,
             };
             let Some(inbox) = inboxes.get(connection) else { continue };
             match message {
-                FromCore::Standing { result, .. } => inbox.push(Message::Standing(result)),
+                FromCore::Standing { result, role, .. } => inbox.push(Message::Standing(result, role)),
                 FromCore::Promise { token, promise, .. } => inbox.push(Message::Promise(token, promise)),
                 FromCore::Owed { entries, .. } => inbox.push(Message::Owed(entries)),
                 FromCore::Reply { kind, payload, .. } => inbox.push(Message::Reply(kind, payload)),
+                FromCore::States { states, more, .. } => inbox.push(Message::States { states, more }),
                 FromCore::Wake { .. } => inbox.wake(),
                 FromCore::Disconnect { reason, .. } => inbox.disconnect(reason),
             }

@@ -1,4 +1,4 @@
-//! The embedded MQTT broker: listeners, identity, the durable lane.
+//! The embedded MQTT broker: listeners, identity, the durable lane, the feed.
 //!
 //! This is the shell around [`broker_session`]: sockets, clocks and queues, and no rule of its own about who may do
 //! what. It turns the events of every connection into [`ToCore`] messages on one bounded channel, and routes each
@@ -10,6 +10,7 @@ pub mod cli;
 pub mod client;
 mod clock;
 mod connection;
+mod feed;
 mod inbox;
 mod listener;
 mod quotas;

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use broker_session::{ConnectRefusal, ConnectionId, DisconnectReason};
-use schemas::ids::Principal;
+use schemas::feed::FeedEvent;
+use schemas::ids::{Principal, TenantId};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -16,6 +17,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::api::{Config, FromCore, Listener, StartError, Stats, ToCore};
 use crate::connection::{self, Connection, Traffic};
+use crate::feed::Feed;
 use crate::inbox::Registry;
 use crate::quotas::Quotas;
 use crate::sessions::{SessionDetails, SessionRow, Transport};
@@ -41,6 +43,7 @@ pub(crate) struct Shared {
     pub(crate) surplus: Surplus,
     /// Odd while an operator lets nobody in: each order and its end count one up.
     drains: AtomicU64,
+    pub(crate) feed: Feed,
     gate: Gate,
     next_connection: AtomicU32,
     shutdown: watch::Sender<bool>,
@@ -64,7 +67,8 @@ impl Broker {
         for listener in &config.listeners {
             bound.push((bind(listener).await?, listener.clone()));
         }
-        let shared = Arc::new(Shared::new(config, core));
+        let feed = Feed::start().map_err(StartError::Thread)?;
+        let shared = Arc::new(Shared::new(config, core, feed));
         let mut addresses = Vec::with_capacity(bound.len());
         for (socket, listener) in bound {
             addresses.push(socket.local_addr().unwrap_or_else(|_| listener.address()));
@@ -101,9 +105,19 @@ impl BrokerHandle {
         self.shared.registry.deliver(messages);
     }
 
+    /// Shows an event to the observers of a tenant, best effort. Never blocks.
+    pub fn feed(&self, tenant: TenantId, event: FeedEvent) {
+        self.shared.feed.publish(tenant, event);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn feed_for_tests(&self) -> &Feed {
+        &self.shared.feed
+    }
+
     /// Counters now.
     pub fn stats(&self) -> Stats {
-        let Shared { gate, traffic, .. } = &*self.shared;
+        let Shared { gate, traffic, feed, .. } = &*self.shared;
         Stats {
             connections_open: gate.open.load(Relaxed) as u64,
             connections_accepted: gate.accepted.load(Relaxed),
@@ -117,6 +131,9 @@ impl BrokerHandle {
             bytes_in: traffic.bytes_in.load(Relaxed),
             bytes_out: traffic.bytes_out.load(Relaxed),
             draining: self.shared.is_draining(),
+            feed_out: traffic.feed_out.load(Relaxed),
+            feed_lost: traffic.feed_lost.load(Relaxed) + feed.counters().dropped.load(Relaxed),
+            feed_restarts: feed.counters().restarts.load(Relaxed),
         }
     }
 
@@ -171,7 +188,7 @@ impl BrokerHandle {
 }
 
 impl Shared {
-    pub(crate) fn new(config: Config, core: mpsc::Sender<ToCore>) -> Self {
+    pub(crate) fn new(config: Config, core: mpsc::Sender<ToCore>, feed: Feed) -> Self {
         Self {
             quotas: Quotas::new(config.rates),
             config,
@@ -181,6 +198,7 @@ impl Shared {
             tap: Tap::default(),
             surplus: Surplus::default(),
             drains: AtomicU64::new(0),
+            feed,
             gate: Gate::default(),
             next_connection: AtomicU32::new(0),
             shutdown: watch::Sender::new(false),
@@ -418,10 +436,10 @@ impl Drop for Pass {
 mod tests {
     use super::*;
 
-    #[test]
-    fn who_is_one_too_many_is_refused_for_the_reason_that_holds() {
+    #[tokio::test]
+    async fn who_is_one_too_many_is_refused_for_the_reason_that_holds() {
         let config = Config { max_connections: 3, max_connections_per_address: 1, ..Config::default() };
-        let shared = Arc::new(Shared::new(config, mpsc::channel(1).0));
+        let shared = Arc::new(Shared::new(config, mpsc::channel(1).0, Feed::start().unwrap()));
         let enter = |address: &str| Gate::enter(&shared, address.parse().unwrap()).map_err(|r| r.to_string());
         let first = enter("192.0.2.1").unwrap();
         assert_eq!(enter("192.0.2.1").unwrap_err(), ConnectRefusal::QuotaExceeded.to_string());

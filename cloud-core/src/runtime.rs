@@ -444,6 +444,10 @@ impl Owner {
                 self.enrolments.remove(&ticket).map(|asked| asked.reply.send(result));
                 Some(Step::ReleasedReply)
             }
+            Output::Feed { tenant, event } => {
+                self.broker.feed(tenant, event);
+                None
+            }
             Output::Sign { ticket, order } => {
                 self.sign(ticket, order);
                 None

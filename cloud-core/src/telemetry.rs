@@ -79,6 +79,9 @@ fn describe() {
         "publishes answered 0x97 as their principal had used up its rate"
     );
     describe_counter!("farthing_deliveries_total", "messages sent to their receivers");
+    describe_counter!("farthing_feed_events_total", "events of the feed sent to observers");
+    describe_counter!("farthing_feed_lost_total", "events of the feed that an observer did not get");
+    describe_counter!("farthing_feed_restarts_total", "routers of the feed that died and were built anew");
     describe_counter!("farthing_connections_accepted_total", "MQTT connections accepted");
     describe_counter!("farthing_connections_refused_total", "MQTT connections refused for lack of room");
     describe_counter!(
@@ -260,6 +263,9 @@ pub(crate) fn set_lane_gauges(stats: broker::Stats) {
     metrics::counter!("farthing_publishes_put_off_total").absolute(stats.publishes_put_off);
     metrics::counter!("farthing_promises_total").absolute(stats.pubacks_out);
     metrics::counter!("farthing_deliveries_total").absolute(stats.deliveries_out);
+    metrics::counter!("farthing_feed_events_total").absolute(stats.feed_out);
+    metrics::counter!("farthing_feed_lost_total").absolute(stats.feed_lost);
+    metrics::counter!("farthing_feed_restarts_total").absolute(stats.feed_restarts);
 }
 
 #[cfg(test)]

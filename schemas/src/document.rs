@@ -7,6 +7,7 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use crate::envelope::Envelope;
+use crate::feed::FeedEvent;
 use crate::message::{Down, Up};
 use crate::topic::Kind;
 use crate::wire::Field;
@@ -15,7 +16,8 @@ type Description = (Kind, &'static str, &'static str, Vec<Field>);
 
 const CDDL_PRELUDE: &str = "\
 ; Every message of the platform. Generated from the `schemas` package; do not edit.
-; Payload of ft/{tenant}/{principal}/up/{kind} and .../down/{kind}.
+; Payload of ft/{tenant}/{principal}/up/{kind} and .../down/{kind}; of ft/{tenant}/feed/{kind}, where
+; ft/{tenant}/feed/json/{kind} has the same as JSON. Towards observers ft/{tenant}/{principal}/state is feed-presence.
 
 name = text .regexp \"[a-z0-9][a-z0-9-]{0,31}\"
 principal = text .regexp \"[a-z0-9][a-z0-9-]{0,31}/[a-z0-9][a-z0-9-]{0,31}\"
@@ -40,6 +42,14 @@ pub fn cddl() -> String {
             }
             text.push_str("  },\n}\n");
         }
+    }
+    for (kind, _, doc, fields) in FeedEvent::describe() {
+        let _ =
+            write!(text, "\n;{doc}\nfeed-{} = {{\n  v: uint, ; Schema version.\n  body: {{\n", kind.as_str());
+        for field in &fields {
+            cddl_field(&mut text, "    ", field);
+        }
+        text.push_str("  },\n}\n");
     }
     text
 }
@@ -85,12 +95,41 @@ pub fn asyncapi() -> Value {
             messages.insert(id, message(&(kind, name, doc, fields)));
         }
     }
+    for (kind, name, doc, fields) in FeedEvent::describe() {
+        for (level, content_type) in [("", "application/cbor"), ("json/", "application/json")] {
+            let id = format!("feed-{}{}", level.replace('/', "-"), kind.as_str());
+            channels.insert(
+                id.clone(),
+                json!({
+                    "address": format!("ft/{{tenant}}/feed/{level}{}", kind.as_str()),
+                    "messages": { name: { "$ref": format!("#/components/messages/{id}") } },
+                    "parameters": { "tenant": {} },
+                }),
+            );
+            operations.insert(
+                id.clone(),
+                json!({ "action": "send", "channel": { "$ref": format!("#/channels/{id}") } }),
+            );
+            messages.insert(id, event(name, doc, &fields, content_type));
+        }
+    }
+    channels.insert(
+        "state".to_owned(),
+        json!({
+            "address": "ft/{tenant}/{principal}/state",
+            "description": "Towards observers, retained.",
+            "messages": { "PresenceEvent": { "$ref": "#/components/messages/feed-presence" } },
+            "parameters": { "tenant": {}, "principal": {} },
+        }),
+    );
+    operations
+        .insert("state".to_owned(), json!({ "action": "send", "channel": { "$ref": "#/channels/state" } }));
     json!({
         "asyncapi": "3.0.0",
         "info": {
             "title": "Farthing",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Messages between principals (devices, people's terminals) and the cloud core. Payloads are CBOR; schemas show the same content as JSON. QoS 1; a PUBACK is a promise that the message is on disk.",
+            "description": "Messages between principals (devices, people's terminals) and the cloud core. Payloads are CBOR; schemas show the same content as JSON. QoS 1; a PUBACK is a promise that the message is on disk. The feed is QoS 0, for observers.",
         },
         "defaultContentType": "application/cbor",
         "channels": channels,
@@ -106,6 +145,16 @@ fn message((_, name, doc, fields): &Description) -> Value {
         required.push(json!("body"));
     }
     json!({ "name": name, "summary": doc.trim(), "contentType": "application/cbor", "payload": envelope })
+}
+
+fn event(name: &str, doc: &str, fields: &[Field], content_type: &str) -> Value {
+    let payload = json!({
+        "type": "object",
+        "additionalProperties": false,
+        "properties": { "v": { "type": "integer", "description": "Schema version." }, "body": object(fields) },
+        "required": ["v", "body"],
+    });
+    json!({ "name": name, "summary": doc.trim(), "contentType": content_type, "payload": payload })
 }
 
 fn object(fields: &[Field]) -> Value {

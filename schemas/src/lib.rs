@@ -7,6 +7,7 @@ pub mod cbor;
 pub mod claim;
 pub mod document;
 pub mod envelope;
+pub mod feed;
 pub mod ids;
 pub mod limits;
 pub mod message;

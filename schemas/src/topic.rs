@@ -4,16 +4,19 @@
 //! ft/{tenant}/{principal}/up/{kind}      what this principal says to the cloud
 //! ft/{tenant}/{principal}/down/{kind}    what the cloud says to it
 //! ft/{tenant}/{principal}/state          presence
-//! ft/{tenant}/feed/{kind}                read-only events for observers
+//! ft/{tenant}/feed/{kind}                read-only events for observers, as CBOR
+//! ft/{tenant}/feed/json/{kind}           the same as JSON
 //! ```
 //!
-//! The right to use a topic follows from the authenticated identity, never from what is asked for (PL-1).
+//! The right to use a topic follows from the authenticated identity and its role, never from what is asked for (PL-1).
+//! A party to payments (a device, a person's terminal) uses its own topics; an observer only listens: to the feed and to
+//! every `state` of its own tenant.
 //!
 //! ```
-//! use schemas::topic::{Kind, Topic};
+//! use schemas::topic::{Kind, Role, Topic};
 //! let topic: Topic = "ft/acme/chip-7/up/health-check".parse().unwrap();
-//! assert!(topic.may_be_published_by(&"acme/chip-7".parse().unwrap()));
-//! assert!(!topic.may_be_published_by(&"acme/chip-8".parse().unwrap()));
+//! assert!(topic.may_be_published_by(&"acme/chip-7".parse().unwrap(), Role::Party));
+//! assert!(!topic.may_be_published_by(&"acme/chip-8".parse().unwrap(), Role::Party));
 //! assert_eq!(topic.to_string(), "ft/acme/chip-7/up/health-check");
 //! ```
 
@@ -30,9 +33,9 @@ pub const ROOT: &str = "ft";
 /// Why a topic or filter was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TopicError {
-    /// Not of one of the four forms.
+    /// Not of one of the forms.
     #[error(
-        "not a topic of this platform: ft/TENANT/PRINCIPAL/up/KIND, .../down/KIND, .../state, ft/TENANT/feed/KIND"
+        "not a topic of this platform: ft/TENANT/PRINCIPAL/up/KIND, .../down/KIND, .../state, ft/TENANT/feed/KIND, ft/TENANT/feed/json/KIND"
     )]
     Form,
     /// A kind that does not exist.
@@ -122,21 +125,73 @@ impl<'de> Deserialize<'de> for Kind {
     }
 }
 
-/// Events for observers.
+/// What a principal is for, as far as topics go. The core knows it; nobody says it of themselves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Takes part in payments: a device, a person's terminal.
+    #[default]
+    Party,
+    /// Listens to the feed and to every `state` of its tenant, and says nothing.
+    Observer,
+}
+
+/// Events for observers: see [`crate::feed`]. Texts are never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FeedKind {
     /// A payment changed its state.
     Payment,
+    /// An entry of the exceptions queue came or went.
+    Exception,
+    /// A device was registered, enrolled or revoked.
+    Device,
+    /// A principal came, went, or said something of itself.
+    Presence,
+    /// This observer has missed something.
+    Lost,
 }
 
 impl FeedKind {
     /// All kinds.
-    pub const ALL: &'static [FeedKind] = &[FeedKind::Payment];
+    pub const ALL: &'static [FeedKind] =
+        &[FeedKind::Payment, FeedKind::Exception, FeedKind::Device, FeedKind::Presence, FeedKind::Lost];
 
     /// The last level of its topics.
     pub fn as_str(self) -> &'static str {
         match self {
             FeedKind::Payment => "payment",
+            FeedKind::Exception => "exception",
+            FeedKind::Device => "device",
+            FeedKind::Presence => "presence",
+            FeedKind::Lost => "lost",
+        }
+    }
+}
+
+impl FromStr for FeedKind {
+    type Err = TopicError;
+    fn from_str(text: &str) -> Result<Self, TopicError> {
+        FeedKind::ALL.iter().copied().find(|kind| kind.as_str() == text).ok_or(TopicError::Kind)
+    }
+}
+
+/// How an event of the feed is written down: the subscriber chooses by topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FeedFormat {
+    /// `feed/{kind}`
+    Cbor,
+    /// `feed/json/{kind}`
+    Json,
+}
+
+impl FeedFormat {
+    /// All formats.
+    pub const ALL: &'static [FeedFormat] = &[FeedFormat::Cbor, FeedFormat::Json];
+
+    /// What stands before the kind.
+    fn level(self) -> &'static str {
+        match self {
+            FeedFormat::Cbor => "",
+            FeedFormat::Json => "json/",
         }
     }
 }
@@ -169,14 +224,18 @@ pub enum Topic {
         tenant: TenantId,
         /// Which events.
         kind: FeedKind,
+        /// How they are written down.
+        format: FeedFormat,
     },
 }
 
 impl Topic {
-    /// Only below one's own `up/`, and one's own `state`.
-    pub fn may_be_published_by(&self, by: &Principal) -> bool {
+    /// Only below one's own `up/`, and one's own `state`; an observer nothing at all.
+    pub fn may_be_published_by(&self, by: &Principal, role: Role) -> bool {
         match self {
-            Topic::Up { principal, .. } | Topic::State { principal } => principal == by,
+            Topic::Up { principal, .. } | Topic::State { principal } => {
+                role == Role::Party && principal == by
+            }
             Topic::Down { .. } | Topic::Feed { .. } => false,
         }
     }
@@ -188,7 +247,9 @@ impl fmt::Display for Topic {
             Topic::Up { principal, kind } => write!(f, "{ROOT}/{principal}/up/{kind}"),
             Topic::Down { principal, kind } => write!(f, "{ROOT}/{principal}/down/{kind}"),
             Topic::State { principal } => write!(f, "{ROOT}/{principal}/state"),
-            Topic::Feed { tenant, kind } => write!(f, "{ROOT}/{tenant}/feed/{}", kind.as_str()),
+            Topic::Feed { tenant, kind, format } => {
+                write!(f, "{ROOT}/{tenant}/feed/{}{}", format.level(), kind.as_str())
+            }
         }
     }
 }
@@ -204,6 +265,10 @@ impl FromStr for Topic {
                 id: id.parse().map_err(|_| TopicError::Form)?,
             })
         };
+        let feed = |tenant: &str, kind: &str, format: FeedFormat| -> Result<Topic, TopicError> {
+            let tenant = tenant.parse().map_err(|_| TopicError::Form)?;
+            Ok(Topic::Feed { tenant, kind: kind.parse()?, format })
+        };
         match levels[..count] {
             [ROOT, tenant, id, "up", kind] => {
                 let (principal, kind) = (principal(tenant, id)?, kind.parse::<Kind>()?);
@@ -217,10 +282,8 @@ impl FromStr for Topic {
                     Err(TopicError::Direction)
                 }
             }
-            [ROOT, tenant, "feed", kind] => Ok(Topic::Feed {
-                tenant: tenant.parse().map_err(|_| TopicError::Form)?,
-                kind: *FeedKind::ALL.iter().find(|k| k.as_str() == kind).ok_or(TopicError::Kind)?,
-            }),
+            [ROOT, tenant, "feed", kind] => feed(tenant, kind, FeedFormat::Cbor),
+            [ROOT, tenant, "feed", "json", kind] => feed(tenant, kind, FeedFormat::Json),
             [ROOT, tenant, id, "state"] => Ok(Topic::State { principal: principal(tenant, id)? }),
             _ => Err(TopicError::Form),
         }
@@ -236,7 +299,8 @@ fn split_levels<'a>(text: &'a str, levels: &mut [&'a str; 5]) -> Result<usize, T
     Ok(count)
 }
 
-/// What a principal may subscribe to: its own `down/`, by kind or whole. Any other filter does not parse.
+/// What can be subscribed to: by a party to payments its own `down/`, by kind or whole; by an observer the feed and
+/// `state`. Any other filter does not parse.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Filter {
     /// `ft/{tenant}/{principal}/down/{kind}`
@@ -251,13 +315,53 @@ pub enum Filter {
         /// Whose.
         principal: Principal,
     },
+    /// `ft/{tenant}/feed/{kind}` or `ft/{tenant}/feed/json/{kind}`
+    FeedKind {
+        /// Whose events.
+        tenant: TenantId,
+        /// Which.
+        kind: FeedKind,
+        /// As what.
+        format: FeedFormat,
+    },
+    /// `ft/{tenant}/feed/+`; `ft/{tenant}/feed/json/+` or `.../json/#`
+    FeedFormat {
+        /// Whose events.
+        tenant: TenantId,
+        /// As what.
+        format: FeedFormat,
+    },
+    /// `ft/{tenant}/feed/#`: every event, in both formats.
+    FeedAll {
+        /// Whose events.
+        tenant: TenantId,
+    },
+    /// `ft/{tenant}/{principal}/state`
+    StateOf {
+        /// Whose.
+        principal: Principal,
+    },
+    /// `ft/{tenant}/+/state`
+    StateAll {
+        /// Of whose principals.
+        tenant: TenantId,
+    },
 }
 
 impl Filter {
-    /// Only below one's own `down/`.
-    pub fn permitted_for(&self, subscriber: &Principal) -> bool {
+    /// As a party only below one's own `down/`; as an observer only feed and `state` of one's own tenant.
+    pub fn permitted_for(&self, subscriber: &Principal, role: Role) -> bool {
         match self {
-            Filter::DownKind { principal, .. } | Filter::DownAll { principal } => principal == subscriber,
+            Filter::DownKind { principal, .. } | Filter::DownAll { principal } => {
+                role == Role::Party && principal == subscriber
+            }
+            Filter::FeedKind { tenant, .. }
+            | Filter::FeedFormat { tenant, .. }
+            | Filter::FeedAll { tenant }
+            | Filter::StateAll { tenant }
+            | Filter::StateOf { principal: Principal { tenant, .. } } => {
+                role == Role::Observer && *tenant == subscriber.tenant
+            }
         }
     }
 
@@ -266,20 +370,61 @@ impl Filter {
         match self {
             Filter::DownKind { kind: wanted, .. } => *wanted == kind,
             Filter::DownAll { .. } => true,
+            _ => false,
         }
+    }
+
+    /// Whether a message on this topic matches.
+    pub fn matches_topic(&self, topic: &Topic) -> bool {
+        match (self, topic) {
+            (Filter::DownKind { principal: of, .. } | Filter::DownAll { principal: of }, topic) => {
+                matches!(topic, Topic::Down { principal, kind } if principal == of && self.matches(*kind))
+            }
+            (
+                Filter::FeedKind { tenant: of, kind: wanted, format: form },
+                Topic::Feed { tenant, kind, format },
+            ) => (of, wanted, form) == (tenant, kind, format),
+            (Filter::FeedFormat { tenant: of, format: form }, Topic::Feed { tenant, format, .. }) => {
+                (of, form) == (tenant, format)
+            }
+            (Filter::FeedAll { tenant: of }, Topic::Feed { tenant, .. }) => of == tenant,
+            (Filter::StateOf { principal: of }, Topic::State { principal }) => of == principal,
+            (Filter::StateAll { tenant: of }, Topic::State { principal }) => *of == principal.tenant,
+            _ => false,
+        }
+    }
+
+    /// Whether it asks for `state`, which is retained.
+    pub fn is_state(&self) -> bool {
+        matches!(self, Filter::StateOf { .. } | Filter::StateAll { .. })
     }
 }
 
 impl FromStr for Filter {
     type Err = TopicError;
     fn from_str(text: &str) -> Result<Self, TopicError> {
-        if let Some(prefix) = text.strip_suffix("/down/#").or_else(|| text.strip_suffix("/down/+")) {
-            let principal = prefix.strip_prefix("ft/").ok_or(TopicError::Form)?;
-            return Ok(Filter::DownAll { principal: principal.parse().map_err(|_| TopicError::Form)? });
-        }
-        match text.parse()? {
-            Topic::Down { principal, kind } => Ok(Filter::DownKind { principal, kind }),
-            _ => Err(TopicError::Form),
+        let mut levels = [""; 5];
+        let count = split_levels(text, &mut levels)?;
+        let tenant = |text: &str| text.parse::<TenantId>().map_err(|_| TopicError::Form);
+        match levels[..count] {
+            [ROOT, of, id, "down", "+" | "#"] => {
+                let id = id.parse().map_err(|_| TopicError::Form)?;
+                Ok(Filter::DownAll { principal: Principal { tenant: tenant(of)?, id } })
+            }
+            [ROOT, of, "feed", "#"] => Ok(Filter::FeedAll { tenant: tenant(of)? }),
+            [ROOT, of, "feed", "+"] => {
+                Ok(Filter::FeedFormat { tenant: tenant(of)?, format: FeedFormat::Cbor })
+            }
+            [ROOT, of, "feed", "json", "+" | "#"] => {
+                Ok(Filter::FeedFormat { tenant: tenant(of)?, format: FeedFormat::Json })
+            }
+            [ROOT, of, "+", "state"] => Ok(Filter::StateAll { tenant: tenant(of)? }),
+            _ => match text.parse()? {
+                Topic::Down { principal, kind } => Ok(Filter::DownKind { principal, kind }),
+                Topic::Feed { tenant, kind, format } => Ok(Filter::FeedKind { tenant, kind, format }),
+                Topic::State { principal } => Ok(Filter::StateOf { principal }),
+                Topic::Up { .. } => Err(TopicError::Form),
+            },
         }
     }
 }
@@ -288,6 +433,13 @@ impl fmt::Display for Filter {
         match self {
             Filter::DownKind { principal, kind } => write!(f, "{ROOT}/{principal}/down/{kind}"),
             Filter::DownAll { principal } => write!(f, "{ROOT}/{principal}/down/+"),
+            Filter::FeedKind { tenant, kind, format } => {
+                write!(f, "{ROOT}/{tenant}/feed/{}{}", format.level(), kind.as_str())
+            }
+            Filter::FeedFormat { tenant, format } => write!(f, "{ROOT}/{tenant}/feed/{}+", format.level()),
+            Filter::FeedAll { tenant } => write!(f, "{ROOT}/{tenant}/feed/#"),
+            Filter::StateOf { principal } => write!(f, "{ROOT}/{principal}/state"),
+            Filter::StateAll { tenant } => write!(f, "{ROOT}/{tenant}/+/state"),
         }
     }
 }
@@ -310,7 +462,13 @@ mod tests {
             }
         }
         let tenant = principal.tenant;
-        topics.extend(FeedKind::ALL.iter().map(|&kind| Topic::Feed { tenant: tenant.clone(), kind }));
+        for &format in FeedFormat::ALL {
+            topics.extend(FeedKind::ALL.iter().map(|&kind| Topic::Feed {
+                tenant: tenant.clone(),
+                kind,
+                format,
+            }));
+        }
         topics
     }
 
@@ -327,15 +485,16 @@ mod tests {
         let owner = "acme/chip-7".parse().unwrap();
         for topic in every_topic() {
             let upward = matches!(topic, Topic::Up { .. } | Topic::State { .. });
-            assert_eq!(topic.may_be_published_by(&owner), upward, "{topic}");
+            assert_eq!(topic.may_be_published_by(&owner, Role::Party), upward, "{topic}");
+            assert!(!topic.may_be_published_by(&owner, Role::Observer), "{topic}");
             for other in ["acme/chip-8", "other/chip-7"] {
-                assert!(!topic.may_be_published_by(&other.parse().unwrap()), "{topic}");
+                assert!(!topic.may_be_published_by(&other.parse().unwrap(), Role::Party), "{topic}");
             }
         }
     }
 
     #[test]
-    fn filters_reach_nothing_but_a_principals_own_down() {
+    fn filters_have_few_forms() {
         for bad in [
             "#",
             "+/+/+/down/+",
@@ -345,17 +504,87 @@ mod tests {
             "ft/acme/a/+/x",
             "$share/g/ft/acme/a/down/+",
             "$SYS/#",
-            "ft/acme/a/state",
-            "ft/acme/feed/+",
+            "ft/acme/a/up/refused",
+            "ft/acme/+/+",
+            "ft/+/a/state",
+            "ft/+/feed/+",
+            "ft/acme/feed",
+            "ft/acme/feed/+/payment",
+            "ft/acme/feed/nothing",
+            "ft/acme/feed/json",
             "ft/acme/a/b/down/#",
             "/down/#",
         ] {
             assert!(bad.parse::<Filter>().is_err(), "{bad}");
         }
         let filter: Filter = "ft/acme/a/down/#".parse().unwrap();
-        assert!(filter.permitted_for(&"acme/a".parse().unwrap()));
-        assert!(!filter.permitted_for(&"acme/b".parse().unwrap()));
         assert!(filter.matches(Kind::Refused));
+    }
+
+    /// PL-1: who takes part hears its own `down/`; an observer hears feed and states of its tenant; nobody hears both.
+    #[test]
+    fn a_filter_is_permitted_by_identity_and_role() {
+        const TABLE: [(&str, bool, bool); 13] = [
+            ("ft/acme/a/down/#", true, false),
+            ("ft/acme/a/down/refused", true, false),
+            ("ft/acme/b/down/#", false, false),
+            ("ft/other/a/down/#", false, false),
+            ("ft/acme/feed/#", false, true),
+            ("ft/acme/feed/+", false, true),
+            ("ft/acme/feed/json/#", false, true),
+            ("ft/acme/feed/json/payment", false, true),
+            ("ft/acme/feed/lost", false, true),
+            ("ft/other/feed/#", false, false),
+            ("ft/acme/+/state", false, true),
+            ("ft/acme/a/state", false, true),
+            ("ft/other/+/state", false, false),
+        ];
+        let subscriber = "acme/a".parse().unwrap();
+        for (text, party, observer) in TABLE {
+            let filter: Filter = text.parse().unwrap();
+            assert_eq!(filter.permitted_for(&subscriber, Role::Party), party, "{text}");
+            assert_eq!(filter.permitted_for(&subscriber, Role::Observer), observer, "{text}");
+            assert_eq!(filter.to_string().parse::<Filter>(), Ok(filter), "{text}");
+        }
+    }
+
+    /// As MQTT matches them: levels compared, `+` one level, `#` the rest.
+    #[test]
+    fn filters_match_topics_as_mqtt_says() {
+        let matches = |filter: &str, topic: &str| {
+            let (filter, topic): (Vec<_>, Vec<_>) = (filter.split('/').collect(), topic.split('/').collect());
+            let rest = filter.last() == Some(&"#");
+            let compared = if rest { filter.len() - 1 } else { filter.len() };
+            (topic.len() == compared || rest && topic.len() > compared)
+                && filter
+                    .iter()
+                    .zip(&topic)
+                    .take(compared)
+                    .all(|(level, found)| level == found || *level == "+")
+        };
+        let filters = [
+            "ft/acme/chip-7/down/+",
+            "ft/acme/chip-7/down/refused",
+            "ft/acme/feed/#",
+            "ft/acme/feed/+",
+            "ft/acme/feed/json/+",
+            "ft/acme/feed/json/payment",
+            "ft/acme/feed/payment",
+            "ft/acme/+/state",
+            "ft/acme/chip-7/state",
+            "ft/acme/chip-8/state",
+            "ft/other/feed/#",
+        ];
+        for filter in filters {
+            let parsed: Filter = filter.parse().unwrap();
+            for topic in every_topic() {
+                assert_eq!(
+                    parsed.matches_topic(&topic),
+                    matches(filter, &topic.to_string()),
+                    "{filter} {topic}"
+                );
+            }
+        }
     }
 
     proptest! {

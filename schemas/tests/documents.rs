@@ -8,10 +8,11 @@ use std::path::PathBuf;
 
 use schemas::document;
 use schemas::envelope::Envelope;
+use schemas::feed::*;
 use schemas::ids::{Code, CommandId, Hash, IdempotencyKey, Instance, MessageId, Nonce, PaymentId};
 use schemas::message::*;
 use schemas::time::Timestamp;
-use schemas::topic::Kind;
+use schemas::topic::{FeedFormat, FeedKind, Kind};
 use schemas::wire::{SignedBytes, Text};
 
 fn compare(name: &str, content: &str) {
@@ -162,7 +163,55 @@ fn golden_samples_are_pinned_and_read_back() {
         (kinds(Kind::may_go_up), kinds(Kind::may_go_down)),
         "one sample of each"
     );
+    for event in feed_samples() {
+        let (kind, bytes) = (event.kind(), event.encode(FeedFormat::Cbor));
+        assert_eq!(FeedEvent::decode(kind, &bytes).as_ref(), Ok(&event));
+        golden += &format!("feed/{} {}\n", kind.as_str(), hex(&bytes));
+        let json = String::from_utf8(event.encode(FeedFormat::Json)).unwrap();
+        golden += &format!("feed/json/{} {json}\n", kind.as_str());
+    }
+    assert_eq!(feed_samples().map(|event| event.kind()).as_slice(), FeedKind::ALL, "one sample of each");
     compare("tests/golden.txt", &golden);
+}
+
+fn feed_samples() -> [FeedEvent; 5] {
+    let (payment, at) = (PaymentId([3; 16]), Timestamp(1_795_300_200_250));
+    let principal: schemas::ids::Principal = "acme/chip-7".parse().unwrap();
+    [
+        FeedEvent::Payment(PaymentEvent {
+            payment,
+            state: PaymentState::Delivered,
+            merchant: "snacks".parse().unwrap(),
+            chip: principal.clone(),
+            item: "water".parse().unwrap(),
+            quantity: 1,
+            delivered: 1,
+            amount: "1.50 EUR".parse().unwrap(),
+            paid: "1.50 EUR".parse().unwrap(),
+            reason: None,
+            opened_at: at,
+            at,
+        }),
+        FeedEvent::Exception(ExceptionEvent {
+            payment,
+            case: Some(Code::known("refund_blocked")),
+            change: ExceptionChange::Raised,
+            at,
+        }),
+        FeedEvent::Device(DeviceEvent {
+            device: principal.clone(),
+            change: DeviceChange::Enrolled,
+            instance: Some(Instance(1)),
+            at,
+        }),
+        FeedEvent::Presence(PresenceEvent {
+            principal,
+            presence: PresenceState::Connected,
+            since: Some(at),
+            said: Some(Text::new("ready")),
+        }),
+        FeedEvent::Lost(LostEvent { count: 17 }),
+    ]
 }
 
 /// Bad input has one clear answer each, and never a panic (storage.md, CBOR).

@@ -60,6 +60,8 @@ pub struct Options {
     pub deadlines: Deadlines,
     /// More settings of the core, as arguments.
     pub core_settings: &'static [&'static str],
+    /// Variables of the core that are no settings.
+    pub core_environment: &'static [(&'static str, &'static str)],
 }
 
 impl Default for Options {
@@ -71,6 +73,7 @@ impl Default for Options {
             machines: &[],
             deadlines: DEADLINES,
             core_settings: &[],
+            core_environment: &[],
         }
     }
 }
@@ -357,6 +360,7 @@ fn start_core(
 ) -> Result<(Process, Addresses), NotReady> {
     let mut core = command(&options.core_binary);
     core.args(arguments).args(["--log-filter", "warn"]);
+    core.envs(options.core_environment.iter().copied());
     if options.hold_writes {
         core.env("FARTHING_HOLD_WRITES", "1");
     }

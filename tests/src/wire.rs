@@ -26,6 +26,7 @@ pub enum Packet {
         topic: String,
         payload: Vec<u8>,
         packet_id: Option<u16>,
+        retain: bool,
     },
     /// Reason code; 0 in MQTT 3.1.1, which has none.
     PubAck {
@@ -186,7 +187,7 @@ impl Client {
                     // Properties of our messages are shorter than 128 bytes.
                     rest = &rest[1 + usize::from(rest[0])..];
                 }
-                Packet::Publish { topic, payload: rest.to_vec(), packet_id }
+                Packet::Publish { topic, payload: rest.to_vec(), packet_id, retain: first & 1 == 1 }
             }
             4 => Packet::PubAck {
                 packet_id: u16::from_be_bytes([body[0], body[1]]),

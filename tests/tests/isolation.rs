@@ -14,7 +14,7 @@ use schemas::ids::{CommandId, IdempotencyKey, MessageId, PaymentId};
 use schemas::message::*;
 use schemas::signed::PublicKey;
 use schemas::time::Timestamp;
-use schemas::topic::{FeedKind, Kind, Topic};
+use schemas::topic::{FeedFormat, FeedKind, Kind, Topic};
 use schemas::wire::{SignedBytes, Text};
 
 const NOT_AUTHORIZED: u8 = 0x87;
@@ -119,7 +119,10 @@ fn topics_of(name: &str) -> Vec<Topic> {
         .map(|kind| Topic::Up { principal: principal.clone(), kind: *kind });
     let down = Kind::ALL.iter().filter(|kind| kind.may_go_down());
     let down = down.map(|kind| Topic::Down { principal: principal.clone(), kind: *kind });
-    let feed = FeedKind::ALL.iter().map(|kind| Topic::Feed { tenant: principal.tenant.clone(), kind: *kind });
+    let feed = FeedKind::ALL.iter().flat_map(|kind| {
+        let topic = |format| Topic::Feed { tenant: principal.tenant.clone(), kind: *kind, format };
+        [FeedFormat::Cbor, FeedFormat::Json].map(topic)
+    });
     up.chain(down).chain([Topic::State { principal: principal.clone() }]).chain(feed).collect()
 }
 

@@ -69,6 +69,10 @@ pub(crate) struct PublishPacket {
 pub(crate) struct FilterRequest {
     pub(crate) filter: String,
     pub(crate) qos: u8,
+    /// MQTT 5: the retain flag of live messages is as they were published.
+    pub(crate) retain_as_published: bool,
+    /// MQTT 5: 0 retained messages at each subscribe, 1 at a new one only, 2 never.
+    pub(crate) retain_handling: u8,
 }
 
 /// What a client says after CONNECT.
@@ -351,6 +355,8 @@ fn subscribe(version: Version, body: &[u8]) -> Result<Packet, Fault> {
         filters.push(FilterRequest {
             filter: entry.topic_filter().to_owned(),
             qos: entry.sub_opts().qos() as u8,
+            retain_as_published: entry.sub_opts().rap(),
+            retain_handling: entry.sub_opts().rh() as u8,
         });
     }
     Ok(Packet::Subscribe { packet_id, filters, identifier: identifiers.first().copied() })

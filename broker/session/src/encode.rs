@@ -19,6 +19,8 @@ pub(crate) struct Welcome<'a> {
     pub(crate) assigned_client_id: Option<&'a str>,
     /// The client asked for a session that outlives the connection; there is none.
     pub(crate) session_expiry_asked: bool,
+    /// Only observers have anything retained: the states of others.
+    pub(crate) retain_available: bool,
     /// The user property is left out where the client could not take the packet.
     pub(crate) client_max_packet_bytes: usize,
 }
@@ -32,7 +34,7 @@ pub(crate) fn accept(out: &mut Vec<u8>, version: Version, welcome: &Welcome<'_>)
     let mut properties: Vec<Property> = vec![
         ReceiveMaximum::new(welcome.receive_maximum)?.into(),
         MaximumQos::new(1)?.into(),
-        RetainAvailable::new(0)?.into(),
+        RetainAvailable::new(u8::from(welcome.retain_available))?.into(),
         MaximumPacketSize::new(u32::try_from(welcome.max_packet_bytes).unwrap_or(u32::MAX))?.into(),
         SharedSubscriptionAvailable::new(0)?.into(),
     ];
@@ -205,6 +207,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) expiry_s: Option<u32>,
     /// MQTT 5: of all subscriptions that match.
     pub(crate) identifiers: Vec<u32>,
+    /// A `state` as it stands, not a change.
+    pub(crate) retain: bool,
 }
 
 /// PUBLISH, unless it would exceed `max_bytes`: then false, and nothing is appended.
@@ -217,8 +221,11 @@ pub(crate) fn publish(
     let qos = if outgoing.packet_id.is_some() { WireQos::AtLeastOnce } else { WireQos::AtMostOnce };
     let bytes = match version {
         Version::V3_1_1 => {
-            let mut packet =
-                v3_1_1::Publish::builder().topic_name(outgoing.topic)?.qos(qos).payload(outgoing.payload);
+            let mut packet = v3_1_1::Publish::builder()
+                .topic_name(outgoing.topic)?
+                .qos(qos)
+                .retain(outgoing.retain)
+                .payload(outgoing.payload);
             if let Some(packet_id) = outgoing.packet_id {
                 packet = packet.packet_id(packet_id);
             }
@@ -235,6 +242,7 @@ pub(crate) fn publish(
             let mut packet = v5_0::Publish::builder()
                 .topic_name(outgoing.topic)?
                 .qos(qos)
+                .retain(outgoing.retain)
                 .payload(outgoing.payload)
                 .props(properties);
             if let Some(packet_id) = outgoing.packet_id {

@@ -25,6 +25,7 @@ mod publishes;
 mod rules;
 mod session;
 mod types;
+mod watch;
 
 pub use allowance::{Allowance, Rate, Rates};
 pub use session::Session;

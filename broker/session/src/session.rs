@@ -1,5 +1,6 @@
 //! The state machine of one connection.
 
+mod feed;
 mod handshake;
 mod inspect;
 mod requests;
@@ -9,7 +10,7 @@ use std::fmt;
 
 use mqtt_protocol_core::mqtt::result_code::MqttError;
 use schemas::ids::Principal;
-use schemas::topic::{Kind, Topic};
+use schemas::topic::{Kind, Role, Topic};
 
 use crate::decode::{self, ConnectPacket, Packet, Will};
 use crate::delivery::{Delivery, Verdict};
@@ -20,6 +21,7 @@ use crate::types::{
     CloseReason, ConnectRefusal, ConnectionId, Counters, DisconnectReason, Event, Fault, Limits, Owed,
     Promise, PublishToken, Qos, RefusedAction, StateCause, Version,
 };
+use crate::watch::Watch;
 
 /// Events that wait to be polled, from which on nothing more is read.
 const MAX_EVENTS: usize = 512;
@@ -62,10 +64,14 @@ enum Phase {
 struct Open {
     version: Version,
     principal: Principal,
+    /// What it may do follows from it.
+    role: Role,
     /// `ft/{tenant}/{principal}/`: what every topic of this connection begins with.
     base: String,
     publishes: Publishes,
     delivery: Delivery,
+    /// Of an observer.
+    watch: Option<Box<Watch>>,
     max_packet_bytes: usize,
     /// In CONNECT. There is no session to expire, but only then may DISCONNECT ask for it, too.
     session_expiry_asked: bool,
@@ -185,8 +191,18 @@ impl Session {
         self.next_timeout().map(|(due_ms, _)| due_ms)
     }
 
-    /// The core's answer to [`Event::Connect`].
+    /// The core's answer to [`Event::Connect`] for a party to payments.
     pub fn handle_standing(&mut self, now_ms: u64, standing: Result<Principal, ConnectRefusal>) {
+        self.handle_standing_as(now_ms, standing, Role::Party);
+    }
+
+    /// The same, of whatever role: what it may do follows from it.
+    pub fn handle_standing_as(
+        &mut self,
+        now_ms: u64,
+        standing: Result<Principal, ConnectRefusal>,
+        role: Role,
+    ) {
         self.now_ms = self.now_ms.max(now_ms);
         // Late: the connection has ended meanwhile, or the answer came twice.
         let Phase::AwaitStanding { connect, .. } = &mut self.phase else { return };
@@ -194,12 +210,12 @@ impl Session {
             Ok(principal) => {
                 let own_state = Topic::State { principal: principal.clone() }.to_string();
                 match connect.will.take() {
-                    Some(Will { topic, .. }) if topic != own_state => {
+                    Some(Will { topic, .. }) if topic != own_state || role != Role::Party => {
                         let reason = "a will may only be the principal's own state";
                         self.report_refusal(RefusedAction::Will, &topic, reason, 0x87, true);
                         self.refuse(ConnectRefusal::NotAuthorized);
                     }
-                    will => self.open(principal, &own_state, will.map(|will| will.payload)),
+                    will => self.open(principal, role, &own_state, will.map(|will| will.payload)),
                 }
             }
             Err(refusal) => self.refuse(refusal),
@@ -253,7 +269,8 @@ impl Session {
         let Phase::Open(open) = &mut self.phase else { return };
         let Some((_, identifiers)) = open.delivery.matching(kind).filter(|_| room) else { return };
         let topic = format!("{}down/{kind}", open.base);
-        let outgoing = Outgoing { topic: &topic, payload, packet_id: None, expiry_s: None, identifiers };
+        let outgoing =
+            Outgoing { topic: &topic, payload, packet_id: None, expiry_s: None, identifiers, retain: false };
         if encode::publish(&mut self.outgoing, open.version, outgoing, open.max_packet_bytes).is_err() {
             self.close(CloseReason::Protocol(INTERNAL));
         }
@@ -305,6 +322,8 @@ impl Session {
         self.progress_at_ms = self.now_ms;
         self.resume();
         self.ask_for_owed();
+        self.tell_lost();
+        self.ask_for_states();
     }
 
     /// What happened, in order.
@@ -556,6 +575,7 @@ fn send_owed(
         packet_id,
         expiry_s: Some(u32::try_from(remaining_s).unwrap_or(u32::MAX)),
         identifiers,
+        retain: false,
     };
     let fits = encode::publish(out, open.version, outgoing, open.max_packet_bytes)?;
     if let Some(packet_id) = packet_id.filter(|_| fits) {

@@ -4,6 +4,7 @@ mod conformance_connect;
 mod conformance_delivery;
 mod conformance_packets;
 mod delivery;
+mod observers;
 mod properties;
 
 use schemas::ids::{MessageId, Principal};

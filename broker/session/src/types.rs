@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use schemas::ids::MessageId;
-use schemas::topic::Kind;
+use schemas::ids::{MessageId, PrincipalId};
+use schemas::topic::{Filter, Kind};
 
 /// Names one connection for ever: boot epoch in the upper half, counter in the lower. Later connections are greater,
 /// so that a stale `state` never overwrites a live one (correctness.md 13).
@@ -154,6 +154,23 @@ pub enum Event {
         /// Only the `max` with the lowest sequences.
         max: usize,
     },
+    /// An observer is to hear what matches these filters, and nothing else. Answer with
+    /// [`handle_watching`](crate::Session::handle_watching) once it does.
+    Watch {
+        /// All that it has subscribed.
+        filters: Vec<Filter>,
+    },
+    /// It hears the feed from now on.
+    Watching,
+    /// Who is there now? Answer with [`handle_states`](crate::Session::handle_states).
+    PullStates {
+        /// Only this one.
+        of: Option<PrincipalId>,
+        /// Only greater names.
+        after: Option<PrincipalId>,
+        /// At most so many.
+        max: usize,
+    },
     /// The client acknowledged a delivery.
     Acknowledged {
         /// Which.
@@ -188,6 +205,10 @@ pub struct Counters {
     pub packets_in: u64,
     /// Of these packets, whole.
     pub bytes_in: u64,
+    /// Events of the feed sent.
+    pub feed_sent: u64,
+    /// Events of the feed that the client was too slow for.
+    pub feed_lost: u64,
 }
 
 /// Where a state comes from.

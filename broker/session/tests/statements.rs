@@ -7,6 +7,7 @@ const SOURCES: &[&str] = &[
     include_str!("../src/tests/conformance_delivery.rs"),
     include_str!("../src/tests/conformance_packets.rs"),
     include_str!("../src/tests/delivery.rs"),
+    include_str!("../src/tests/observers.rs"),
     include_str!("../../tests/lane.rs"),
     include_str!("../../tests/websocket.rs"),
     include_str!("../../../cloud-core/flows/src/lobby.rs"),

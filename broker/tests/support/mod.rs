@@ -11,7 +11,7 @@ use std::time::Duration;
 use broker::session::{ConnectRefusal, ConnectionId, DisconnectReason, Limits, Owed, Promise, Qos, Secret};
 use broker::{Broker, BrokerHandle, Clock, Config, FromCore, Listener, ToCore};
 use schemas::ids::{MessageId, Principal};
-use schemas::topic::Kind;
+use schemas::topic::{Kind, Role};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -50,7 +50,7 @@ impl Core {
                     }
                     self.connections.insert(*connection, who);
                 }
-                answers.push(FromCore::Standing { connection: *connection, result });
+                answers.push(FromCore::Standing { connection: *connection, result, role: Role::Party });
                 answers
             }
             ToCore::Publish { connection, token, principal, kind, payload, qos } => {
@@ -99,7 +99,10 @@ impl Core {
                 self.subscribed.remove(connection);
                 Vec::new()
             }
-            ToCore::StateChanged { .. } | ToCore::Refused { .. } => Vec::new(),
+            ToCore::StateChanged { .. }
+            | ToCore::Refused { .. }
+            | ToCore::Watching { .. }
+            | ToCore::PullStates { .. } => Vec::new(),
         }
     }
 

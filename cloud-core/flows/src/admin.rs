@@ -140,6 +140,8 @@ pub enum Listing {
     Devices,
     /// People.
     Persons,
+    /// Observers.
+    Observers,
     /// Accounts of our ledger.
     Accounts,
     /// Payments in memory, newest first.
@@ -247,6 +249,12 @@ admin_commands! {
         /// Where, for a tenant's admin.
         tenant: Option<TenantId>,
     },
+    /// Somebody who listens to the feed and every `state` of a tenant, takes part in no payment and says nothing. A
+    /// token lets them in, as a person.
+    CreateObserver {
+        /// Who.
+        observer: Principal,
+    },
     /// A one-time claim, with which a device enrols. The secret was made by the caller; only its hash comes here.
     CreateClaim {
         /// For which device.
@@ -256,7 +264,7 @@ admin_commands! {
         /// When it ends.
         expires_at: Timestamp,
     },
-    /// A token for a person's terminal, or for a device on loopback. Replaces an earlier one.
+    /// A token for a person's terminal, an observer, or a device on loopback. Replaces an earlier one.
     CreateToken {
         /// For whom.
         principal: Principal,
@@ -353,7 +361,12 @@ admin_commands! {
         /// Who.
         person: Principal,
     },
-    /// Ends the token of a person or device; their connections end at once.
+    /// Closes an observer; its connections end at once.
+    DeleteObserver {
+        /// Who.
+        observer: Principal,
+    },
+    /// Ends the token of a person, device or observer; their connections end at once.
     RevokeToken {
         /// Whose.
         principal: Principal,

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use schemas::cbor;
 use schemas::ids::{Hash, PaymentId, Principal};
 use schemas::time::Timestamp;
+use schemas::topic::Role;
 use schemas_journal::{
     AppendError, ChainId, Disk, DiskError, Journal, JournalError, JournalLimits, OpenError, Position,
     RECORD_HEADER_BYTES, Room, SnapshotError, SnapshotJob, SnapshotTaken, SpareJob, SpareReady, SyncPoint,
@@ -26,6 +27,7 @@ use crate::cloud::Cloud;
 use crate::decision::Decision;
 use crate::desk;
 use crate::event::{Event, Record};
+use crate::feed;
 use crate::incoming::{Incoming, offer_open_questions, say_lane_refused};
 use crate::limits;
 use crate::lobby::Lobby;
@@ -280,6 +282,7 @@ impl<D: Disk> Driver<D> {
         for event in decision.events {
             let record = Record { at: now, event, by: decision.by.clone() };
             self.cloud.evolve(&record);
+            decision.outputs.extend(feed::of_record(&self.cloud, &self.lobby, &record));
             let bytes = encoded.next().unwrap_or_else(|| record.encode());
             self.pending.push(PendingRecord { bytes, ends_decision: false });
             self.decided = Position::new(self.decided.value() + 1);
@@ -287,6 +290,7 @@ impl<D: Disk> Driver<D> {
         if let Some(last) = self.pending.last_mut() {
             last.ends_decision = true;
         }
+        decision.outputs.extend(feed::of_presences(&self.cloud, &mut self.lobby));
         let position = self.decided;
         self.held.extend(decision.outputs.into_iter().map(|output| (position, output)));
         let mut woken = decision.woken;
@@ -351,6 +355,12 @@ impl<D: Disk> Driver<D> {
                     let messages = self.cloud.outbox().owed(principal, after, max);
                     out.outputs.push(Output::Owed { connection, messages });
                 }
+            }
+            Input::Watch { connection } => {
+                feed::watch(&self.cloud, &mut self.lobby, connection);
+            }
+            Input::States { connection, of, after, max } => {
+                out.outputs.extend(feed::states(&self.cloud, &self.lobby, connection, (of, after), max));
             }
             Input::Acknowledged { connection, message, code } => {
                 self.acknowledged(connection, message, code, now, &mut out);
@@ -424,7 +434,8 @@ impl<D: Disk> Driver<D> {
                 self.audit(Some(connection), None, &what, &format!("{why:?}"), now, out);
             }
         }
-        out.outputs.push(Output::Standing { connection, result });
+        let role = result.as_ref().map_or_else(|_| Role::Party, |who| self.cloud.registry().role(who));
+        out.outputs.push(Output::Standing { connection, result, role });
     }
 
     fn subscribed(&mut self, connection: ConnectionId, now: Timestamp, out: &mut Decision) {

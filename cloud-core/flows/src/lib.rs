@@ -15,6 +15,7 @@ mod desk;
 pub mod driver;
 pub mod event;
 pub mod exceptions;
+mod feed;
 mod incoming;
 pub mod limits;
 mod listing;

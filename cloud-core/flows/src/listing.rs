@@ -8,7 +8,7 @@ use serde::de::value::StrDeserializer;
 
 use crate::admin::{
     AccountRow, AdminAnswer, AdminCommand, BankKind, BooksReport, DeletedRow, DeviceRow, Filter, Listing,
-    MerchantRow, OperatorRow, OutboxRow, PaymentRow, PersonRow, Presence, TenantRow,
+    MerchantRow, ObserverRow, OperatorRow, OutboxRow, PaymentRow, PersonRow, Presence, TenantRow,
 };
 use crate::books;
 use crate::cloud::Cloud;
@@ -49,6 +49,7 @@ fn find(
         Listing::Merchants => AdminAnswer::Merchants(merchants(cloud, filter)),
         Listing::Devices => AdminAnswer::Devices(devices(cloud, presence, filter)),
         Listing::Persons => AdminAnswer::Persons(persons(cloud, presence, filter)),
+        Listing::Observers => AdminAnswer::Observers(observers(cloud, presence, filter)),
         Listing::Accounts => AdminAnswer::Accounts(accounts(cloud, filter)),
         Listing::Payments => AdminAnswer::Payments(payments(cloud, false, filter)),
         Listing::Operators => AdminAnswer::Operators(operators(cloud, filter)),
@@ -161,6 +162,14 @@ fn persons(cloud: &Cloud, presence: &dyn Fn(&Principal) -> Presence, filter: &Fi
         owed: cloud.outbox.depth(person),
     })
     .collect()
+}
+
+fn observers(cloud: &Cloud, presence: &dyn Fn(&Principal) -> Presence, filter: &Filter) -> Vec<ObserverRow> {
+    let rows = cloud.registry.observers.iter();
+    let rows = rows.filter(|observer| filter.takes(Some(&observer.tenant), &observer.to_string()));
+    rows.take(limits::ADMIN_ROWS)
+        .map(|observer| ObserverRow { observer: observer.clone(), presence: presence(observer) })
+        .collect()
 }
 
 fn merchants(cloud: &Cloud, filter: &Filter) -> Vec<MerchantRow> {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use schemas::ids::{Hash, Principal};
+use schemas::ids::{Hash, Principal, TenantId};
 use schemas::time::Timestamp;
 use schemas_mutants::Mutant;
 
@@ -15,6 +15,7 @@ pub(crate) struct Guest {
     pub(crate) principal: Principal,
     pub(crate) client: String,
     pub(crate) subscribed: bool,
+    watches: bool,
 }
 
 /// Audit records of refusals in one minute.
@@ -42,6 +43,10 @@ pub(crate) struct Lobby {
     reasons: BTreeMap<String, u64>,
     /// Of everybody who was admitted since the start, with the newest connection that they had.
     presences: BTreeMap<Principal, (ConnectionId, Presence)>,
+    /// Tenants that observers watch, with the number of watching connections.
+    watched: BTreeMap<TenantId, usize>,
+    /// Of watched tenants: whose presence has changed since this was last asked.
+    changed: Vec<Principal>,
 }
 
 impl Lobby {
@@ -67,10 +72,18 @@ impl Lobby {
         let since = self.presences.get(principal).filter(|(_, known)| known.connected && !present.is_empty());
         let since = since.and_then(|(_, known)| known.since).unwrap_or(now);
         let presence = Presence { connected: true, since: Some(since), state: None };
-        self.presences.insert(principal.clone(), (connection, presence));
-        let guest = Guest { principal: principal.clone(), client: client.to_owned(), subscribed: false };
+        let former = self.presences.insert(principal.clone(), (connection, presence.clone()));
+        let guest = Guest {
+            principal: principal.clone(),
+            client: client.to_owned(),
+            subscribed: false,
+            watches: false,
+        };
         self.guests.insert(connection, guest);
         self.by_principal.entry(principal.clone()).or_default().push(connection);
+        if former.is_none_or(|(_, former)| former != presence) {
+            self.note(principal);
+        }
         leaving
     }
 
@@ -83,6 +96,15 @@ impl Lobby {
 
     pub(crate) fn leave(&mut self, connection: ConnectionId, now: Timestamp) {
         let Some(guest) = self.guests.remove(&connection) else { return };
+        let tenant = &guest.principal.tenant;
+        if guest.watches
+            && let Some(count) = self.watched.get_mut(tenant)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.watched.remove(tenant);
+            }
+        }
         if let Some(present) = self.by_principal.get_mut(&guest.principal) {
             present.retain(|id| *id != connection);
             if present.is_empty() {
@@ -90,6 +112,7 @@ impl Lobby {
                 if let Some((_, presence)) = self.presences.get_mut(&guest.principal) {
                     (presence.connected, presence.since) = (false, Some(now));
                 }
+                self.note(&guest.principal);
             }
         }
     }
@@ -132,6 +155,38 @@ impl Lobby {
         if connection >= *newest || Mutant::StaleWill.is_active() {
             let text = String::from_utf8_lossy(payload);
             presence.state = Some(text.chars().take(limits::STATE_CHARS).collect());
+            self.note(principal);
+        }
+    }
+
+    /// The connection wants to hear of changes in its tenant.
+    pub(crate) fn watch(&mut self, connection: ConnectionId) {
+        if let Some(guest) = self.guests.get_mut(&connection)
+            && !guest.watches
+        {
+            guest.watches = true;
+            *self.watched.entry(guest.principal.tenant.clone()).or_default() += 1;
+        }
+    }
+
+    /// Whether anybody watches this tenant.
+    pub(crate) fn is_watched(&self, tenant: &TenantId) -> bool {
+        self.watched.contains_key(tenant)
+    }
+
+    /// Whether anybody watches anything.
+    pub(crate) fn is_any_watched(&self) -> bool {
+        !self.watched.is_empty()
+    }
+
+    /// Of watched tenants: whose presence has changed since the last call.
+    pub(crate) fn take_changed(&mut self) -> Vec<Principal> {
+        std::mem::take(&mut self.changed)
+    }
+
+    fn note(&mut self, principal: &Principal) {
+        if self.watched.contains_key(&principal.tenant) {
+            self.changed.push(principal.clone());
         }
     }
 

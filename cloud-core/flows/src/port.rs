@@ -1,10 +1,11 @@
 //! What goes into the core and what comes out. Everything the shells and the simulated world share with it.
 
-use schemas::ids::{Hash, Instance, MessageId, PaymentId, Principal};
+use schemas::feed::{FeedEvent, PresenceEvent};
+use schemas::ids::{Hash, Instance, MessageId, PaymentId, Principal, PrincipalId, TenantId};
 use schemas::money::Money;
 use schemas::signed::PublicKey;
 use schemas::time::Timestamp;
-use schemas::topic::Kind;
+use schemas::topic::{Kind, Role};
 use serde::{Deserialize, Serialize};
 
 use crate::admin::{AdminCommand, AdminReply};
@@ -79,6 +80,22 @@ pub enum Input {
         connection: ConnectionId,
         /// Only entries with a greater sequence number.
         after: u64,
+        /// At most so many.
+        max: usize,
+    },
+    /// An observer's connection hears the feed from now on: [`Output::Feed`] is wanted for its tenant.
+    Watch {
+        /// The connection.
+        connection: ConnectionId,
+    },
+    /// An observer asks who is there. Answered by [`Output::States`].
+    States {
+        /// The connection.
+        connection: ConnectionId,
+        /// Only this one.
+        of: Option<PrincipalId>,
+        /// Only those with a greater name.
+        after: Option<PrincipalId>,
         /// At most so many.
         max: usize,
     },
@@ -276,6 +293,8 @@ pub enum Output {
         connection: ConnectionId,
         /// The principal, or why not.
         result: Result<Principal, StandingRefusal>,
+        /// What it is for.
+        role: Role,
     },
     /// PUBACK: `Ok` is a promise.
     Promise {
@@ -306,6 +325,22 @@ pub enum Output {
         connection: ConnectionId,
         /// In order of sequence.
         messages: Vec<OwedMessage>,
+    },
+    /// An event for the observers of a tenant. Best effort; made only while somebody watches.
+    Feed {
+        /// Of which tenant.
+        tenant: TenantId,
+        /// What happened.
+        event: FeedEvent,
+    },
+    /// The answer to [`Input::States`].
+    States {
+        /// The connection.
+        connection: ConnectionId,
+        /// By name.
+        states: Vec<PresenceEvent>,
+        /// Whether there are more names after these.
+        more: bool,
     },
     /// End this connection.
     Disconnect {

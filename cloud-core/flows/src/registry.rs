@@ -1,12 +1,13 @@
 //! Who and what is registered: tenants, merchants, devices, chips, persons, claims, tokens (CP-15).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::ids::{Code, Hash, Instance, ItemId, MerchantId, Principal, PrincipalId, TenantId};
 use schemas::message::DeviceReport;
 use schemas::money::Currency;
 use schemas::signed::PublicKey;
 use schemas::time::Timestamp;
+use schemas::topic::Role;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::{AdminCommand, BankKind, Deadlines, OnUnknown};
@@ -175,6 +176,9 @@ pub struct Registry {
     /// Their certificates are kept as devices' are.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) operators: BTreeMap<Principal, Operator>,
+    /// They have a name and perhaps a token, and nothing else.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) observers: BTreeSet<Principal>,
     pub(crate) claims: BTreeMap<Hash, Claim>,
     pub(crate) tokens: BTreeMap<Principal, Token>,
     /// Names of what was deleted, and when; not given again.
@@ -201,6 +205,11 @@ impl Registry {
     /// An operator who has a certificate, or a claim for one.
     pub fn operator(&self, operator: &Principal) -> Option<&Operator> {
         self.operators.get(operator)
+    }
+
+    /// What somebody may do on the lane.
+    pub fn role(&self, principal: &Principal) -> Role {
+        if self.observers.contains(principal) { Role::Observer } else { Role::Party }
     }
 
     /// A merchant.
@@ -251,7 +260,7 @@ impl Registry {
             }
             AdminCommand::CreateDevice { device, profile, longest_act_ms } => {
                 self.require_tenant(&device.tenant)?;
-                self.refuse_person(device)?;
+                self.refuse_other(device, "device")?;
                 match self.devices.get(device) {
                     Some(d) if d.profile == *profile && d.longest_act_ms == *longest_act_ms => Ok(false),
                     Some(_) => Err(exists("device", device)),
@@ -270,12 +279,7 @@ impl Registry {
             }
             AdminCommand::CreatePerson { person, public_key, bank_account } => {
                 self.require_tenant(&person.tenant)?;
-                if self.devices.contains_key(person) {
-                    return Err(Rejection::new(
-                        "name_taken",
-                        format!("`{person}` is a device: choose another name"),
-                    ));
-                }
+                self.refuse_other(person, "person")?;
                 let new = Person { public_key: *public_key, bank_account: bank_account.clone() };
                 same_or_new(self.persons.get(person), &new, "person", person)
             }
@@ -291,6 +295,11 @@ impl Registry {
                     }
                 }
                 self.check_operator(command)
+            }
+            AdminCommand::CreateObserver { observer } => {
+                self.require_tenant(&observer.tenant)?;
+                self.refuse_other(observer, "observer")?;
+                Ok(!self.observers.contains(observer))
             }
             AdminCommand::CreateClaim { device, claim_hash, expires_at } => {
                 self.require_device(device)?;
@@ -363,6 +372,9 @@ impl Registry {
                     self.devices.insert(name.clone(), Device::new(profile, 0));
                     self.operators.insert(name, Operator { role, tenant });
                 }
+            }
+            AdminCommand::CreateObserver { observer } => {
+                self.observers.insert(observer);
             }
             AdminCommand::CreateClaim { device, claim_hash, expires_at } => {
                 self.claims.insert(claim_hash, Claim { device, expires_at });
@@ -478,19 +490,40 @@ impl Registry {
         })
     }
 
-    pub(crate) fn require_principal(&self, principal: &Principal) -> Result<(), Rejection> {
-        if self.persons.contains_key(principal) || self.devices.contains_key(principal) {
+    pub(crate) fn require_observer(&self, observer: &Principal) -> Result<(), Rejection> {
+        if self.observers.contains(observer) {
             return Ok(());
         }
-        let text = format!("no person or device `{principal}`: create it first");
+        let text = format!("no observer `{observer}`: create it with `admin observers create`");
+        Err(Rejection::new("observer_unknown", text))
+    }
+
+    pub(crate) fn require_principal(&self, principal: &Principal) -> Result<(), Rejection> {
+        if self.kind_of(principal).is_some() {
+            return Ok(());
+        }
+        let text = format!("no person, device or observer `{principal}`: create it first");
         Err(Rejection::new("principal_unknown", text))
     }
 
-    fn refuse_person(&self, device: &Principal) -> Result<(), Rejection> {
-        if self.persons.contains_key(device) {
-            return Err(Rejection::new("name_taken", format!("`{device}` is a person: choose another name")));
+    fn kind_of(&self, principal: &Principal) -> Option<&'static str> {
+        let kinds = [
+            ("device", self.devices.contains_key(principal)),
+            ("person", self.persons.contains_key(principal)),
+            ("observer", self.observers.contains(principal)),
+        ];
+        kinds.into_iter().find_map(|(kind, is_one)| is_one.then_some(kind))
+    }
+
+    /// Devices, people and observers share their names, so that each name has one meaning.
+    fn refuse_other(&self, name: &Principal, kind: &str) -> Result<(), Rejection> {
+        match self.kind_of(name).filter(|taken| *taken != kind) {
+            Some(taken) => {
+                let text = format!("`{name}` is taken, by the {taken} of this name: choose another one");
+                Err(Rejection::new("name_taken", text))
+            }
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -84,6 +84,9 @@ fn need<'a>(cloud: &'a Cloud, command: &'a AdminCommand) -> Need<'a> {
         | AdminCommand::ChangePerson { person, .. }
         | AdminCommand::DeletePerson { person }
         | AdminCommand::Deposit { person, .. } => Need::Manage(&person.tenant),
+        AdminCommand::CreateObserver { observer } | AdminCommand::DeleteObserver { observer } => {
+            Need::Manage(&observer.tenant)
+        }
         AdminCommand::CreateClaim { device, .. } | AdminCommand::RevokeDevice { device } => {
             Need::Work(&device.tenant)
         }
@@ -164,6 +167,7 @@ pub(crate) fn narrow(cloud: &Cloud, answer: &mut AdminAnswer, tenant: &TenantId)
         AdminAnswer::Operators(rows) => rows.retain(|row| row.tenant.as_ref() == Some(tenant)),
         AdminAnswer::Devices(rows) => rows.retain(|row| row.device.tenant == *tenant),
         AdminAnswer::Persons(rows) => rows.retain(|row| row.person.tenant == *tenant),
+        AdminAnswer::Observers(rows) => rows.retain(|row| row.observer.tenant == *tenant),
         AdminAnswer::Merchants(rows) => rows.retain(|row| row.tenant == *tenant),
         AdminAnswer::Accounts(rows) => rows.retain(|row| row.tenant == *tenant),
         AdminAnswer::Payments(rows) => rows.retain(|row| row.payer.tenant == *tenant),

@@ -25,6 +25,7 @@ struct OfPrincipal {
     device: Option<Device>,
     person: Option<Person>,
     operator: Option<Operator>,
+    is_observer: bool,
     token: Option<Token>,
 }
 
@@ -52,6 +53,8 @@ impl Registry {
             | AdminCommand::CreatePerson { person: principal, .. }
             | AdminCommand::ChangePerson { person: principal, .. }
             | AdminCommand::DeletePerson { person: principal }
+            | AdminCommand::CreateObserver { observer: principal }
+            | AdminCommand::DeleteObserver { observer: principal }
             | AdminCommand::CreateToken { principal, .. }
             | AdminCommand::RotateToken { principal, .. }
             | AdminCommand::RevokeToken { principal } => {
@@ -82,6 +85,7 @@ impl Registry {
             device: self.devices.get(principal).cloned(),
             person: self.persons.get(principal).cloned(),
             operator: self.operators.get(principal).cloned(),
+            is_observer: self.observers.contains(principal),
             token: self.tokens.get(principal).cloned(),
         };
         (principal.clone(), found)
@@ -96,6 +100,11 @@ impl Registry {
             put(&mut self.devices, name.clone(), was.device);
             put(&mut self.persons, name.clone(), was.person);
             put(&mut self.operators, name.clone(), was.operator);
+            if was.is_observer {
+                self.observers.insert(name.clone());
+            } else {
+                self.observers.remove(&name);
+            }
             put(&mut self.tokens, name, was.token);
         }
         claims.into_iter().for_each(|(hash, was)| put(&mut self.claims, hash, was));

@@ -91,6 +91,7 @@ fn decide_one(
         | C::BindChip { .. }
         | C::CreatePerson { .. }
         | C::CreateOperator { .. }
+        | C::CreateObserver { .. }
         | C::CreateClaim { .. }
         | C::RotateToken { .. }
         | C::CreateToken { .. } => desk::register(cloud, registry, command, now, out),
@@ -120,7 +121,8 @@ fn decide_one(
         C::DeleteTenant { .. }
         | C::DeleteMerchant { .. }
         | C::DeleteDevice { .. }
-        | C::DeletePerson { .. } => delete(cloud, registry, command, now, out),
+        | C::DeletePerson { .. }
+        | C::DeleteObserver { .. } => delete(cloud, registry, command, now, out),
         _ => Err(Rejection::new(
             "not_in_batch",
             "a batch creates, changes, binds and deletes; give other commands singly",
@@ -238,6 +240,7 @@ fn delete(
             close_account(cloud, &person.tenant, &Role::Person(person), now, out)?;
             withdraw_all(cloud, person, out);
         }
+        AdminCommand::DeleteObserver { observer } => registry.require_observer(observer)?,
         _ => {}
     }
     out.event(Event::Registered(command.clone()));
@@ -257,7 +260,9 @@ pub(crate) fn deleted_name(command: &AdminCommand) -> Option<String> {
         AdminCommand::DeleteDevice { device: principal }
         | AdminCommand::CreateDevice { device: principal, .. }
         | AdminCommand::DeletePerson { person: principal }
-        | AdminCommand::CreatePerson { person: principal, .. } => Some(format!("principal/{principal}")),
+        | AdminCommand::CreatePerson { person: principal, .. }
+        | AdminCommand::DeleteObserver { observer: principal }
+        | AdminCommand::CreateObserver { observer: principal } => Some(format!("principal/{principal}")),
         AdminCommand::CreateOperator { operator, .. } => {
             operator_name(operator).map(|name| format!("principal/{name}"))
         }
@@ -270,6 +275,7 @@ pub(crate) fn dismissed(command: &AdminCommand) -> Vec<&Principal> {
     match command {
         AdminCommand::RevokeDevice { device } | AdminCommand::DeleteDevice { device } => vec![device],
         AdminCommand::DeletePerson { person } => vec![person],
+        AdminCommand::DeleteObserver { observer } => vec![observer],
         AdminCommand::RevokeToken { principal } => vec![principal],
         AdminCommand::Batch { commands, check_only: false } => commands.iter().flat_map(dismissed).collect(),
         _ => Vec::new(),
@@ -345,12 +351,12 @@ fn open_work(name: &dyn std::fmt::Display, what: &str, payment: PaymentId) -> Re
 }
 
 fn refuse_members(registry: &Registry, tenant: &TenantId) -> Result<(), Rejection> {
-    let (merchants, devices, people) = registry.members(tenant);
-    if merchants + devices + people == 0 {
+    let (merchants, devices, people, observers) = registry.members(tenant);
+    if merchants + devices + people + observers == 0 {
         return Ok(());
     }
     let text = format!(
-        "`{tenant}` still has {merchants} merchants, {devices} devices and {people} people: delete them first"
+        "`{tenant}` still has {merchants} merchants, {devices} devices, {people} people and {observers} observers: delete them first"
     );
     Err(Rejection::new("not_empty", text))
 }
@@ -480,6 +486,11 @@ impl Registry {
                 self.forget_token(person);
                 self.remember_deleted(command, at);
             }
+            AdminCommand::DeleteObserver { observer } => {
+                self.observers.remove(observer);
+                self.forget_token(observer);
+                self.remember_deleted(command, at);
+            }
             _ => {}
         }
     }
@@ -501,12 +512,13 @@ impl Registry {
         Err(Rejection::new("name_deleted", text))
     }
 
-    /// Merchants, devices and people of a tenant.
-    fn members(&self, tenant: &TenantId) -> (usize, usize, usize) {
+    /// Merchants, devices, people and observers of a tenant.
+    fn members(&self, tenant: &TenantId) -> (usize, usize, usize, usize) {
         (
             self.merchants.keys().filter(|(of, _)| of == tenant).count(),
             self.devices.keys().filter(|device| device.tenant == *tenant).count(),
             self.persons.keys().filter(|person| person.tenant == *tenant).count(),
+            self.observers.iter().filter(|observer| observer.tenant == *tenant).count(),
         )
     }
 

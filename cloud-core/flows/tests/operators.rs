@@ -106,6 +106,8 @@ fn table(payment: PaymentId) -> Vec<(AdminCommand, &'static str)> {
         (AdminCommand::Disconnect { principal: Some(of("acme/ann")), connection: None }, "-xx-"),
         (AdminCommand::RevokeToken { principal: of("acme/ann") }, "-xx-"),
         (AdminCommand::DeletePerson { person: of("acme/bob") }, "--x-"),
+        (AdminCommand::CreateObserver { observer: of("acme/screen") }, "--x-"),
+        (AdminCommand::DeleteObserver { observer: of("acme/screen") }, "--x-"),
         (change_device("acme/spare"), "--x-"),
         (AdminCommand::DeleteDevice { device: of("farthing/ada") }, "----"),
         (AdminCommand::DeleteTenant { tenant: "other".parse().unwrap() }, "----"),

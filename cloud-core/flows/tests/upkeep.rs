@@ -347,6 +347,8 @@ fn any_command() -> impl Strategy<Value = AdminCommand> {
             profile: "vending-executor".into(),
             longest_act_ms: 5
         }),
+        name().prop_map(|name| AdminCommand::CreateObserver { observer: who(name) }),
+        name().prop_map(|name| AdminCommand::DeleteObserver { observer: who(name) }),
         name().prop_map(delete_device),
         name().prop_map(delete_person),
         Just(delete_merchant()),

@@ -24,7 +24,7 @@ use crate::admin::client::AdminClient;
 use crate::admin::{Request, ShellCommand};
 use crate::cli::moment::Span;
 use crate::config::Config;
-use registered::{Merchants, People, Tenants, Wanted, one};
+use registered::{Merchants, Observers, People, Tenants, Wanted, one};
 use values::{Pair, Scoped};
 
 #[derive(Debug, Args)]
@@ -91,6 +91,9 @@ enum AdminSubcommand {
     /// People: payers, and those at merchants' terminals.
     #[command(subcommand)]
     People(People),
+    /// Observers: they listen to the feed and every `state` of their tenant, and say nothing.
+    #[command(subcommand)]
+    Observers(Observers),
     /// Accounts of our own ledger.
     #[command(subcommand)]
     Accounts(Accounts),
@@ -110,7 +113,7 @@ enum AdminSubcommand {
     /// One-time claim codes, with which devices enrol.
     #[command(subcommand, alias = "claims")]
     Claim(Claim),
-    /// Tokens, with which people's terminals connect.
+    /// Tokens, with which people's terminals and observers connect.
     #[command(subcommand)]
     Token(Token),
     /// Payments.
@@ -411,6 +414,7 @@ impl AdminSubcommand {
             }
             Self::Chips(Chips::Unbind { chip }) => AdminCommand::UnbindChip { chip },
             Self::People(people) => people.command(),
+            Self::Observers(observers) => observers.command(),
             Self::Accounts(Accounts::List(wanted)) => wanted.of(Listing::Accounts, None),
             Self::Accounts(Accounts::Show { account }) => one(Listing::Accounts, &account),
             Self::Accounts(Accounts::Withdraw { account, amount, reference }) => {
@@ -529,6 +533,10 @@ mod tests {
                     role: OperatorRole::TenantAdmin,
                     tenant: Some("acme".parse().unwrap()),
                 },
+            ),
+            (
+                "observers create acme/screen",
+                AdminCommand::CreateObserver { observer: principal("acme/screen") },
             ),
             (
                 "payments resolve 07070707070707070707070707070707 --write-off",

@@ -57,7 +57,7 @@ keys! {
         "Host names and addresses in the server certificate, separated by commas";
     log_format: "FORMAT" = "text", log_format, show_log_format,
         "How the log is written to stderr: `text` or `json`";
-    log_filter: "FILTER" = "info", log_filter, String::clone,
+    log_filter: "FILTER" = "info,rumqttd=off", log_filter, String::clone,
         "What is logged: a level, or directives such as `info,cloud_core=debug`";
     max_connections: "N" = "20000", number(1, 1_000_000), ToString::to_string,
         "MQTT connections at one time";

@@ -4,6 +4,7 @@ use broker::session::{self, ConnectRefusal, DisconnectReason, Promise, Qos, Secr
 use broker::{FromCore, ToCore};
 use cloud_core_flows::port::{self, Credentials, Input, Output, OwedMessage, StandingRefusal};
 use schemas::ids::{Hash, Instance};
+use schemas::topic::Role;
 
 use super::clock::CoreClock;
 use crate::authority::principal_of_peer_certificate;
@@ -30,7 +31,7 @@ pub(super) fn from_lane(message: ToCore) -> FromLane {
             }
             None => {
                 let result = Err(ConnectRefusal::BadCredentials);
-                return FromLane::Answer(FromCore::Standing { connection: id, result });
+                return FromLane::Answer(FromCore::Standing { connection: id, result, role: Role::Party });
             }
         },
         ToCore::Publish { connection: id, token, kind, payload, qos, .. } => {
@@ -40,6 +41,10 @@ pub(super) fn from_lane(message: ToCore) -> FromLane {
         ToCore::Subscribed { connection: id, .. } => Input::Subscribed { connection: connection(id) },
         ToCore::Pull { connection: id, after_sequence, max, .. } => {
             Input::Pull { connection: connection(id), after: after_sequence, max }
+        }
+        ToCore::Watching { connection: id, .. } => Input::Watch { connection: connection(id) },
+        ToCore::PullStates { connection: id, of, after, max, .. } => {
+            Input::States { connection: connection(id), of, after, max }
         }
         ToCore::Acknowledged { connection: id, message, code, .. } => {
             Input::Acknowledged { connection: connection(id), message, code }
@@ -88,8 +93,9 @@ pub(super) enum ToLane {
 pub(super) fn to_lane(output: Output, clock: &CoreClock) -> ToLane {
     let connection = |id: port::ConnectionId| session::ConnectionId(id.0);
     ToLane::Message(match output {
-        Output::Standing { connection: id, result } => FromCore::Standing {
+        Output::Standing { connection: id, result, role } => FromCore::Standing {
             connection: connection(id),
+            role,
             result: result.map_err(|refusal| match refusal {
                 StandingRefusal::BadCredentials => ConnectRefusal::BadCredentials,
                 StandingRefusal::Revoked => ConnectRefusal::Banned,
@@ -112,6 +118,9 @@ pub(super) fn to_lane(output: Output, clock: &CoreClock) -> ToLane {
             connection: connection(id),
             entries: messages.into_iter().map(|message| owed(message, clock)).collect(),
         },
+        Output::States { connection: id, states, more } => {
+            FromCore::States { connection: connection(id), states, more }
+        }
         Output::Disconnect { connection: id, reason } => FromCore::Disconnect {
             connection: connection(id),
             reason: match reason {
@@ -120,7 +129,11 @@ pub(super) fn to_lane(output: Output, clock: &CoreClock) -> ToLane {
                 port::DisconnectReason::Administrative => DisconnectReason::Administrative,
             },
         },
-        other @ (Output::Bank(_) | Output::Admin { .. } | Output::Sign { .. } | Output::Enrolled { .. }) => {
+        other @ (Output::Feed { .. }
+        | Output::Bank(_)
+        | Output::Admin { .. }
+        | Output::Sign { .. }
+        | Output::Enrolled { .. }) => {
             return ToLane::Other(other);
         }
     })

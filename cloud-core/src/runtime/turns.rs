@@ -80,6 +80,8 @@ impl Turns {
             ToCore::Publish { principal, .. }
             | ToCore::Subscribed { principal, .. }
             | ToCore::Pull { principal, .. }
+            | ToCore::Watching { principal, .. }
+            | ToCore::PullStates { principal, .. }
             | ToCore::Acknowledged { principal, .. }
             | ToCore::StateChanged { principal, .. } => Some(principal),
             ToCore::Refused { principal, .. } | ToCore::Closed { principal, .. } => principal.as_ref(),

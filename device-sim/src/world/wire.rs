@@ -377,6 +377,7 @@ impl World {
                 self.publish(id, party, token, qos, kind, payload)
             }
             Event::Subscribed { .. } => self.core_handle(Input::Subscribed { connection }),
+            Event::Watch { .. } | Event::Watching | Event::PullStates { .. } => Ok(()),
             Event::Pull { after_sequence, max } => {
                 self.core_handle(Input::Pull { connection, after: after_sequence, max })
             }
@@ -538,7 +539,7 @@ impl World {
     pub(super) fn release(&mut self, output: Output) -> Result<(), Violation> {
         let now = self.now;
         match output {
-            Output::Standing { connection, result } => {
+            Output::Standing { connection, result, .. } => {
                 self.witness_standing(connection.0, result.is_ok())?;
                 let result = result.map_err(|refusal| match refusal {
                     StandingRefusal::BadCredentials => ConnectRefusal::BadCredentials,
@@ -576,6 +577,8 @@ impl World {
                 self.after(wait, Happening::Disconnect(connection.0, reason));
                 Ok(())
             }
+            // Nobody watches a world by its feed.
+            Output::Feed { .. } | Output::States { .. } => Ok(()),
             Output::Bank(order) => self.bank_order(order),
             Output::Admin { ticket, reply } => {
                 self.core.replies.insert(ticket, reply);

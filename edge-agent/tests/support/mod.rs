@@ -18,7 +18,7 @@ use schemas::envelope::Envelope;
 use schemas::ids::{CommandId, Instance, MessageId, PaymentId, Principal};
 use schemas::message::{CloudTimeAnswer, Down, ExecutorCommand, ExecutorOutcome, Up};
 use schemas::time::Timestamp;
-use schemas::topic::Kind;
+use schemas::topic::{Kind, Role};
 use serde_json::Value;
 
 /// Nothing on loopback takes this long; a test that waits for it has failed.
@@ -47,7 +47,7 @@ impl Core {
                     self.connections.insert(connection, who.clone());
                 }
                 let result = who.ok_or(ConnectRefusal::BadCredentials);
-                vec![FromCore::Standing { connection, result }]
+                vec![FromCore::Standing { connection, result, role: Role::Party }]
             }
             ToCore::Publish { connection, token, kind, payload, qos, .. } => {
                 let up = Up::decode(kind, &payload).unwrap().body;

@@ -8,7 +8,7 @@ use schemas::message::{Down, Up};
 use schemas::money::Money;
 use schemas::signed::{PaymentInformation, PublicKey, Verification};
 use schemas::time::Timestamp;
-use schemas::topic::{Filter, Kind, Topic};
+use schemas::topic::{Filter, Kind, Role, Topic};
 use schemas::wire::{SignedBytes, Text};
 
 use super::input::Input;
@@ -117,14 +117,20 @@ pub fn topics(data: &[u8]) {
         assert_eq!(topic.to_string(), *text);
         for who in &people {
             let own = text.starts_with(&format!("ft/{who}/up/")) || *text == format!("ft/{who}/state");
-            assert_eq!(topic.may_be_published_by(who), own, "{text} by {who}");
+            assert_eq!(topic.may_be_published_by(who, Role::Party), own, "{text} by {who}");
+            assert!(!topic.may_be_published_by(who, Role::Observer), "{text} by the observer {who}");
         }
     }
     if let Ok(filter) = text.parse::<Filter>() {
         assert_eq!(filter.to_string().parse(), Ok(filter.clone()));
         for who in &people {
             let own = text.starts_with(&format!("ft/{who}/down/"));
-            assert_eq!(filter.permitted_for(who), own, "{text} for {who}");
+            assert_eq!(filter.permitted_for(who, Role::Party), own, "{text} for {who}");
+            let tenant = format!("ft/{}/", who.tenant);
+            let observed = text.strip_prefix(&tenant).is_some_and(|rest| {
+                !rest.contains("/down/") && (rest.starts_with("feed/") || rest.ends_with("/state"))
+            });
+            assert_eq!(filter.permitted_for(who, Role::Observer), observed, "{text} for observer {who}");
         }
     }
     if let Ok(principal) = text.parse::<Principal>() {

@@ -345,6 +345,9 @@ impl Model {
                 self.own_answers += 1
             }
             Event::StateChanged { .. } => {}
+            Event::Watch { .. } | Event::Watching | Event::PullStates { .. } => {
+                panic!("only observers watch")
+            }
             Event::Closed { .. } => self.closed = true,
         }
     }

@@ -1,6 +1,7 @@
 //! From CONNECT to CONNACK.
 
 use schemas::ids::Principal;
+use schemas::topic::Role;
 use schemas_mutants::Mutant;
 
 use super::{INTERNAL, Open, Phase, Session};
@@ -64,7 +65,7 @@ impl Session {
         format!("assigned-{:016x}", self.id.0)
     }
 
-    pub(super) fn open(&mut self, principal: Principal, own_state: &str, will: Option<Vec<u8>>) {
+    pub(super) fn open(&mut self, principal: Principal, role: Role, own_state: &str, will: Option<Vec<u8>>) {
         let Phase::AwaitStanding { connect, .. } = &self.phase else { return };
         let version = connect.version;
         let assigned = connect.client_id.is_empty().then(|| self.assigned_client_id());
@@ -73,6 +74,7 @@ impl Session {
             max_packet_bytes: self.limits.max_packet_bytes,
             assigned_client_id: assigned.as_deref(),
             session_expiry_asked: connect.session_expiry_s != 0,
+            retain_available: role == Role::Observer,
             client_max_packet_bytes: connect.max_packet_bytes,
         };
         let session_expiry_asked = welcome.session_expiry_asked;
@@ -95,6 +97,8 @@ impl Session {
             version,
             base: own_state.strip_suffix("state").unwrap_or_default().to_owned(),
             principal,
+            role,
+            watch: (role == Role::Observer).then(Box::default),
             publishes: Publishes::default(),
             delivery: Delivery::new(window, self.limits.max_skipped),
             max_packet_bytes: connect.max_packet_bytes,

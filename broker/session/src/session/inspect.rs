@@ -17,7 +17,10 @@ impl Session {
     /// Topic filters with the quality of service that was granted.
     pub fn subscriptions(&self) -> Vec<(String, Qos)> {
         match &self.phase {
-            Phase::Open(open) => open.delivery.filters(),
+            Phase::Open(open) => match &open.watch {
+                Some(watch) => watch.texts().map(|text| (text.to_owned(), Qos::AtMostOnce)).collect(),
+                None => open.delivery.filters(),
+            },
             _ => Vec::new(),
         }
     }

@@ -2,7 +2,7 @@
 
 use mqtt_protocol_core::mqtt::result_code::SubackReasonCode;
 use schemas::ids::Principal;
-use schemas::topic::{Filter, Kind, Topic};
+use schemas::topic::{Filter, Kind, Role, Topic};
 
 use super::{Open, Phase, Session, internal};
 use crate::decode::{FilterRequest, PublishPacket};
@@ -18,7 +18,7 @@ impl Session {
         if publish.qos > 1 {
             return Err(Fault { code: 0x9B, what: "QoS 2, which is not offered" });
         }
-        if publish.retain && open.version == Version::V5 {
+        if publish.retain && open.role == Role::Party && open.version == Version::V5 {
             return Err(Fault { code: 0x9A, what: "retained, which is not offered" });
         }
         if let Some(packet_id) = publish.packet_id {
@@ -85,9 +85,22 @@ impl Session {
         let mut codes = Vec::with_capacity(filters.len());
         let mut kinds: Vec<Kind> = Vec::new();
         let mut refused = Vec::new();
+        let mut watches = false;
         for request in filters {
             let qos = if request.qos == 0 { Qos::AtMostOnce } else { Qos::AtLeastOnce };
-            let granted = judge_filter(&request.filter, &open.principal).and_then(|filter| {
+            let judged = judge_filter(&request.filter, &open.principal, open.role);
+            if let (Ok(filter), Some(watch)) = (&judged, &mut open.watch) {
+                let added = watch.subscribe(filter.clone(), request, identifier, self.limits.max_filters);
+                codes.push(if added {
+                    watches = true;
+                    encode::granted(Qos::AtMostOnce)
+                } else {
+                    refused.push((request.filter.as_str(), "too many filters", 0x97));
+                    SubackReasonCode::QuotaExceeded
+                });
+                continue;
+            }
+            let granted = judged.and_then(|filter| {
                 let matching = Kind::ALL.iter().filter(|kind| kind.may_go_down() && filter.matches(**kind));
                 let matching: Vec<Kind> = matching.copied().collect();
                 let added = open.delivery.subscribe(
@@ -122,15 +135,24 @@ impl Session {
             kinds.dedup();
             self.events.push_back(Event::Subscribed { kinds });
         }
+        if watches {
+            self.watch_changed();
+        }
         Ok(())
     }
 
     pub(super) fn handle_unsubscribe(&mut self, packet_id: u16, filters: &[String]) -> Result<(), Fault> {
         let Phase::Open(open) = &mut self.phase else { return Ok(()) };
-        let existed: Vec<bool> = filters.iter().map(|filter| open.delivery.unsubscribe(filter)).collect();
+        let unsubscribed = |filter: &String| match &mut open.watch {
+            Some(watch) => watch.unsubscribe(filter),
+            None => open.delivery.unsubscribe(filter),
+        };
+        let existed: Vec<bool> = filters.iter().map(unsubscribed).collect();
         encode::unsuback(&mut self.outgoing, open.version, packet_id, &existed, open.max_packet_bytes)
             .map_err(internal)
-            .and_then(sent)
+            .and_then(sent)?;
+        self.watch_changed();
+        Ok(())
     }
 
     pub(super) fn report_refusal(
@@ -173,6 +195,9 @@ fn sent(fits: bool) -> Result<(), Fault> {
 
 /// The kind of an authorised publish, or none for the own state; else a PUBACK code and why.
 fn judge_publish(open: &Open, publish: &PublishPacket) -> Result<Option<Kind>, (u8, &'static str)> {
+    if open.role == Role::Observer {
+        return Err((0x87, "an observer only listens"));
+    }
     let kind = match publish.topic.strip_prefix(&open.base) {
         Some("state") => None,
         Some(own) => match own.strip_prefix("up/").and_then(|kind| kind.parse::<Kind>().ok()) {
@@ -201,9 +226,17 @@ fn judge_publish(open: &Open, publish: &PublishPacket) -> Result<Option<Kind>, (
     Ok(kind)
 }
 
-fn judge_filter(filter: &str, principal: &Principal) -> Result<Filter, (SubackReasonCode, &'static str)> {
+fn judge_filter(
+    filter: &str,
+    principal: &Principal,
+    role: Role,
+) -> Result<Filter, (SubackReasonCode, &'static str)> {
     match filter.parse::<Filter>() {
-        Ok(filter) if filter.permitted_for(principal) => Ok(filter),
+        Ok(filter) if filter.permitted_for(principal, role) => Ok(filter),
+        _ if role == Role::Observer => Err((
+            SubackReasonCode::NotAuthorized,
+            "an observer may subscribe the feed and the states of its own tenant",
+        )),
         _ => Err((SubackReasonCode::NotAuthorized, "only the principal's own down/ may be subscribed")),
     }
 }

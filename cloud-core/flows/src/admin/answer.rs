@@ -28,6 +28,8 @@ pub enum AdminAnswer {
     Devices(Vec<DeviceRow>),
     /// Persons.
     Persons(Vec<PersonRow>),
+    /// Observers.
+    Observers(Vec<ObserverRow>),
     /// Merchants.
     Merchants(Vec<MerchantRow>),
     /// Accounts.
@@ -130,6 +132,16 @@ pub struct PersonRow {
     pub presence: Presence,
     /// Messages that they are owed.
     pub owed: usize,
+}
+
+/// Somebody who only listens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObserverRow {
+    /// Who.
+    pub observer: Principal,
+    /// Whether they are connected.
+    #[serde(flatten)]
+    pub presence: Presence,
 }
 
 /// A merchant.

@@ -19,7 +19,8 @@ use cloud_core_flows::port::{
 use ed25519_dalek::SigningKey;
 use schemas::cbor;
 use schemas::envelope::Envelope;
-use schemas::ids::{Hash, IdempotencyKey, MessageId, Nonce, PaymentId, Principal};
+use schemas::feed::FeedEvent;
+use schemas::ids::{Hash, IdempotencyKey, MessageId, Nonce, PaymentId, Principal, TenantId};
 use schemas::message::{
     Down, ExecutorCommand, ExecutorOutcome, HealthCheckAnswer, HealthVerdict, Outcome, PaymentCancel,
     PaymentRefund, PaymentRequest, PaymentState, PaymentStatus, RequestAnswer, Up, VerificationAnswer,
@@ -69,6 +70,8 @@ pub(crate) struct World {
     pub(crate) deadlines: Deadlines,
     /// Every call to the bank that was released.
     pub(crate) orders: Vec<BankOrder>,
+    /// Everything that was released to observers.
+    pub(crate) feed: Vec<(TenantId, FeedEvent)>,
     /// Everything each party has fetched.
     pub(crate) inbox: BTreeMap<Principal, Vec<Down>>,
     pub(crate) connections: BTreeMap<Principal, ConnectionId>,
@@ -95,6 +98,7 @@ impl World {
             bank: bank.clone(),
             deadlines,
             orders: Vec::new(),
+            feed: Vec::new(),
             inbox: BTreeMap::new(),
             connections: BTreeMap::new(),
             commands: BTreeSet::new(),
@@ -236,6 +240,9 @@ impl World {
         while let Some(output) = self.driver.poll_output() {
             if let Output::Bank(order) = &output {
                 self.orders.push(order.clone());
+            }
+            if let Output::Feed { tenant, event } = &output {
+                self.feed.push((tenant.clone(), event.clone()));
             }
             released.push(output);
         }

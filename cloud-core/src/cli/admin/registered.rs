@@ -1,4 +1,4 @@
-//! Tenants, merchants and people on the command line.
+//! Tenants, merchants, people and observers on the command line.
 
 use clap::{Args, Subcommand};
 use cloud_core_flows::admin::{AdminCommand, BankKind, Deadlines, Filter, Listing, OnUnknown};
@@ -239,6 +239,38 @@ impl People {
                 }
             }
             Self::Delete { person } => AdminCommand::DeletePerson { person },
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Observers {
+    /// All observers.
+    List(Wanted),
+    /// One observer.
+    Show {
+        /// TENANT/NAME
+        observer: Principal,
+    },
+    /// A new observer; `token create` lets it in.
+    Create {
+        /// TENANT/NAME
+        observer: Principal,
+    },
+    /// Close one. Its connections end at once.
+    Delete {
+        /// TENANT/NAME
+        observer: Principal,
+    },
+}
+
+impl Observers {
+    pub(super) fn command(self) -> AdminCommand {
+        match self {
+            Self::List(wanted) => wanted.of(Listing::Observers, None),
+            Self::Show { observer } => one(Listing::Observers, &observer),
+            Self::Create { observer } => AdminCommand::CreateObserver { observer },
+            Self::Delete { observer } => AdminCommand::DeleteObserver { observer },
         }
     }
 }

@@ -29,6 +29,7 @@ pub(super) fn is_empty(answer: &AdminAnswer) -> bool {
         AdminAnswer::Tenants(rows) => rows.is_empty(),
         AdminAnswer::Devices(rows) => rows.is_empty(),
         AdminAnswer::Persons(rows) => rows.is_empty(),
+        AdminAnswer::Observers(rows) => rows.is_empty(),
         AdminAnswer::Merchants(rows) => rows.is_empty(),
         AdminAnswer::Accounts(rows) => rows.is_empty(),
         AdminAnswer::Payments(rows) => rows.is_empty(),
@@ -141,6 +142,9 @@ fn table_of(answer: &AdminAnswer) -> Table {
                 ]
             })
         }
+        AdminAnswer::Observers(rows) => table(&["OBSERVER", "PRESENCE"], rows, |row| {
+            vec![row.observer.to_string(), presence(&row.presence)]
+        }),
         AdminAnswer::Merchants(rows) => table(&["MERCHANT", "TITLE", "TERMINAL"], rows, |row| {
             vec![
                 format!("{}/{}", row.tenant, row.merchant),
