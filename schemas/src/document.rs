@@ -25,6 +25,9 @@ code = text .regexp \"[a-z0-9_]{1,64}\"
 money = text .regexp \"[0-9]{1,13}(\\\\.[0-9]{1,4})? [A-Z]{3}\"
 text-512 = text .size (0..512)
 id16 = bstr .size 16
+payee = text .regexp \"guardian|(person|merchant)/[a-z0-9][a-z0-9-]{0,31}\"
+quiet-hours = text .regexp \"[0-2][0-9]:[0-5][0-9]-[0-2][0-9]:[0-5][0-9]\"
+position = { latitude_e7: int, longitude_e7: int, accuracy_m: uint, at: uint }
 ";
 
 /// All messages in CDDL.

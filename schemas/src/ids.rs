@@ -97,6 +97,11 @@ text_id!(
     ItemId, is_name, Name
 );
 text_id!(
+    /// What money is spent on (`sweets`, `books`): the tenant's word, mapped to a merchant category code (ISO 18245)
+    /// where there is one.
+    CategoryId, is_name, Name
+);
+text_id!(
     /// A stable snake_case code that programs may rely on (`nonce_used`, `already_commanded`).
     Code, is_code, Code
 );

@@ -16,3 +16,7 @@ pub const AMOUNT_MINOR: u64 = 1_000_000_000_000;
 pub const QUANTITY: u32 = 100_000;
 /// Longest time between the making of a request and its `not_after`, in milliseconds: 24 h (correctness.md 17).
 pub const REQUEST_LIFE_MS: u64 = 24 * 60 * 60 * 1000;
+/// Most categories of one payment order.
+pub const CATEGORIES_OF_PAYMENT: usize = 8;
+/// Most categories with a limit of their own.
+pub const CATEGORY_LIMITS: usize = 32;

@@ -1,4 +1,9 @@
-//! The messages of the chip payment. Each goes in an [`Envelope`](crate::envelope::Envelope) as `body`.
+//! Every message. Each goes in an [`Envelope`](crate::envelope::Envelope) as `body`. Those of the chip payment are
+//! here, those of the parent-child payment in `message/child.rs`.
+
+mod child;
+
+pub use child::*;
 
 use crate::ids::{Code, CommandId, Hash, IdempotencyKey, Instance, ItemId, Nonce, PaymentId};
 use crate::money::Money;
@@ -32,7 +37,7 @@ wire! {
     pub struct RequestAnswer {
         /// The request's idempotency key.
         pub key: IdempotencyKey,
-        /// The payment, where the request was accepted.
+        /// The payment that the accepted request is about, where it is about one.
         pub payment: Option<PaymentId>,
         /// Why it was not accepted.
         pub refused: Option<Code>,
@@ -100,7 +105,7 @@ wire! {
     }
 }
 wire_enum! {
-    /// What a payer or merchant is told of a payment. States marked *final* do not change again by themselves.
+    /// What people and devices are told of a payment. States marked *final* do not change again by themselves.
     pub enum PaymentState {
         /// The chip is being asked.
         Checking = "checking",
@@ -126,7 +131,7 @@ wire_enum! {
         Refused = "refused",
         /// Final: the verification was wrong.
         Declined = "declined",
-        /// Final: the verification did not come in time.
+        /// Final: the verification, or the child's answer, did not come in time.
         Expired = "expired",
         /// Final: the bank refused, or the transfer was fenced off.
         BankRefused = "bank_refused",
@@ -138,6 +143,12 @@ wire_enum! {
         RefundBlocked = "refund_blocked",
         /// Final: written off by the operator.
         WrittenOff = "written_off",
+        /// The piggy bank asks the child (PC-2).
+        Prompting = "prompting",
+        /// Final: taken from the child's account, and booked (PC-4, PC-8).
+        Settled = "settled",
+        /// Final: the child said no; nothing moved (PC-4).
+        Rejected = "rejected",
     }
 }
 wire! {
@@ -346,6 +357,9 @@ bodies! {
         CommandStatus(CommandStatusAnswer),
         CloudTime(CloudTimeRequest),
         StatusRequest(StatusRequest),
+        PaymentOrder(PaymentOrder),
+        PaymentPrompt(PromptAnswer),
+        ChildLimits(ChildLimits),
         DeviceReport(DeviceReport),
         Refused(Refused),
     }
@@ -360,6 +374,7 @@ bodies! {
         PaymentStatus(PaymentStatus),
         ExecutorCommand(ExecutorCommand),
         CommandStatus(CommandStatusRequest),
+        PaymentPrompt(PaymentPrompt),
         CloudTime(CloudTimeAnswer),
         Refused(Refused),
     }

@@ -81,7 +81,7 @@ kinds! {
     PaymentCancel = "payment-cancel", up: true, down: false;
     /// A merchant gives a completed payment back (CP-16).
     PaymentRefund = "payment-refund", up: true, down: false;
-    /// The answer to one of the three requests above.
+    /// The answer to a request: one of the three above, a payment order, limits.
     RequestAnswer = "request-answer", up: false, down: true;
     /// Did this chip issue exactly this, and is it ready? (CP-3)
     HealthCheck = "health-check", up: true, down: true;
@@ -97,6 +97,12 @@ kinds! {
     CloudTime = "cloud-time", up: true, down: true;
     /// A person's terminal asks for everything that waits for its answer.
     StatusRequest = "status-request", up: true, down: false;
+    /// A guardian orders a payment from a child's account (PC-1).
+    PaymentOrder = "payment-order", up: true, down: false;
+    /// For a child to see on its piggy bank; and the child's answer (PC-2, PC-3).
+    PaymentPrompt = "payment-prompt", up: true, down: true;
+    /// A guardian sets a child's limits (PC-13).
+    ChildLimits = "child-limits", up: true, down: false;
     /// How a device is: periodically, and when it changes (CP-17).
     DeviceReport = "device-report", up: true, down: false;
     /// This message was not accepted, and why.

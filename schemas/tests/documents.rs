@@ -39,6 +39,10 @@ fn asyncapi_is_what_the_code_says() {
     compare("asyncapi.json", &(text + "\n"));
 }
 
+fn categories() -> Categories {
+    Categories::new(vec!["lunch".parse().unwrap(), "sweets".parse().unwrap()]).unwrap()
+}
+
 /// One sample of every message in both directions.
 fn samples() -> (Vec<Envelope<Up>>, Vec<Envelope<Down>>) {
     let (id, key) = (MessageId([1; 16]), IdempotencyKey([2; 16]));
@@ -81,6 +85,32 @@ fn samples() -> (Vec<Envelope<Up>>, Vec<Envelope<Down>>) {
             not_ready: Some(Code::known("tampered")),
         })),
         message(Up::Refused(refused())),
+        request(Up::PaymentOrder(PaymentOrder {
+            child: "mia".parse().unwrap(),
+            amount,
+            minimum: Some("1.00 EUR".parse().unwrap()),
+            categories: categories(),
+            payee: Some("merchant/canteen".parse().unwrap()),
+            note: Some(Text::new("Lunch")),
+            tell: Some(ResultTo::Both),
+        })),
+        message(Up::PaymentPrompt(PromptAnswer {
+            payment,
+            answer: ChildAnswer::Confirm,
+            position: Some(Position {
+                latitude_e7: 525_200_080,
+                longitude_e7: 134_049_540,
+                accuracy_m: 12,
+                at,
+            }),
+        })),
+        request(Up::ChildLimits(ChildLimits {
+            child: "mia".parse().unwrap(),
+            per_payment: Some(amount),
+            per_day: None,
+            per_category_and_day: CategoryAmounts::new([("sweets".parse().unwrap(), amount)].into()).unwrap(),
+            quiet_hours: Some("21:00-07:00".parse().unwrap()),
+        })),
     ];
     let message = |body| Envelope::message(id, body);
     let down = vec![
@@ -126,6 +156,17 @@ fn samples() -> (Vec<Envelope<Up>>, Vec<Envelope<Down>>) {
         message(Down::CommandStatus(CommandStatusRequest { command })),
         message(Down::CloudTime(CloudTimeAnswer { nonce: 7, now: at })),
         message(Down::Refused(refused())),
+        message(Down::PaymentPrompt(PaymentPrompt {
+            payment,
+            child: "mia".parse().unwrap(),
+            guardian: "dad".parse().unwrap(),
+            payee: Text::new("Canteen"),
+            amount,
+            ordered: "3.00 EUR".parse().unwrap(),
+            categories: categories(),
+            note: None,
+            answer_by: at,
+        })),
     ];
     (up, down)
 }
