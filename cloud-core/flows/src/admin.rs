@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use answer::*;
 
+use crate::children::Bonds;
 use crate::port::ConnectionId;
 use crate::right::OperatorRole;
 
@@ -68,6 +69,17 @@ pub struct Deadlines {
     pub bank_retry_ms: u64,
     /// A closed payment stays in memory, and refundable by its merchant, for this long.
     pub retention_ms: u64,
+    /// Child: from being asked at the piggy bank to the answer (PC-4).
+    #[serde(skip_serializing_if = "is_default_prompt")]
+    pub prompt_ms: u64,
+}
+
+const DEFAULT_PROMPT_MS: u64 = 120_000;
+
+/// Journals of releases that knew no prompts keep their bytes.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
+fn is_default_prompt(ms: &u64) -> bool {
+    *ms == DEFAULT_PROMPT_MS
 }
 
 impl Default for Deadlines {
@@ -83,13 +95,14 @@ impl Default for Deadlines {
             reconnect_ms: 30_000,
             bank_retry_ms: 1_000,
             retention_ms: 7 * 24 * 3_600_000,
+            prompt_ms: DEFAULT_PROMPT_MS,
         }
     }
 }
 
 impl Deadlines {
     /// Each by its name.
-    pub(crate) fn named(&mut self) -> [(&'static str, &mut u64); 10] {
+    pub(crate) fn named(&mut self) -> [(&'static str, &mut u64); 11] {
         [
             ("health_check_ms", &mut self.health_check_ms),
             ("verification_ms", &mut self.verification_ms),
@@ -101,6 +114,7 @@ impl Deadlines {
             ("reconnect_ms", &mut self.reconnect_ms),
             ("bank_retry_ms", &mut self.bank_retry_ms),
             ("retention_ms", &mut self.retention_ms),
+            ("prompt_ms", &mut self.prompt_ms),
         ]
     }
 }
@@ -148,6 +162,10 @@ pub enum Listing {
     Payments,
     /// Operators who administer from elsewhere.
     Operators,
+    /// Children.
+    Children,
+    /// Payments from children's accounts in memory, newest first.
+    ChildPayments,
     /// What was deleted: names that are not given again.
     Deleted,
 }
@@ -229,6 +247,19 @@ admin_commands! {
         executor: Option<PrincipalId>,
         /// Who delivers particular items (CP-8).
         items: BTreeMap<ItemId, PrincipalId>,
+    },
+    /// Makes a person a child of guardians, and ties it to the piggy bank that it uses (PC-1, PC-2). Said again, it
+    /// changes these bonds; what was ordered under others, and does not hold under the new ones, ends.
+    BindChild {
+        /// The child.
+        child: Principal,
+        /// Who and what belongs to it.
+        bonds: Bonds,
+    },
+    /// Nobody may order from this account any more; what was ordered ends.
+    UnbindChild {
+        /// The child.
+        child: Principal,
     },
     /// A new person (a payer, or somebody at a merchant's terminal).
     CreatePerson {

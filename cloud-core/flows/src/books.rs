@@ -9,12 +9,13 @@ use cloud_core_ledger::{
     AccountId, BalanceLimit, Ledger, LedgerCode, Movement, OpenAccount, Transfer, TransferId,
 };
 use schemas::ids::{MerchantId, MessageId, PaymentId, Principal, TenantId};
+use schemas::message::Payee;
 use schemas::money::Currency;
 use schemas_mutants::Mutant;
 
 use crate::admin::{AdminCommand, BankKind};
 use crate::cloud::Cloud;
-use crate::payment::{ChipPayment, Phase, RefundEnd};
+use crate::payment::{ChildPayment, ChipPayment, Phase, RefundEnd};
 use crate::registry::Registry;
 
 /// An account by its role.
@@ -218,15 +219,21 @@ impl<'a> Legs<'a> {
 
     /// Every id that the payment may have used, to be forgotten with it.
     pub(crate) fn all_ids(payment: PaymentId) -> Vec<TransferId> {
-        ["paid", "reserve", "post", "void", "given-back", "returned", "returned-given-back", "written-off"]
-            .iter()
-            .map(|leg| leg_id(payment, leg))
-            .collect()
+        let legs = [
+            "paid",
+            "reserve",
+            "post",
+            "void",
+            "given-back",
+            "returned",
+            "returned-given-back",
+            "written-off",
+        ];
+        legs.iter().map(|leg| leg_id(payment, leg)).collect()
     }
 
-    /// Every transfer names its payment, so that the payment's story finds it in the journal.
     fn named(&self, transfer: Transfer) -> Transfer {
-        transfer.with_user_data(u128::from_be_bytes(self.payment.id.0))
+        named(self.payment.id, transfer)
     }
 
     fn id(&self, leg: &str) -> TransferId {
@@ -238,6 +245,78 @@ impl<'a> Legs<'a> {
         let currency = LedgerCode(self.payment.amount.currency.numeric());
         Movement::new(debit.account(tenant), credit.account(tenant), amount_minor, currency)
     }
+}
+
+/// The transfers of a payment from a child's account: reserved by the order, posted by the child's word or voided.
+pub(crate) struct ChildLegs<'a> {
+    payment: &'a ChildPayment,
+}
+
+impl<'a> ChildLegs<'a> {
+    pub(crate) fn of(payment: &'a ChildPayment) -> Self {
+        Self { payment }
+    }
+
+    /// No timeout of its own: only the flow ends it (correctness.md 15).
+    pub(crate) fn reserve(&self) -> Transfer {
+        let movement = self.movement(self.child_account(), self.payee_account());
+        self.named(Transfer::reserve(self.id("reserve"), movement, None))
+    }
+
+    /// The child has confirmed.
+    pub(crate) fn post(&self) -> Transfer {
+        self.named(Transfer::post_pending(self.id("post"), self.id("reserve"), None))
+    }
+
+    /// It has not.
+    pub(crate) fn void(&self) -> Transfer {
+        self.named(Transfer::void_pending(self.id("void"), self.id("reserve")))
+    }
+
+    /// The payee gives it back.
+    pub(crate) fn given_back(&self) -> Transfer {
+        let movement = self.movement(self.payee_account(), self.child_account());
+        self.named(Transfer::post(self.id("returned"), movement))
+    }
+
+    /// Where the money goes.
+    pub(crate) fn payee_account(&self) -> AccountId {
+        let tenant = &self.payment.child.tenant;
+        match &self.payment.payee {
+            Payee::Guardian => Role::Person(&self.payment.guardian).account(tenant),
+            Payee::Person(id) => {
+                Role::Person(&Principal { tenant: tenant.clone(), id: id.clone() }).account(tenant)
+            }
+            Payee::Merchant(merchant) => Role::Merchant(merchant).account(tenant),
+        }
+    }
+
+    fn child_account(&self) -> AccountId {
+        Role::Person(&self.payment.child).account(&self.payment.child.tenant)
+    }
+
+    fn movement(&self, debit: AccountId, credit: AccountId) -> Movement {
+        let amount = self.payment.amount;
+        Movement::new(debit, credit, amount.minor, LedgerCode(amount.currency.numeric()))
+    }
+
+    /// Every id that the payment may have used, to be forgotten with it.
+    pub(crate) fn all_ids(payment: PaymentId) -> Vec<TransferId> {
+        ["reserve", "post", "void", "returned"].iter().map(|leg| leg_id(payment, leg)).collect()
+    }
+
+    fn named(&self, transfer: Transfer) -> Transfer {
+        named(self.payment.id, transfer)
+    }
+
+    fn id(&self, leg: &str) -> TransferId {
+        leg_id(self.payment.id, leg)
+    }
+}
+
+/// Every transfer names its payment, so that the payment's story finds it in the journal.
+fn named(payment: PaymentId, transfer: Transfer) -> Transfer {
+    transfer.with_user_data(u128::from_be_bytes(payment.0))
 }
 
 /// The holding account owes exactly what the payments say: what is not yet delivered, and what is not yet given back.

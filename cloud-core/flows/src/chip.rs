@@ -371,10 +371,7 @@ impl<'a> ChipFlow<'a> {
             self.move_to(payment, payment.phase.clone(), payment.paid_minor, None);
             return;
         }
-        if let Ok(events) = self.cloud.ledger.decide_retire(&Legs::all_ids(payment.id)) {
-            self.out.events.extend(events.into_iter().map(Event::Ledger));
-        }
-        self.out.event(Event::PaymentRetired { payment: payment.id });
+        self.out.retire(self.cloud, payment.id, &Legs::all_ids(payment.id));
     }
 
     pub(crate) fn refuse(&mut self, payment: &ChipPayment, reason: Code) {
@@ -445,9 +442,7 @@ impl<'a> ChipFlow<'a> {
 
     /// Books a chain of transfers: all or none.
     pub(crate) fn book(&mut self, chain: &[Transfer]) -> Result<(), Reason> {
-        let decided = self.cloud.ledger.decide_transfers(chain, self.now.0);
-        self.out.events.extend(decided.events.into_iter().map(Event::Ledger));
-        decided.result.map(|_| ()).map_err(|rejection| rejection.reason)
+        self.out.book(self.cloud, chain, self.now)
     }
 
     /// Books what the flow has made possible before. If the books refuse all the same, an operator is told: money is
@@ -463,10 +458,7 @@ impl<'a> ChipFlow<'a> {
     }
 
     pub(crate) fn raise(&mut self, payment: &ChipPayment, case: Case, text: String) {
-        let about = Hash::of(&payment.id.0);
-        if !self.cloud.exceptions.contains(about, case) {
-            self.out.event(Event::ExceptionRaised { payment: Some(payment.id), about, case, text });
-        }
+        self.out.raise(self.cloud, payment.id, case, text);
     }
 
     pub(crate) fn resolved(

@@ -16,7 +16,7 @@ use crate::books;
 use crate::event::{Event, Record};
 use crate::exceptions::{Case, Exceptions};
 use crate::outbox::Outbox;
-use crate::payment::{ChipPayment, Command, Phase, Reported};
+use crate::payment::{AnyPayment, ChildPayment, ChildPhase, ChipPayment, Command, Phase, Reported};
 use crate::registry::{Registry, Renewal};
 use crate::window::Window;
 
@@ -28,6 +28,8 @@ pub struct Cloud {
     pub(crate) outbox: Outbox,
     pub(crate) window: Window,
     pub(crate) payments: BTreeMap<PaymentId, ChipPayment>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    child_payments: BTreeMap<PaymentId, ChildPayment>,
     pub(crate) exceptions: Exceptions,
     /// Which payment claimed a payment information; forgotten when that has expired.
     nonces: BTreeMap<(Principal, Nonce), PaymentId>,
@@ -38,7 +40,7 @@ pub struct Cloud {
     command_messages: BTreeMap<MessageId, PaymentId>,
     /// Payments not at rest.
     open: BTreeSet<PaymentId>,
-    /// The same by payer, chip and executor.
+    /// The same by everybody who takes part.
     open_of: BTreeMap<Principal, BTreeSet<PaymentId>>,
     /// Derived from the payments: when waiting ends.
     timers: BTreeSet<(Timestamp, PaymentId)>,
@@ -64,6 +66,7 @@ impl Default for Cloud {
             outbox: Outbox::default(),
             window: Window::default(),
             payments: BTreeMap::new(),
+            child_payments: BTreeMap::new(),
             exceptions: Exceptions::default(),
             nonces: BTreeMap::new(),
             nonce_ends: BTreeSet::new(),
@@ -95,6 +98,7 @@ impl Cloud {
             }
             Event::DeviceReported { device, report } => self.registry.report(device, report, record.at),
             Event::DeviceRevoked { device } => self.registry.revoke(device),
+            Event::LimitsSet { child, limits, .. } => self.registry.limit_child(child, limits),
             Event::Ledger(event) => self.ledger.evolve(event),
             Event::RequestAnswered { principal, content, not_after, answer } => {
                 self.window.remember(principal, *content, answer, *not_after);
@@ -130,8 +134,8 @@ impl Cloud {
         let AdminCommand::ChangeTenant { tenant, .. } = command else {
             return self.registry.register(command, at);
         };
-        let of_tenant = self.payments.values().filter(|payment| payment.payer.tenant == *tenant);
-        let before: Vec<_> = of_tenant.map(|payment| (payment.id, self.due_at(payment.id))).collect();
+        let of_tenant = self.every_payment().filter(|payment| payment.tenant() == tenant);
+        let before: Vec<_> = of_tenant.map(|payment| (payment.id(), self.due_at(payment.id()))).collect();
         self.registry.register(command, at);
         before.into_iter().for_each(|(id, due_at)| self.set_timer(id, due_at));
     }
@@ -168,7 +172,38 @@ impl Cloud {
                 }
             }
             Event::PaymentRetired { payment } => self.retire(*payment),
+            Event::ChildPaymentOpened(payment) => {
+                if let Some(child) = self.registry.children.get_mut(&payment.child) {
+                    child.spent.add(payment.day, payment.amount.minor, &payment.categories);
+                }
+                self.child_payments.insert(payment.id, payment.clone());
+                self.list_open(payment.id);
+                self.set_timer(payment.id, None);
+            }
+            Event::ChildPaymentMoved { payment, .. } => {
+                let before = self.due_at(*payment);
+                self.move_child_payment(&record.event, record.at);
+                self.list_open(*payment);
+                self.set_timer(*payment, before);
+            }
             _ => {}
+        }
+    }
+
+    fn move_child_payment(&mut self, event: &Event, at: Timestamp) {
+        let Event::ChildPaymentMoved { payment, phase, reason, position } = event else { return };
+        let Some(payment) = self.child_payments.get_mut(payment) else { return };
+        let ends = !payment.at_rest() && matches!(phase, ChildPhase::Closed(_));
+        payment.phase = *phase;
+        payment.moved_at = at;
+        payment.reason = reason.clone().or(payment.reason.take());
+        payment.position = position.or(payment.position);
+        // What was reserved and not taken is there to be spent again.
+        if ends
+            && payment.paid_minor() == 0
+            && let Some(child) = self.registry.children.get_mut(&payment.child)
+        {
+            child.spent.take_back(payment.day, payment.amount.minor, &payment.categories);
         }
     }
 
@@ -196,14 +231,15 @@ impl Cloud {
     }
 
     fn list_open(&mut self, id: PaymentId) {
-        let Some(payment) = self.payments.get(&id) else { return };
-        let changed = if payment.at_rest() { self.open.remove(&id) } else { self.open.insert(id) };
+        let Some(payment) = find_payment(&self.payments, &self.child_payments, id) else { return };
+        let at_rest = payment.at_rest();
+        let changed = if at_rest { self.open.remove(&id) } else { self.open.insert(id) };
         if !changed {
             return;
         }
         for party in payment.parties() {
             let open = self.open_of.entry(party.clone()).or_default();
-            if payment.at_rest() {
+            if at_rest {
                 open.remove(&id);
             } else {
                 open.insert(id);
@@ -235,14 +271,15 @@ impl Cloud {
             self.commands.remove(&command.id);
             self.command_messages.remove(&Command::message(command.id));
         }
+        self.child_payments.remove(&id);
         if let Some(at) = before {
             self.timers.remove(&(at, id));
         }
     }
 
     fn due_at(&self, id: PaymentId) -> Option<Timestamp> {
-        let payment = self.payments.get(&id)?;
-        payment.due_at(self.deadlines(&payment.payer.tenant).retention_ms)
+        let payment = self.any_payment(id)?;
+        payment.due_at(self.deadlines(payment.tenant()).retention_ms)
     }
 
     fn set_timer(&mut self, id: PaymentId, before: Option<Timestamp>) {
@@ -287,14 +324,38 @@ impl Cloud {
         self.payments.get(&id)
     }
 
-    /// Payments that are not at rest.
+    /// All payments from children's accounts that are in memory.
+    pub fn child_payments(&self) -> impl Iterator<Item = &ChildPayment> {
+        self.child_payments.values()
+    }
+
+    /// One of them.
+    pub fn child_payment(&self, id: PaymentId) -> Option<&ChildPayment> {
+        self.child_payments.get(&id)
+    }
+
+    pub(crate) fn any_payment(&self, id: PaymentId) -> Option<AnyPayment<'_>> {
+        find_payment(&self.payments, &self.child_payments, id)
+    }
+
+    pub(crate) fn every_payment(&self) -> impl Iterator<Item = AnyPayment<'_>> {
+        let chip = self.payments.values().map(AnyPayment::Chip);
+        chip.chain(self.child_payments.values().map(AnyPayment::Child))
+    }
+
+    /// Payments of any flow that are not at rest.
     pub fn open_payments(&self) -> usize {
         self.open.len()
     }
 
-    /// The same, one by one.
+    /// The chip payments among them.
     pub fn open(&self) -> impl Iterator<Item = &ChipPayment> {
         self.open.iter().filter_map(|id| self.payments.get(id))
+    }
+
+    /// All of them.
+    pub(crate) fn every_open_payment(&self) -> impl Iterator<Item = AnyPayment<'_>> {
+        self.open.iter().filter_map(|id| self.any_payment(*id))
     }
 
     /// Time of the last event.
@@ -313,8 +374,8 @@ impl Cloud {
         timer.into_iter().chain(self.outbox.next_expiry()).min()
     }
 
-    pub(crate) fn due_payment(&self, now: Timestamp) -> Option<&ChipPayment> {
-        self.timers.first().filter(|(at, _)| *at <= now).and_then(|(_, id)| self.payments.get(id))
+    pub(crate) fn due_payment(&self, now: Timestamp) -> Option<AnyPayment<'_>> {
+        self.timers.first().filter(|(at, _)| *at <= now).and_then(|(_, id)| self.any_payment(*id))
     }
 
     /// The number of the next enrolment after this one: never one that was given before, also in a future that a restore
@@ -339,9 +400,15 @@ impl Cloud {
         self.command_messages.get(&message).and_then(|id| self.payments.get(id))
     }
 
-    /// Open payments in which `party` is payer, chip or executor.
+    /// Open chip payments in which `party` is payer, chip or executor.
     pub(crate) fn open_payments_of(&self, party: &Principal) -> Vec<&ChipPayment> {
         self.open_of.get(party).into_iter().flatten().filter_map(|id| self.payments.get(id)).collect()
+    }
+
+    /// Open payments from a child's account in which `party` is guardian, child or piggy bank.
+    pub(crate) fn open_child_payments_of(&self, party: &Principal) -> Vec<&ChildPayment> {
+        let open = self.open_of.get(party).into_iter().flatten();
+        open.filter_map(|id| self.child_payments.get(id)).collect()
     }
 
     /// The invariants that hold after every event: the books are sound; every payment that reserves has its
@@ -362,9 +429,11 @@ impl Cloud {
             if !named {
                 return Err(format!("payment {} waits for an operator and is not in the queue", payment.id));
             }
-            let due = self.due_at(payment.id);
-            if due.is_some_and(|at| !self.timers.contains(&(at, payment.id))) {
-                return Err(format!("payment {} waits without a timer", payment.id));
+        }
+        for payment in self.every_payment() {
+            let due = self.due_at(payment.id());
+            if due.is_some_and(|at| !self.timers.contains(&(at, payment.id()))) {
+                return Err(format!("payment {} waits without a timer", payment.id()));
             }
         }
         Ok(())
@@ -373,10 +442,10 @@ impl Cloud {
     fn check_open_payments(&self) -> Result<(), String> {
         let mut open = BTreeSet::new();
         let mut open_of = BTreeMap::<_, BTreeSet<_>>::new();
-        for payment in self.payments.values().filter(|payment| !payment.at_rest()) {
-            open.insert(payment.id);
+        for payment in self.every_payment().filter(|payment| !payment.at_rest()) {
+            open.insert(payment.id());
             for party in payment.parties() {
-                open_of.entry(party.clone()).or_default().insert(payment.id);
+                open_of.entry(party.clone()).or_default().insert(payment.id());
             }
         }
         if open != self.open || open_of != self.open_of {
@@ -384,6 +453,16 @@ impl Cloud {
         }
         Ok(())
     }
+}
+
+/// Ids of payments of all flows are different: each is derived with a label of its flow.
+fn find_payment<'a>(
+    chip: &'a BTreeMap<PaymentId, ChipPayment>,
+    child: &'a BTreeMap<PaymentId, ChildPayment>,
+    id: PaymentId,
+) -> Option<AnyPayment<'a>> {
+    let found = chip.get(&id).map(AnyPayment::Chip);
+    found.or_else(|| child.get(&id).map(AnyPayment::Child))
 }
 
 /// Rebuilds the cloud from a snapshot and records.

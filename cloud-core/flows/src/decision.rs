@@ -1,13 +1,15 @@
 //! What a decision is: events to be journaled and outputs to be released once they are durable.
 
+use cloud_core_ledger::{Reason, Transfer, TransferId};
 use schemas::envelope::Envelope;
-use schemas::ids::{Code, MessageId, Principal};
+use schemas::ids::{Code, Hash, MessageId, PaymentId, Principal};
 use schemas::message::Down;
 use schemas::time::Timestamp;
 use schemas::topic::Kind;
 
 use crate::cloud::Cloud;
 use crate::event::Event;
+use crate::exceptions::Case;
 use crate::port::{ConnectionId, DisconnectReason, Output, OwedMessage};
 
 /// Events and outputs, in order.
@@ -58,6 +60,29 @@ impl Decision {
 
     pub(crate) fn withdraw(&mut self, from: &Principal, message: MessageId, why: &'static str) {
         self.event(Event::Withdrawn { principal: from.clone(), message, why: Code::known(why) });
+    }
+
+    /// Books a chain of transfers: all or none.
+    pub(crate) fn book(&mut self, cloud: &Cloud, chain: &[Transfer], now: Timestamp) -> Result<(), Reason> {
+        let decided = cloud.ledger.decide_transfers(chain, now.0);
+        self.events.extend(decided.events.into_iter().map(Event::Ledger));
+        decided.result.map(|_| ()).map_err(|rejection| rejection.reason)
+    }
+
+    /// Puts a payment into the exceptions queue, once per case.
+    pub(crate) fn raise(&mut self, cloud: &Cloud, payment: PaymentId, case: Case, text: String) {
+        let about = Hash::of(&payment.0);
+        if !cloud.exceptions.contains(about, case) {
+            self.event(Event::ExceptionRaised { payment: Some(payment), about, case, text });
+        }
+    }
+
+    /// A closed payment leaves memory, with its transfers.
+    pub(crate) fn retire(&mut self, cloud: &Cloud, payment: PaymentId, transfers: &[TransferId]) {
+        if let Ok(events) = cloud.ledger.decide_retire(transfers) {
+            self.events.extend(events.into_iter().map(Event::Ledger));
+        }
+        self.event(Event::PaymentRetired { payment });
     }
 
     pub(crate) fn disconnect(&mut self, connections: Vec<ConnectionId>, reason: DisconnectReason) {

@@ -9,6 +9,7 @@ use schemas::time::Timestamp;
 
 use crate::admin::{AdminAnswer, AdminCommand, AdminReply, BankKind, Presence};
 use crate::books;
+use crate::child::ChildFlow;
 use crate::chip::ChipFlow;
 use crate::cloud::Cloud;
 use crate::decision::Decision;
@@ -149,8 +150,10 @@ fn revoke(cloud: &Cloud, device: &Principal, now: Timestamp, out: &mut Decision)
     Ok(AdminAnswer::Done)
 }
 
-/// What a device that is gone or replaced was doing: nobody knows. Its chips' open questions end as refused.
+/// What a device that is gone or replaced was doing: nobody knows. Open questions to a chip or a piggy bank end as
+/// refused.
 fn settle_as_unknown(cloud: &Cloud, device: &Principal, now: Timestamp, out: &mut Decision) {
+    ChildFlow { cloud, now, out: &mut *out }.device_gone(device);
     let code = || Some(Code::known("device_revoked"));
     for payment in cloud.open_payments_of(device) {
         let mut flow = ChipFlow { cloud, now, out };

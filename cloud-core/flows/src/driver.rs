@@ -22,6 +22,7 @@ use schemas_journal::{
 use schemas_mutants::Mutant;
 
 use crate::admin::RefusalRow;
+use crate::child::ChildFlow;
 use crate::chip::ChipFlow;
 use crate::cloud::Cloud;
 use crate::decision::Decision;
@@ -32,6 +33,7 @@ use crate::incoming::{Incoming, offer_open_questions, say_lane_refused};
 use crate::limits;
 use crate::lobby::Lobby;
 use crate::opening;
+use crate::payment::AnyPayment;
 use crate::port::{
     ConnectionId, Credentials, DisconnectReason, Input, Output, PromiseRefusal, Proof, SignOrder,
     StandingRefusal,
@@ -121,10 +123,10 @@ impl<D: Disk> Driver<D> {
         let mut opened = Decision::default();
         opened.event(Event::Opened);
         driver.take(opened, now);
-        let payments: Vec<PaymentId> = driver.cloud.payments().map(|payment| payment.id).collect();
+        let payments: Vec<PaymentId> = driver.cloud.every_payment().map(|payment| payment.id()).collect();
         for payment in payments {
             let mut decision = Decision::default();
-            if let Some(payment) = driver.cloud.payment(payment) {
+            if let Some(payment) = driver.cloud.any_payment(payment) {
                 opening::decide(&driver.cloud, payment, now, &mut decision);
             }
             driver.take(decision, now);
@@ -332,7 +334,11 @@ impl<D: Disk> Driver<D> {
             if let Some((principal, message)) = self.cloud.outbox().expired(now) {
                 decision.withdraw(&principal, message, "expired");
             } else if let Some(payment) = self.cloud.due_payment(now) {
-                ChipFlow { cloud: &self.cloud, now, out: &mut decision }.timeout(payment);
+                let (cloud, out) = (&self.cloud, &mut decision);
+                match payment {
+                    AnyPayment::Chip(payment) => ChipFlow { cloud, now, out }.timeout(payment),
+                    AnyPayment::Child(payment) => ChildFlow { cloud, now, out }.timeout(payment),
+                }
             } else {
                 return;
             }
@@ -528,7 +534,9 @@ impl<D: Disk> Driver<D> {
             return;
         }
         out.withdraw(&principal, message, "refused_by_receiver");
-        ChipFlow { cloud: &self.cloud, now, out }.command_not_accepted(&principal, message);
+        let cloud = &self.cloud;
+        ChipFlow { cloud, now, out: &mut *out }.command_not_accepted(&principal, message);
+        ChildFlow { cloud, now, out }.prompt_not_accepted(&principal, message);
     }
 
     /// What one frame takes.

@@ -2,7 +2,7 @@
 
 use schemas::cbor;
 use schemas::ids::{Code, CommandId, Hash, Instance, MessageId, PaymentId, Principal};
-use schemas::message::{DeviceReport, Outcome, RequestAnswer};
+use schemas::message::{ChildLimits, DeviceReport, Outcome, Position, RequestAnswer};
 use schemas::signed::PublicKey;
 use schemas::time::Timestamp;
 use schemas::topic::Kind;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::admin::{AdminCommand, Resolution};
 use crate::exceptions::Case;
-use crate::payment::{ChipPayment, Command, Phase};
+use crate::payment::{ChildPayment, ChildPhase, ChipPayment, Command, Phase};
 use crate::port::OwedMessage;
 
 /// One record of the journal: an event and when it was decided.
@@ -137,6 +137,28 @@ pub enum Event {
         /// Why, where there is something to explain.
         reason: Option<Code>,
     },
+    /// A guardian ordered a payment from a child's account, and its amount is reserved.
+    ChildPaymentOpened(ChildPayment),
+    /// Such a payment came into a phase.
+    ChildPaymentMoved {
+        /// Which payment.
+        payment: PaymentId,
+        /// The phase.
+        phase: ChildPhase,
+        /// Why, where there is something to explain.
+        reason: Option<Code>,
+        /// Where the piggy bank was, if the child has answered and it knew.
+        position: Option<Position>,
+    },
+    /// A guardian set a child's limits.
+    LimitsSet {
+        /// Whose.
+        child: Principal,
+        /// Who set them.
+        guardian: Principal,
+        /// All of them.
+        limits: ChildLimits,
+    },
     /// The executor is to act.
     CommandIssued {
         /// For which payment.
@@ -260,11 +282,14 @@ impl Event {
             | Self::NonceClaimed { .. }
             | Self::PaymentVerified { .. }
             | Self::PaymentMoved { .. }
+            | Self::ChildPaymentOpened(_)
+            | Self::ChildPaymentMoved { .. }
             | Self::PaymentRetired { .. }
             | Self::ExceptionRaised { .. }
             | Self::ExceptionsResolved { resolution: None, .. } => RecordKind::Money,
             Self::CommandIssued { .. } | Self::OutcomeReported { .. } => RecordKind::Command,
             Self::Registered(_)
+            | Self::LimitsSet { .. }
             | Self::DeviceEnrolled { .. }
             | Self::CertificateRenewed { .. }
             | Self::DeviceRevoked { .. }

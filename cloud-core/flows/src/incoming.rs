@@ -11,6 +11,7 @@ use schemas::topic::Kind;
 use schemas::wire::Text;
 use schemas_mutants::Mutant;
 
+use crate::child::ChildFlow;
 use crate::chip::ChipFlow;
 use crate::cloud::Cloud;
 use crate::decision::Decision;
@@ -93,8 +94,14 @@ impl Incoming<'_> {
             | Up::PaymentCancel(_)
             | Up::PaymentRefund(_)
             | Up::PaymentVerification(_)
+            | Up::PaymentOrder(_)
+            | Up::ChildLimits(_)
             | Up::StatusRequest(_) => person,
-            Up::HealthCheck(_) | Up::ExecutorCommand(_) | Up::CommandStatus(_) | Up::Refused(_) => !person,
+            Up::HealthCheck(_)
+            | Up::ExecutorCommand(_)
+            | Up::CommandStatus(_)
+            | Up::PaymentPrompt(_)
+            | Up::Refused(_) => !person,
             Up::DeviceReport(_) => self.cloud.registry.device(self.principal).is_some(),
             Up::CloudTime(_) => true,
         }
@@ -117,9 +124,11 @@ impl Incoming<'_> {
             Up::PaymentVerification(answer) => self.flow().verification(principal, &answer.verification)?,
             Up::ExecutorCommand(outcome) => self.flow().outcome(principal, &outcome)?,
             Up::CommandStatus(answer) => self.flow().command_status(principal, &answer)?,
+            Up::PaymentPrompt(answer) => self.child_flow().answer(principal, &answer)?,
             Up::Refused(refused) => {
                 if let Some(message) = refused.message {
                     self.flow().command_not_accepted(principal, message);
+                    self.child_flow().prompt_not_accepted(principal, message);
                 }
             }
             Up::StatusRequest(wanted) => self.status(wanted.payment),
@@ -130,9 +139,18 @@ impl Incoming<'_> {
             Up::DeviceReport(report) => {
                 self.out.event(Event::DeviceReported { device: principal.clone(), report });
             }
-            Up::PaymentRequest(_) | Up::PaymentCancel(_) | Up::PaymentRefund(_) => {}
+            // Requests: answered in `request`.
+            Up::PaymentRequest(_)
+            | Up::PaymentCancel(_)
+            | Up::PaymentRefund(_)
+            | Up::PaymentOrder(_)
+            | Up::ChildLimits(_) => {}
         }
         Ok(())
+    }
+
+    fn child_flow(&mut self) -> ChildFlow<'_> {
+        ChildFlow { cloud: self.cloud, now: self.now, out: self.out }
     }
 
     fn flow(&mut self) -> ChipFlow<'_> {
@@ -143,9 +161,9 @@ impl Incoming<'_> {
     fn request(&mut self, envelope: &Envelope<Up>) -> Result<(), NotAccepted> {
         let (Some(key), Some(not_after)) = (envelope.key, envelope.not_after) else { return Ok(()) };
         let content = Hash::of(&cbor::encode(&(envelope.body.kind(), not_after, &envelope.body)));
-        let answer = |result: &Result<PaymentId, Rejection>| RequestAnswer {
+        let answer = |result: &Result<Option<PaymentId>, Rejection>| RequestAnswer {
             key,
-            payment: result.as_ref().ok().copied(),
+            payment: result.as_ref().ok().copied().flatten(),
             refused: result.as_ref().err().map(|why| why.code.clone()),
             text: Text::new(result.as_ref().err().map_or("accepted", |why| why.text.as_str())),
         };
@@ -179,10 +197,18 @@ impl Incoming<'_> {
         let principal = self.principal;
         let result = match &envelope.body {
             Up::PaymentRequest(request) => {
-                self.flow().request(principal, key, not_after, &request.information)
+                self.flow().request(principal, key, not_after, &request.information).map(Some)
             }
-            Up::PaymentCancel(cancel) => self.flow().cancel(principal, cancel.payment),
-            Up::PaymentRefund(refund) => self.flow().merchant_refund(principal, refund.payment),
+            Up::PaymentOrder(order) => self.child_flow().order(principal, key, not_after, order).map(Some),
+            Up::ChildLimits(limits) => self.child_flow().limits(principal, limits).map(|()| None),
+            Up::PaymentCancel(cancel) => match self.cloud.child_payment(cancel.payment) {
+                Some(payment) => self.child_flow().cancel(principal, payment).map(Some),
+                None => self.flow().cancel(principal, cancel.payment).map(Some),
+            },
+            Up::PaymentRefund(refund) => match self.cloud.child_payment(refund.payment) {
+                Some(payment) => self.child_flow().give_back(principal, payment).map(Some),
+                None => self.flow().merchant_refund(principal, refund.payment).map(Some),
+            },
             _ => return Ok(()),
         };
         self.answer_for_good(content, not_after, answer(&result));
@@ -232,6 +258,15 @@ impl Incoming<'_> {
         };
         for payment in payments {
             self.out.tell(self.cloud, payment, &as_it_stands(payment), Audience::Payer, self.now);
+        }
+        let mine =
+            |id: &PaymentId| self.cloud.child_payment(*id).filter(|found| found.guardian == *principal);
+        let ordered = match wanted {
+            Some(id) => mine(&id).into_iter().collect(),
+            None => self.cloud.open_child_payments_of(principal),
+        };
+        for payment in ordered {
+            self.child_flow().tell_as_it_stands(payment, principal);
         }
         offer_open_questions(self.cloud, principal, self.now, self.out);
     }

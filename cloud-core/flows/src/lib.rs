@@ -1,6 +1,7 @@
 //! Cloud = registry + ledger + outbox + timers + flows, as one pure state machine; [`driver`] holds THE order.
 //!
-//! Read [`driver`] first, then [`port`] (what goes in and out), then the chip payment in `chip.rs`.
+//! Read [`driver`] first, then [`port`] (what goes in and out), then the chip payment in `chip.rs`
+//! and the parent-child payment in `child.rs`.
 //!
 //! # What is absent
 //! No clock, no randomness, no thread, no socket. No output before the position it was computed from is synced. No
@@ -8,6 +9,8 @@
 
 pub mod admin;
 mod books;
+mod child;
+pub mod children;
 mod chip;
 mod cloud;
 mod decision;

@@ -12,6 +12,8 @@ pub const OPEN_PAYMENTS_OF_DEVICE: usize = 64;
 pub const EXCEPTIONS: usize = 100_000;
 /// Longest free text of an operator (profile, bank address, account), in bytes.
 pub const REGISTERED_TEXT_BYTES: usize = 200;
+/// Guardians of one child.
+pub const GUARDIANS_OF_CHILD: usize = 8;
 /// Items that one chip may tie to executors of their own.
 pub const ITEMS_OF_CHIP: usize = 256;
 /// Remembered requests of one principal. Refusal: `too_many_requests`.

@@ -7,13 +7,15 @@ use serde::de::IntoDeserializer;
 use serde::de::value::StrDeserializer;
 
 use crate::admin::{
-    AccountRow, AdminAnswer, AdminCommand, BankKind, BooksReport, DeletedRow, DeviceRow, Filter, Listing,
-    MerchantRow, ObserverRow, OperatorRow, OutboxRow, PaymentRow, PersonRow, Presence, TenantRow,
+    AccountRow, AdminAnswer, AdminCommand, BankKind, BooksReport, ChildPaymentRow, ChildRow, DeletedRow,
+    DeviceRow, Filter, Listing, MerchantRow, ObserverRow, OperatorRow, OutboxRow, PaymentRow, PersonRow, Presence,
+    TenantRow,
 };
-use crate::books;
+use crate::books::{self, Role};
+use crate::children::Child;
 use crate::cloud::Cloud;
 use crate::limits;
-use crate::payment::ChipPayment;
+use crate::payment::{ChildPayment, ChipPayment};
 use crate::registry::Standing;
 
 /// What operators see; nothing changes.
@@ -53,6 +55,8 @@ fn find(
         Listing::Accounts => AdminAnswer::Accounts(accounts(cloud, filter)),
         Listing::Payments => AdminAnswer::Payments(payments(cloud, false, filter)),
         Listing::Operators => AdminAnswer::Operators(operators(cloud, filter)),
+        Listing::Children => AdminAnswer::Children(children(cloud, filter)),
+        Listing::ChildPayments => AdminAnswer::ChildPayments(child_payments(cloud, filter)),
         Listing::Deleted => AdminAnswer::Deleted(deleted(cloud, filter)),
     }
 }
@@ -259,6 +263,55 @@ fn payment_row(payment: &ChipPayment) -> PaymentRow {
         item: payment.item.clone(),
         quantity: payment.quantity,
         delivered: payment.delivered(),
+        state: payment.state(),
+        at_rest: payment.at_rest(),
+        reason: payment.reason.as_ref().map(ToString::to_string),
+        opened_at: payment.opened_at,
+    }
+}
+
+fn children(cloud: &Cloud, filter: &Filter) -> Vec<ChildRow> {
+    let rows = cloud.registry.children.iter();
+    let rows = rows.filter(|(child, _)| filter.takes(Some(&child.tenant), &child.to_string()));
+    let row = |(child, found): (&Principal, &Child)| {
+        let currency = cloud.registry.tenant(&child.tenant)?.currency;
+        let available = cloud.ledger.available(Role::Person(child).account(&child.tenant));
+        Some(ChildRow {
+            child: child.clone(),
+            bonds: found.bonds.clone(),
+            limits: found.limits.clone(),
+            available: currency.minor(available.unwrap_or_default()),
+            spent_today: currency.minor(found.spent_on_day_of(cloud.at())),
+        })
+    };
+    rows.filter_map(row).take(limits::ADMIN_ROWS).collect()
+}
+
+fn child_payments(cloud: &Cloud, filter: &Filter) -> Vec<ChildPaymentRow> {
+    let takes = |payment: &&ChildPayment| {
+        let named = |part: &String| payment.parties().iter().any(|party| party.to_string().contains(part));
+        filter.tenant.as_ref().is_none_or(|tenant| *tenant == payment.child.tenant)
+            && filter.name.as_ref().is_none_or(|name| *name == payment.id.to_string())
+            && filter.contains.as_ref().is_none_or(named)
+            && filter.state.as_ref().is_none_or(|wanted| payment_state(wanted) == Some(payment.state()))
+    };
+    let mut rows: Vec<_> = cloud.child_payments().filter(takes).map(child_payment_row).collect();
+    rows.sort_by_key(|row| std::cmp::Reverse(row.opened_at));
+    rows.truncate(limits::ADMIN_ROWS);
+    rows
+}
+
+fn child_payment_row(payment: &ChildPayment) -> ChildPaymentRow {
+    ChildPaymentRow {
+        payment: payment.id,
+        guardian: payment.guardian.clone(),
+        child: payment.child.clone(),
+        piggy_bank: payment.piggy_bank.clone(),
+        payee: payment.payee.clone(),
+        amount: payment.amount,
+        ordered: payment.ordered,
+        paid: payment.amount.currency.minor(payment.paid_minor()),
+        categories: payment.categories.clone(),
         state: payment.state(),
         at_rest: payment.at_rest(),
         reason: payment.reason.as_ref().map(ToString::to_string),

@@ -4,14 +4,22 @@
 use schemas::time::Timestamp;
 use schemas_mutants::Mutant;
 
+use crate::child::ChildFlow;
 use crate::chip::ChipFlow;
 use crate::cloud::Cloud;
 use crate::decision::Decision;
 use crate::event::Event;
-use crate::payment::{Attempt, ChipPayment, Command, Phase};
+use crate::payment::{AnyPayment, Attempt, ChipPayment, Command, Phase};
 
 /// For one payment: a start may find more of them than fit one decision.
-pub(crate) fn decide(cloud: &Cloud, payment: &ChipPayment, now: Timestamp, out: &mut Decision) {
+pub(crate) fn decide(cloud: &Cloud, payment: AnyPayment<'_>, now: Timestamp, out: &mut Decision) {
+    match payment {
+        AnyPayment::Chip(payment) => chip(cloud, payment, now, out),
+        AnyPayment::Child(payment) => ChildFlow { cloud, now, out }.reopen(payment),
+    }
+}
+
+fn chip(cloud: &Cloud, payment: &ChipPayment, now: Timestamp, out: &mut Decision) {
     if Mutant::TimersFireAtStart.is_active() {
         return ChipFlow { cloud, now, out }.timeout(payment);
     }

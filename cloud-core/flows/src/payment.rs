@@ -1,4 +1,6 @@
-//! One chip payment: what is known of it and how events change that. What is decided stands in `chip.rs`.
+//! One payment: what is known of it and how events change that. What is decided stands in `chip.rs` and `child.rs`.
+
+mod child;
 
 use schemas::ids::{
     Code, CommandId, Hash, Instance, ItemId, MerchantId, MessageId, Nonce, PaymentId, Principal,
@@ -7,6 +9,55 @@ use schemas::message::{Outcome, PaymentState};
 use schemas::money::Money;
 use schemas::time::Timestamp;
 use serde::{Deserialize, Serialize};
+
+pub use child::{ChildPayment, ChildPhase};
+
+/// A payment of any flow.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum AnyPayment<'a> {
+    Chip(&'a ChipPayment),
+    Child(&'a ChildPayment),
+}
+
+impl<'a> AnyPayment<'a> {
+    pub(crate) fn at_rest(self) -> bool {
+        match self {
+            Self::Chip(payment) => payment.at_rest(),
+            Self::Child(payment) => payment.at_rest(),
+        }
+    }
+
+    /// Who has to be asked or told before it can end.
+    pub(crate) fn parties(self) -> Vec<&'a Principal> {
+        match self {
+            Self::Chip(payment) => payment.parties().collect(),
+            Self::Child(payment) => payment.parties().to_vec(),
+        }
+    }
+
+    /// Whose books it is in.
+    pub(crate) fn tenant(self) -> &'a schemas::ids::TenantId {
+        match self {
+            Self::Chip(payment) => &payment.payer.tenant,
+            Self::Child(payment) => &payment.child.tenant,
+        }
+    }
+
+    pub(crate) fn id(self) -> PaymentId {
+        match self {
+            Self::Chip(payment) => payment.id,
+            Self::Child(payment) => payment.id,
+        }
+    }
+
+    /// When waiting ends; `None` where only an operator ends it.
+    pub(crate) fn due_at(self, retention_ms: u64) -> Option<Timestamp> {
+        match self {
+            Self::Chip(payment) => payment.due_at(retention_ms),
+            Self::Child(payment) => Some(payment.due_at(retention_ms)),
+        }
+    }
+}
 
 /// A payment through a chip (CP-1 to CP-18).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,6 +11,7 @@ use schemas::topic::Role;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::{AdminCommand, BankKind, Deadlines, OnUnknown};
+use crate::children::Child;
 use crate::limits;
 use crate::rejection::Rejection;
 use crate::right::{Operator, OperatorRole};
@@ -173,6 +174,9 @@ pub struct Registry {
     pub(crate) merchants: BTreeMap<(TenantId, MerchantId), Merchant>,
     pub(crate) devices: BTreeMap<Principal, Device>,
     pub(crate) persons: BTreeMap<Principal, Person>,
+    /// Persons whose accounts guardians may order payments from.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) children: BTreeMap<Principal, Child>,
     /// Their certificates are kept as devices' are.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) operators: BTreeMap<Principal, Operator>,
@@ -277,6 +281,7 @@ impl Registry {
                     Binding { merchant: merchant.clone(), executor: executor.clone(), items: items.clone() };
                 Ok(device.binding.as_ref() != Some(&new))
             }
+            AdminCommand::BindChild { child, bonds } => self.check_child(child, bonds),
             AdminCommand::CreatePerson { person, public_key, bank_account } => {
                 self.require_tenant(&person.tenant)?;
                 self.refuse_other(person, "person")?;
@@ -359,6 +364,9 @@ impl Registry {
                 if let Some(device) = self.devices.get_mut(&chip) {
                     device.binding = Some(Binding { merchant, executor, items });
                 }
+            }
+            command @ (AdminCommand::BindChild { .. } | AdminCommand::UnbindChild { .. }) => {
+                self.bind_child(command);
             }
             AdminCommand::CreatePerson { person, public_key, bank_account } => {
                 self.persons.insert(person, Person { public_key, bank_account });
@@ -559,6 +567,7 @@ fn check_lengths(command: &AdminCommand) -> Result<(), Rejection> {
         AdminCommand::CreateDevice { profile, .. } => (vec![profile], 0),
         AdminCommand::CreatePerson { bank_account, .. } => (bank_account.iter().collect(), 0),
         AdminCommand::BindChip { items, .. } => (vec![], items.len()),
+        AdminCommand::BindChild { bonds, .. } => (vec![&bonds.time_zone], 0),
         _ => (vec![], 0),
     };
     texts.into_iter().try_for_each(|text| check_text(text))?;
@@ -597,6 +606,7 @@ pub(crate) fn check_deadlines(d: &Deadlines) -> Result<(), Rejection> {
         d.command_status_ms,
         d.reconnect_ms,
         d.bank_retry_ms,
+        d.prompt_ms,
     ];
     // Shorter, and an exception's payment would be looked at without end.
     if d.retention_ms < 60_000 {

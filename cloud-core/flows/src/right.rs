@@ -80,6 +80,9 @@ fn need<'a>(cloud: &'a Cloud, command: &'a AdminCommand) -> Need<'a> {
         | AdminCommand::ChangeDevice { device, .. }
         | AdminCommand::DeleteDevice { device } => Need::Manage(&device.tenant),
         AdminCommand::BindChip { chip, .. } | AdminCommand::UnbindChip { chip } => Need::Manage(&chip.tenant),
+        AdminCommand::BindChild { child, .. } | AdminCommand::UnbindChild { child } => {
+            Need::Manage(&child.tenant)
+        }
         AdminCommand::CreatePerson { person, .. }
         | AdminCommand::ChangePerson { person, .. }
         | AdminCommand::DeletePerson { person }
@@ -95,7 +98,7 @@ fn need<'a>(cloud: &'a Cloud, command: &'a AdminCommand) -> Need<'a> {
         | AdminCommand::RevokeToken { principal } => Need::Work(&principal.tenant),
         // Of a payment that is not in memory nothing can be resolved by anybody.
         AdminCommand::ResolvePayment { payment, .. } => {
-            cloud.payment(*payment).map_or(Need::Platform, |found| Need::Work(&found.payer.tenant))
+            cloud.any_payment(*payment).map_or(Need::Platform, |found| Need::Work(found.tenant()))
         }
         AdminCommand::ListTenants
         | AdminCommand::ListDevices
@@ -172,8 +175,10 @@ pub(crate) fn narrow(cloud: &Cloud, answer: &mut AdminAnswer, tenant: &TenantId)
         AdminAnswer::Accounts(rows) => rows.retain(|row| row.tenant == *tenant),
         AdminAnswer::Payments(rows) => rows.retain(|row| row.payer.tenant == *tenant),
         AdminAnswer::Exceptions(rows) => rows.retain(|row| {
-            let payment = row.payment.and_then(|id| cloud.payment(id));
-            payment.is_some_and(|payment| payment.payer.tenant == *tenant)
+            let payment = row.payment.and_then(|id| cloud.any_payment(id));
+            payment.is_some_and(|payment| payment.tenant() == tenant)
         }),
+        AdminAnswer::Children(rows) => rows.retain(|row| row.child.tenant == *tenant),
+        AdminAnswer::ChildPayments(rows) => rows.retain(|row| row.child.tenant == *tenant),
     }
 }

@@ -1,6 +1,6 @@
 //! Sentences and status messages: who is told what of a payment.
 
-use schemas::ids::{Code, MessageId, Principal};
+use schemas::ids::{Code, MessageId, PaymentId, Principal};
 use schemas::message::{Down, PaymentState, PaymentStatus};
 use schemas::time::Timestamp;
 use schemas::wire::Text;
@@ -8,7 +8,7 @@ use schemas::wire::Text;
 use crate::cloud::Cloud;
 use crate::decision::Decision;
 use crate::limits;
-use crate::payment::ChipPayment;
+use crate::payment::{ChildPayment, ChipPayment};
 use crate::registry::Standing;
 
 /// Which parties hear of a change, beside the payer.
@@ -57,15 +57,15 @@ impl Decision {
         // A payer may be at the merchant's terminal.
         parties.dedup();
         for party in parties {
-            self.supersede(cloud, &party, payment);
-            let id = status_id(payment, &party, news.state);
+            self.supersede(cloud, &party, payment.id);
+            let id = status_id(payment.id, &party, news.state);
             let body = Down::PaymentStatus(status(payment, news, now));
             self.owe(cloud, &party, id, body, now.plus_ms(limits::STATUS_LIFE_MS));
         }
     }
 
     /// At most one status per payment is owed to a party; its id has one of the states in it.
-    fn supersede(&mut self, cloud: &Cloud, party: &Principal, payment: &ChipPayment) {
+    pub(crate) fn supersede(&mut self, cloud: &Cloud, party: &Principal, payment: PaymentId) {
         if cloud.outbox.depth(party) == 0 {
             return;
         }
@@ -76,9 +76,10 @@ impl Decision {
     }
 }
 
-fn status_id(payment: &ChipPayment, party: &Principal, state: PaymentState) -> MessageId {
+/// One message for each state of a payment that a party is told.
+pub(crate) fn status_id(payment: PaymentId, party: &Principal, state: PaymentState) -> MessageId {
     let party = party.to_string();
-    MessageId::derived("status", &[&payment.id.0, party.as_bytes(), state.as_str().as_bytes()])
+    MessageId::derived("status", &[&payment.0, party.as_bytes(), state.as_str().as_bytes()])
 }
 
 /// The status of a payment as news.
@@ -144,5 +145,60 @@ fn sentence(payment: &ChipPayment, news: &News) -> String {
             format!("The bank refuses to give {owed} back{because}; an operator looks into it.")
         }
         PaymentState::WrittenOff => format!("Closed by the operator{because}."),
+        // Of another flow.
+        PaymentState::Prompting | PaymentState::Settled | PaymentState::Rejected => state_alone(news.state),
+    }
+}
+
+fn state_alone(state: PaymentState) -> String {
+    format!("The payment is {state}.")
+}
+
+/// The status of a payment from a child's account. It is one unit, which is delivered when the money is.
+pub(crate) fn child_status(
+    payment: &ChildPayment,
+    state: PaymentState,
+    reason: Option<Code>,
+    now: Timestamp,
+) -> PaymentStatus {
+    let settled = state == PaymentState::Settled;
+    let paid_minor = if settled { payment.amount.minor } else { 0 };
+    PaymentStatus {
+        payment: payment.id,
+        state,
+        amount: payment.ordered,
+        paid: payment.amount.currency.minor(paid_minor),
+        delivered: u32::from(settled),
+        quantity: 1,
+        text: Text::new(child_sentence(payment, state, reason.as_ref())),
+        reason,
+        at: now,
+    }
+}
+
+/// One that a child understands too.
+fn child_sentence(payment: &ChildPayment, state: PaymentState, reason: Option<&Code>) -> String {
+    let (amount, child) = (payment.amount, &payment.child.id);
+    let because = match reason.map(Code::as_str) {
+        Some("piggy_bank_revoked" | "piggy_bank_changed") => " (another piggy bank is used now)",
+        Some("guardianship_ended") => " (whoever ordered it is no guardian any more)",
+        Some("prompt_not_accepted") => " (the piggy bank could not show it)",
+        _ => "",
+    };
+    match state {
+        PaymentState::Prompting if amount != payment.ordered => {
+            format!("Asking {child} for {amount}: the account has less than {}.", payment.ordered)
+        }
+        PaymentState::Prompting => format!("Asking {child} for {amount}."),
+        PaymentState::Settled if amount != payment.ordered => {
+            format!("{child} paid {amount} of {}: the account had no more.", payment.ordered)
+        }
+        PaymentState::Settled => format!("{child} paid {amount}."),
+        PaymentState::Rejected => format!("{child} said no. Nothing was paid."),
+        PaymentState::Expired => format!("{child} did not answer in time. Nothing was paid."),
+        PaymentState::Cancelled => "Cancelled. Nothing was paid.".to_owned(),
+        PaymentState::Refused => format!("This payment has ended{because}. Nothing was paid."),
+        PaymentState::Refunded => format!("{child} has {amount} back."),
+        other => state_alone(other),
     }
 }

@@ -6,17 +6,19 @@
 
 use cloud_core_ledger::AccountRejection;
 use schemas::ids::{MerchantId, PaymentId, Principal, TenantId};
+use schemas::message::Payee;
 use schemas::money::Money;
 use schemas::time::Timestamp;
 
 use crate::admin::{AdminAnswer, AdminCommand, AdminReply, BankKind, BatchReport, Setting};
 use crate::books::{self, Role};
+use crate::child::ChildFlow;
 use crate::cloud::Cloud;
 use crate::decision::Decision;
 use crate::desk;
 use crate::event::Event;
 use crate::limits;
-use crate::payment::ChipPayment;
+use crate::payment::{AnyPayment, ChipPayment};
 use crate::registry::{Binding, Merchant, Registry, check_deadlines, check_text, check_title, operator_name};
 use crate::rejection::Rejection;
 
@@ -107,6 +109,23 @@ fn decide_one(
         C::UnbindChip { chip } => {
             if registry.require_device(chip)?.binding.is_some() {
                 out.event(Event::Registered(command.clone()));
+            }
+            Ok(())
+        }
+        C::BindChild { child, bonds } => {
+            let is_new = registry.child(child).is_none();
+            desk::register(cloud, registry, command, now, out)?;
+            if !is_new {
+                ChildFlow { cloud, now, out }.bonds_changed(child, Some(bonds));
+            }
+            Ok(())
+        }
+        C::UnbindChild { child } => {
+            if registry.child(child).is_some() {
+                ChildFlow { cloud, now, out: &mut *out }.bonds_changed(child, None);
+                out.event(Event::Registered(command.clone()));
+            } else {
+                registry.require_person(child)?;
             }
             Ok(())
         }
@@ -207,14 +226,21 @@ fn delete(
         AdminCommand::DeleteTenant { tenant } => {
             registry.require_tenant(tenant)?;
             refuse_members(registry, tenant)?;
-            refuse_open_work(cloud, tenant, "entry", |payment| payment.payer.tenant == *tenant)?;
+            refuse_any_open_work(cloud, tenant, |payment| payment.tenant() == tenant)?;
             for role in [Role::Bank, Role::Holding, Role::Cash, Role::Suspense] {
                 close_account(cloud, tenant, &role, now, out)?;
             }
         }
         AdminCommand::DeleteMerchant { tenant, merchant } => {
             registry.require_merchant(tenant, merchant)?;
-            refuse_open_work(cloud, merchant, "entry", |payment| is_paid(payment, tenant, merchant))?;
+            let payee = Payee::Merchant(merchant.clone());
+            refuse_any_open_work(cloud, merchant, |payment| match payment {
+                AnyPayment::Chip(payment) => is_paid(payment, tenant, merchant),
+                AnyPayment::Child(payment) => payment.child.tenant == *tenant && payment.payee == payee,
+            })?;
+            if let Some(child) = registry.child_receiving_at(tenant, &payee) {
+                return Err(of_child(child, "pays to it"));
+            }
             if let Some(chip) = registry.chip_selling_for(tenant, merchant) {
                 return Err(still_bound(&chip, "sells for it"));
             }
@@ -222,7 +248,10 @@ fn delete(
         }
         AdminCommand::DeleteDevice { device } => {
             registry.require_device(device)?;
-            refuse_open_work(cloud, device, "entry", |payment| takes_part(payment, device))?;
+            refuse_any_open_work(cloud, device, |payment| payment.parties().contains(&device))?;
+            if let Some(child) = registry.child_using(device) {
+                return Err(of_child(child, "uses it"));
+            }
             if let Some(chip) = registry.chip_delivering_through(device) {
                 return Err(still_bound(&chip, "delivers through it"));
             }
@@ -230,7 +259,10 @@ fn delete(
         }
         AdminCommand::DeletePerson { person } => {
             registry.require_person(person)?;
-            refuse_open_work(cloud, person, "entry", |payment| takes_part(payment, person))?;
+            refuse_any_open_work(cloud, person, |payment| payment.parties().contains(&person))?;
+            if let Some(child) = registry.child_of(person) {
+                return Err(of_child(child, "is this person, or has it as guardian or payee"));
+            }
             if let Some(merchant) = registry.merchant_with_terminal(person) {
                 let text = format!(
                     "`{person}` is the terminal of the merchant `{merchant}`: give that another one first, with `admin merchants change`"
@@ -341,6 +373,24 @@ fn refuse_open_work(
     let queued = cloud.exceptions.payments().filter_map(|id| cloud.payment(id));
     let payment = cloud.open().chain(queued).find(|payment| takes_part(payment));
     payment.map_or(Ok(()), |payment| Err(open_work(name, what, payment.id)))
+}
+
+/// The same for payments of every flow.
+fn refuse_any_open_work(
+    cloud: &Cloud,
+    name: &dyn std::fmt::Display,
+    takes_part: impl Fn(AnyPayment<'_>) -> bool,
+) -> Result<(), Rejection> {
+    let queued = cloud.exceptions.payments().filter_map(|id| cloud.any_payment(id));
+    let payment = cloud.every_open_payment().chain(queued).find(|payment| takes_part(*payment));
+    payment.map_or(Ok(()), |payment| Err(open_work(name, "entry", payment.id())))
+}
+
+fn of_child(child: &Principal, how: &str) -> Rejection {
+    let text = format!(
+        "the child `{child}` {how}: `admin children bind` it otherwise, or `admin children unbind` it, first"
+    );
+    Rejection::new("still_bound", text)
 }
 
 fn open_work(name: &dyn std::fmt::Display, what: &str, payment: PaymentId) -> Rejection {

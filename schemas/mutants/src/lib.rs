@@ -63,6 +63,19 @@ mutants! {
     CancelAfterCommand = "cancel-after-command";
     /// a device that was revoked may connect
     RevokedMayConnect = "revoked-may-connect";
+    // The core: children
+    /// anybody may order from a child's account
+    GuardianNotAsked = "guardian-not-asked";
+    /// a child's limits are kept and not asked
+    LimitsNotAsked = "limits-not-asked";
+    /// any device may answer a prompt
+    AnyPiggyBankAnswers = "any-piggy-bank-answers";
+    /// a child's no is taken as a yes
+    RejectPays = "reject-pays";
+    /// a child's yes that comes after the payment has ended is booked
+    LateConfirmPays = "late-confirm-pays";
+    /// what a child did not confirm stays reserved
+    ChildReservationKept = "child-reservation-kept";
     // The core: the bank
     /// the bank's "not found" is taken as a refusal
     NotFoundIsRefused = "not-found-is-refused";

@@ -1,13 +1,14 @@
 //! What operators hear.
 
 use schemas::ids::{Instance, ItemId, MerchantId, PaymentId, Principal, PrincipalId, TenantId};
-use schemas::message::PaymentState;
+use schemas::message::{Categories, ChildLimits, Payee, PaymentState};
 use schemas::money::{Currency, Money};
 use schemas::time::Timestamp;
 use schemas::topic::Kind;
 use serde::{Deserialize, Serialize};
 
 use super::{BankKind, Deadlines, OnUnknown};
+use crate::children::Bonds;
 use crate::port::ConnectionId;
 use crate::registry::LastReport;
 use crate::rejection::Rejection;
@@ -36,6 +37,10 @@ pub enum AdminAnswer {
     Accounts(Vec<AccountRow>),
     /// Payments.
     Payments(Vec<PaymentRow>),
+    /// Children.
+    Children(Vec<ChildRow>),
+    /// Payments from children's accounts.
+    ChildPayments(Vec<ChildPaymentRow>),
     /// Exceptions.
     Exceptions(Vec<ExceptionRow>),
     /// Operators.
@@ -202,6 +207,52 @@ pub struct PaymentRow {
     /// Why, where there is something to explain.
     pub reason: Option<String>,
     /// When it began.
+    pub opened_at: Timestamp,
+}
+
+/// A child.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChildRow {
+    /// Who.
+    pub child: Principal,
+    /// Who and what belongs to it.
+    pub bonds: Bonds,
+    /// What a guardian has set.
+    pub limits: Option<ChildLimits>,
+    /// What its account has and has not reserved.
+    pub available: Money,
+    /// What its payments of today have taken or reserved.
+    pub spent_today: Money,
+}
+
+/// A payment from a child's account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChildPaymentRow {
+    /// Which.
+    pub payment: PaymentId,
+    /// Who ordered it.
+    pub guardian: Principal,
+    /// Whose account pays.
+    pub child: Principal,
+    /// Where the child was asked.
+    pub piggy_bank: Principal,
+    /// Who gets the money.
+    pub payee: Payee,
+    /// What is taken.
+    pub amount: Money,
+    /// What was ordered.
+    pub ordered: Money,
+    /// What the child has paid in the end.
+    pub paid: Money,
+    /// What it is for.
+    pub categories: Categories,
+    /// Its state.
+    pub state: PaymentState,
+    /// Whether it is final.
+    pub at_rest: bool,
+    /// Why, where there is something to explain.
+    pub reason: Option<String>,
+    /// When it was ordered.
     pub opened_at: Timestamp,
 }
 

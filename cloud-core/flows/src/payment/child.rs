@@ -1,0 +1,95 @@
+//! One payment that a guardian ordered from a child's account: what is known of it. What is decided stands in
+//! `child.rs`.
+
+use schemas::ids::{Code, PaymentId, Principal};
+use schemas::message::{Categories, Payee, PaymentState, Position, ResultTo};
+use schemas::money::Money;
+use schemas::time::Timestamp;
+use schemas::wire::Text;
+use serde::{Deserialize, Serialize};
+
+/// A payment from a child's account (PC-1 to PC-5, PC-8).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChildPayment {
+    /// Derived from who ordered and with which key.
+    pub id: PaymentId,
+    /// Who ordered it.
+    pub guardian: Principal,
+    /// Whose account pays.
+    pub child: Principal,
+    /// Where the child is asked: the one that it used when the payment was ordered.
+    pub piggy_bank: Principal,
+    /// Who gets the money; never [`Payee::Guardian`], but that guardian by name.
+    pub payee: Payee,
+    /// What is taken: reserved when it was ordered.
+    pub amount: Money,
+    /// What was ordered; more than `amount` where the account had less.
+    pub ordered: Money,
+    /// What it is for.
+    pub categories: Categories,
+    /// For the child to read.
+    pub note: Option<Text>,
+    /// Who is told the result.
+    pub tell: ResultTo,
+    /// The day whose limits it counts for: days since 1970 in the child's time zone.
+    pub day: i32,
+    /// When it was ordered.
+    pub opened_at: Timestamp,
+    /// The child is asked until then.
+    pub answer_by: Timestamp,
+    /// Where it is.
+    pub phase: ChildPhase,
+    /// Since when.
+    pub moved_at: Timestamp,
+    /// Why, where there is something to explain.
+    pub reason: Option<Code>,
+    /// Where the piggy bank was when the child answered.
+    pub position: Option<Position>,
+}
+
+/// Where a payment from a child's account is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChildPhase {
+    /// The child is asked.
+    Prompting {
+        /// An answer that arrives later no longer counts (correctness.md 16): later than `answer_by`, and never
+        /// before a piggy bank could have come back after an outage of ours.
+        settle_at: Timestamp,
+    },
+    /// For nothing.
+    Closed(PaymentState),
+}
+
+impl ChildPayment {
+    /// What people are told.
+    pub fn state(&self) -> PaymentState {
+        match self.phase {
+            ChildPhase::Prompting { .. } => PaymentState::Prompting,
+            ChildPhase::Closed(state) => state,
+        }
+    }
+
+    /// What the child has paid now, in minor units.
+    pub fn paid_minor(&self) -> u64 {
+        if self.phase == ChildPhase::Closed(PaymentState::Settled) { self.amount.minor } else { 0 }
+    }
+
+    /// Whether it is final.
+    pub fn at_rest(&self) -> bool {
+        matches!(self.phase, ChildPhase::Closed(_))
+    }
+
+    pub(crate) fn parties(&self) -> [&Principal; 3] {
+        [&self.guardian, &self.child, &self.piggy_bank]
+    }
+
+    /// When waiting ends.
+    pub(crate) fn due_at(&self, retention_ms: u64) -> Timestamp {
+        match self.phase {
+            ChildPhase::Prompting { settle_at } => settle_at,
+            ChildPhase::Closed(_) => self.moved_at.plus_ms(retention_ms),
+        }
+    }
+}
