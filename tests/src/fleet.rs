@@ -38,6 +38,7 @@ pub const DEADLINES: Deadlines = Deadlines {
     reconnect_ms: 4_000,
     bank_retry_ms: 100,
     retention_ms: 7 * 24 * 3_600_000,
+    prompt_ms: 20_000,
 };
 
 /// `(chip, its executor)`. Several chips may have the same executor.

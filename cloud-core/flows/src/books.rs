@@ -6,7 +6,7 @@
 //! or voided (correctness.md 19).
 
 use cloud_core_ledger::{
-    AccountId, BalanceLimit, Ledger, LedgerCode, Movement, OpenAccount, Transfer, TransferId,
+    AccountId, BalanceLimit, Ledger, LedgerCode, Movement, OpenAccount, Transfer, TransferId, TransferStatus,
 };
 use schemas::ids::{MerchantId, MessageId, PaymentId, Principal, TenantId};
 use schemas::message::Payee;
@@ -331,6 +331,14 @@ pub(crate) fn check_claims(cloud: &Cloud) -> Result<(), String> {
         let held = holding.map_or(0, |account| account.credits_posted.saturating_sub(account.debits_posted));
         if held != owed {
             return Err(format!("tenant {tenant} holds {held} minor units and owes {owed}"));
+        }
+    }
+    // A child is asked only while its money is reserved, and never longer.
+    for payment in cloud.child_payments() {
+        let reserved = cloud.ledger().transfer(ChildLegs::of(payment).id("reserve"));
+        let is_open = reserved.is_some_and(|record| matches!(record.status, TransferStatus::Reserved { .. }));
+        if is_open == payment.at_rest() {
+            return Err(format!("payment {} is {} and its reservation is not", payment.id, payment.state()));
         }
     }
     Ok(())

@@ -70,6 +70,21 @@ fn sentence(event: &Event) -> String {
             "{} asks to pay {} to {} for {} x {} at {}",
             payment.payer, payment.amount, payment.merchant, payment.quantity, payment.item, payment.chip
         ),
+        Event::ChildPaymentOpened(payment) => format!(
+            "{} orders {} from the account of {} to {}; {} are reserved, and {} asks until {}",
+            payment.guardian,
+            payment.ordered,
+            payment.child,
+            payment.payee,
+            payment.amount,
+            payment.piggy_bank,
+            payment.answer_by
+        ),
+        Event::ChildPaymentMoved { phase, reason, .. } => {
+            let phase = serde_json::to_value(phase).unwrap_or_default();
+            format!("now {}{}", short(&phase), because(reason))
+        }
+        Event::LimitsSet { child, guardian, .. } => format!("{guardian} sets limits for {child}"),
         Event::NonceClaimed { .. } => "the chip confirmed the payment information; it is used up".into(),
         Event::PaymentVerified { alive_until, .. } => {
             format!("the payer verified payee and amount; the bank has until {alive_until}")

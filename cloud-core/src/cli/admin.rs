@@ -1,6 +1,7 @@
 //! `cloud-core admin ...`: what operators do, each command one line on the admin socket.
 
 mod bulk;
+mod children;
 #[cfg(feature = "demo")]
 mod enroll;
 mod registered;
@@ -24,6 +25,7 @@ use crate::admin::client::AdminClient;
 use crate::admin::{Request, ShellCommand};
 use crate::cli::moment::Span;
 use crate::config::Config;
+use children::Children;
 use registered::{Merchants, Observers, People, Tenants, Wanted, one};
 use values::{Pair, Scoped};
 
@@ -94,6 +96,9 @@ enum AdminSubcommand {
     /// Observers: they listen to the feed and every `state` of their tenant, and say nothing.
     #[command(subcommand)]
     Observers(Observers),
+    /// Children: who guards them, which piggy bank they use, what was paid from their accounts.
+    #[command(subcommand)]
+    Children(Children),
     /// Accounts of our own ledger.
     #[command(subcommand)]
     Accounts(Accounts),
@@ -415,6 +420,7 @@ impl AdminSubcommand {
             Self::Chips(Chips::Unbind { chip }) => AdminCommand::UnbindChip { chip },
             Self::People(people) => people.command(),
             Self::Observers(observers) => observers.command(),
+            Self::Children(children) => children.command(),
             Self::Accounts(Accounts::List(wanted)) => wanted.of(Listing::Accounts, None),
             Self::Accounts(Accounts::Show { account }) => one(Listing::Accounts, &account),
             Self::Accounts(Accounts::Withdraw { account, amount, reference }) => {

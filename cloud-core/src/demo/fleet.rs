@@ -38,6 +38,7 @@ pub(super) const DEADLINES: Deadlines = Deadlines {
     reconnect_ms: 8_000,
     bank_retry_ms: 400,
     retention_ms: 7 * 24 * 3_600_000,
+    prompt_ms: 5_000,
 };
 /// Nothing in the demo takes longer, or something is wrong.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);

@@ -442,7 +442,7 @@ impl Device {
                 }
                 decision
             }
-            Down::RequestAnswer(_) | Down::PaymentVerification(_) => {
+            Down::RequestAnswer(_) | Down::PaymentVerification(_) | Down::PaymentPrompt(_) => {
                 self.state.decide_poison(&context, kind, payload, &Poison::Unexpected)
             }
         }

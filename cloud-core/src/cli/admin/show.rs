@@ -1,6 +1,6 @@
 //! Answers as people read them.
 
-use cloud_core_flows::admin::{AdminAnswer, BankKind, BooksReport, Presence};
+use cloud_core_flows::admin::{AdminAnswer, BankKind, BooksReport, ChildPaymentRow, ChildRow, Presence};
 use cloud_core_flows::registry::LastReport;
 use schemas::money::Money;
 
@@ -34,6 +34,8 @@ pub(super) fn is_empty(answer: &AdminAnswer) -> bool {
         AdminAnswer::Accounts(rows) => rows.is_empty(),
         AdminAnswer::Payments(rows) => rows.is_empty(),
         AdminAnswer::Operators(rows) => rows.is_empty(),
+        AdminAnswer::Children(rows) => rows.is_empty(),
+        AdminAnswer::ChildPayments(rows) => rows.is_empty(),
         _ => false,
     }
 }
@@ -196,10 +198,77 @@ fn table_of(answer: &AdminAnswer) -> Table {
                 ]
             })
         }
+        AdminAnswer::Children(rows) => children(rows),
+        AdminAnswer::ChildPayments(rows) => child_payments(rows),
         AdminAnswer::Exceptions(rows) => table(&["SINCE", "CASE", "PAYMENT", "WHAT TO DO"], rows, |row| {
             vec![row.raised_at.to_string(), row.case.clone(), or_dash(row.payment.as_ref()), row.text.clone()]
         }),
     }
+}
+
+fn children(rows: &[ChildRow]) -> Table {
+    let header = [
+        "CHILD",
+        "GUARDIANS",
+        "PIGGY BANK",
+        "RECEIVING",
+        "TIME ZONE",
+        "HAS",
+        "TODAY",
+        "EACH",
+        "PER DAY",
+        "QUIET",
+    ];
+    table(&header, rows, |row| {
+        let (bonds, limits) = (&row.bonds, row.limits.as_ref());
+        let guardians: Vec<_> = bonds.guardians.iter().map(ToString::to_string).collect();
+        vec![
+            row.child.to_string(),
+            guardians.join(" "),
+            or_dash(bonds.piggy_bank.as_ref()),
+            or_dash(bonds.receiving.as_ref()),
+            bonds.time_zone.clone(),
+            row.available.to_string(),
+            row.spent_today.to_string(),
+            or_dash(limits.and_then(|limits| limits.per_payment).as_ref()),
+            or_dash(limits.and_then(|limits| limits.per_day).as_ref()),
+            or_dash(limits.and_then(|limits| limits.quiet_hours).as_ref()),
+        ]
+    })
+}
+
+fn child_payments(rows: &[ChildPaymentRow]) -> Table {
+    let header = [
+        "PAYMENT",
+        "STATE",
+        "ORDERED",
+        "TAKEN",
+        "PAID",
+        "FOR",
+        "CHILD",
+        "GUARDIAN",
+        "PIGGY BANK",
+        "PAYEE",
+        "REASON",
+        "OPENED",
+    ];
+    table(&header, rows, |row| {
+        let categories: Vec<_> = row.categories.iter().map(ToString::to_string).collect();
+        vec![
+            row.payment.to_string(),
+            name_of(&row.state),
+            row.ordered.to_string(),
+            row.amount.to_string(),
+            row.paid.to_string(),
+            categories.join(" "),
+            row.child.to_string(),
+            row.guardian.to_string(),
+            row.piggy_bank.to_string(),
+            row.payee.to_string(),
+            or_dash(row.reason.as_ref()),
+            row.opened_at.to_string(),
+        ]
+    })
 }
 
 fn table<R>(header: &[&str], rows: &[R], cells: impl Fn(&R) -> Vec<String>) -> Table {
