@@ -3,6 +3,7 @@
 
 mod audit;
 mod children;
+mod family;
 mod fleet;
 mod narrator;
 mod stories;
@@ -28,7 +29,8 @@ pub async fn run(directory: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     narrator.title("Farthing: payments for far things");
     let mut fleet = Fleet::start(place.path(), &mut narrator).await?;
     let mut failed = Vec::new();
-    for story in stories::ALL {
+    let stories = || stories::ALL.iter().chain(family::STORIES);
+    for story in stories() {
         narrator.story(story.title, story.about);
         match (story.play)(&mut fleet, &mut narrator).await {
             Ok(()) => narrator.good(story.moral),
@@ -46,7 +48,7 @@ pub async fn run(directory: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     fleet.stop().await;
     let seconds = began.elapsed().as_secs();
     if failed.is_empty() {
-        narrator.end(&format!("{} stories in {seconds} s. The books agree.", stories::ALL.len()));
+        narrator.end(&format!("{} stories in {seconds} s. The books agree.", stories().count()));
         return Ok(ExitCode::SUCCESS);
     }
     narrator.end(&format!(

@@ -21,6 +21,7 @@ use schemas::signed::PublicKey;
 use schemas::wire::SignedBytes;
 
 use super::children::{Process, run};
+use super::family;
 use super::narrator::Narrator;
 use crate::admin::client::AdminClient;
 use crate::admin::{ShellAnswer, ShellCommand};
@@ -38,7 +39,7 @@ pub(super) const DEADLINES: Deadlines = Deadlines {
     reconnect_ms: 8_000,
     bank_retry_ms: 400,
     retention_ms: 7 * 24 * 3_600_000,
-    prompt_ms: 5_000,
+    prompt_ms: 8_000,
 };
 /// Nothing in the demo takes longer, or something is wrong.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -65,6 +66,8 @@ pub(super) struct Fleet {
     core_arguments: Vec<String>,
     pub(super) payer: Terminal,
     pub(super) merchant: Terminal,
+    pub(super) guardian: Terminal,
+    pub(super) bookshop: Terminal,
 }
 
 impl Fleet {
@@ -84,22 +87,29 @@ impl Fleet {
 
         let key = SigningKey::from_bytes(&crate::random::bytes()?);
         register(&admin, bank_address, &key)?;
+        family::register(&admin)?;
         let lane = addresses.mqtt_tcp.context("the core listens on TCP")?;
         let payer = person(&admin, lane, "acme/alice", Some(key))?;
         let merchant = person(&admin, lane, "acme/till", None)?;
+        let guardian = person(&admin, lane, "home/dad", None)?;
+        let bookshop = person(&admin, lane, "home/bookshop-till", None)?;
 
         let mut devices = Vec::new();
         for (chip, executor) in MACHINES {
-            devices.push(start_device(directory, &admin, &addresses, chip, "payment-chip", None).await?);
+            let chip = format!("acme/{chip}");
+            devices.push(start_device(directory, &admin, &addresses, &chip, "payment-chip", None).await?);
             if let Some((name, faults)) = executor {
-                let device =
-                    start_device(directory, &admin, &addresses, name, "vending-executor", Some(faults));
+                let (name, faults) = (format!("acme/{name}"), Some(*faults));
+                let device = start_device(directory, &admin, &addresses, &name, "vending-executor", faults);
                 devices.push(device.await?);
             }
         }
+        let piggy_bank = start_device(directory, &admin, &addresses, family::PIGGY_BANK, "piggy-bank", None);
+        devices.push(piggy_bank.await?);
         narrator
             .note(&format!("fleet   {} devices, each enrolled with a claim code, on mTLS", devices.len()));
         narrator.note("people  alice with 100.00 EUR at the bank; the till of Snacks & Co");
+        narrator.note("family  mia with a piggy bank and 20.00 EUR in our own ledger; her dad; a bookshop");
         let directory = directory.to_path_buf();
         Ok(Self {
             directory,
@@ -112,6 +122,8 @@ impl Fleet {
             core_arguments,
             payer,
             merchant,
+            guardian,
+            bookshop,
         })
     }
 
@@ -130,7 +142,7 @@ impl Fleet {
     }
 
     pub(super) fn device_directory(&self, device: &str) -> PathBuf {
-        self.directory.join(device)
+        self.directory.join(device.rsplit('/').next().unwrap_or(device))
     }
 
     /// Lines of the executors' physical logs: command -> units that came out, added up.
@@ -333,11 +345,11 @@ async fn start_device(
     directory: &Path,
     admin: &AdminClient,
     addresses: &Addresses,
-    name: &str,
+    principal: &str,
     profile: &str,
     faults: Option<&str>,
 ) -> anyhow::Result<Process> {
-    let principal = format!("acme/{name}");
+    let (_, name) = principal.split_once('/').context("a device's whole name")?;
     let issue = ShellCommand::IssueClaim { device: principal.parse()?, valid_ms: ONE_DAY_MS };
     let ShellAnswer::Claim { code, .. } = admin.shell(issue)? else { bail!("a claim for {name}") };
     let data = directory.join(name);
@@ -353,7 +365,7 @@ async fn start_device(
         "--server",
         &enrolment,
         "--device",
-        &principal,
+        principal,
         "--data",
         &data,
     ];

@@ -1,4 +1,5 @@
-//! The stories: each plays one case of the chip payment and fails if it ends otherwise than the table of outcomes says.
+//! The stories of the chip payment: each plays one case and fails if it ends otherwise than the table of outcomes says.
+//! Those of the family are in `family.rs`.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,7 +18,7 @@ use schemas::wire::SignedBytes;
 use super::fleet::{DEADLINES, Fleet, PATIENCE};
 use super::narrator::Narrator;
 
-type Play =
+pub(super) type Play =
     for<'a> fn(&'a mut Fleet, &'a mut Narrator) -> Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'a>>;
 
 /// One story.
@@ -275,7 +276,7 @@ async fn expect_exception(
 }
 
 /// Asks again and again; gives up after a while.
-async fn wait_until<F: Future<Output = anyhow::Result<bool>>>(
+pub(super) async fn wait_until<F: Future<Output = anyhow::Result<bool>>>(
     what: &str,
     ask: impl Fn() -> F,
 ) -> anyhow::Result<()> {

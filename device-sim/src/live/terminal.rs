@@ -11,8 +11,8 @@ use rumqttc::{
 use schemas::envelope::Envelope;
 use schemas::ids::{IdempotencyKey, MessageId, PaymentId, Principal};
 use schemas::message::{
-    Down, PaymentCancel, PaymentRefund, PaymentRequest, PaymentStatus, RequestAnswer, StatusRequest, Up,
-    VerificationAnswer, VerificationRequest,
+    Down, PaymentCancel, PaymentOrder, PaymentRefund, PaymentRequest, PaymentStatus, RequestAnswer,
+    StatusRequest, Up, VerificationAnswer, VerificationRequest,
 };
 use schemas::signed::Verification;
 use schemas::time::Timestamp;
@@ -77,15 +77,23 @@ impl Terminal {
         &self.principal
     }
 
-    /// Sends a request and waits for its answer.
+    /// Sends a request and waits for its answer, whatever it is.
+    ///
+    /// # Errors
+    /// Silence.
+    pub async fn ask(&mut self, body: Up, within: Duration) -> Result<RequestAnswer, TerminalError> {
+        let key = IdempotencyKey(random()?);
+        let envelope = Envelope::request(MessageId(random()?), key, now().plus_ms(600_000), body);
+        self.send(&envelope).await?;
+        self.answer_to(key, within).await
+    }
+
+    /// Sends a request for, or about, a payment and waits for its answer.
     ///
     /// # Errors
     /// Refused, or silence.
     pub async fn request(&mut self, body: Up, within: Duration) -> Result<PaymentId, TerminalError> {
-        let key = IdempotencyKey(random()?);
-        let envelope = Envelope::request(MessageId(random()?), key, now().plus_ms(600_000), body);
-        self.send(&envelope).await?;
-        let answer = self.answer_to(key, within).await?;
+        let answer = self.ask(body, within).await?;
         match (answer.payment, answer.refused) {
             (Some(payment), None) => Ok(payment),
             (_, code) => Err(TerminalError::Refused(
@@ -104,6 +112,14 @@ impl Terminal {
         within: Duration,
     ) -> Result<PaymentId, TerminalError> {
         self.request(Up::PaymentRequest(PaymentRequest { information }), within).await
+    }
+
+    /// Orders a payment from a child's account, as its guardian (PC-1).
+    ///
+    /// # Errors
+    /// Refused, or silence.
+    pub async fn order(&mut self, order: PaymentOrder, within: Duration) -> Result<PaymentId, TerminalError> {
+        self.request(Up::PaymentOrder(order), within).await
     }
 
     /// Withdraws a payment.
