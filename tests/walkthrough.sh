@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A payment by hand: bank, cloud core and two devices as processes of their own, the payer made of mosquitto_pub and
-# mosquitto_sub. First a success, then a failure with its refund. Everything it makes is in ./walkthrough.
+# Payments by hand: bank, cloud core and devices as processes of their own, people made of mosquitto_pub and
+# mosquitto_sub. First a success, then a failure with its refund, then a child's money. Everything is in ./walkthrough.
 #
 # Needs cloud-core, edge-agent and device-sim in PATH (cargo build --workspace; PATH=$PWD/target/debug:$PATH), jq,
 # and mosquitto-clients.
@@ -89,4 +89,48 @@ cloud-core admin books --json | jq -e '.rows.balanced and .rows.open_payments ==
 curl -s "$BANK/book" | jq -c '.accounts | map_values(.balance)'
 jq -e '.accounts.alice.balance == "18.50" and .accounts.holding.balance == "1.50" and (.refunds | length) == 1' bank.json > /dev/null
 jq -es 'length == 2 and (map(.delivered) | add) == 1' physical.log > /dev/null
+echo "== the books agree"
+
+# --- 7. A family: accounts in our own ledger, a child with a guardian and a piggy bank.
+cloud-core admin tenants create home --currency EUR
+for person in mia dad; do cloud-core admin people create home/$person; done
+cloud-core admin accounts deposit home/mia "20.00 EUR" --reference birthday
+cloud-core admin devices create home/piggy --profile piggy-bank
+cloud-core admin children bind home/mia --guardian dad --piggy-bank piggy --time-zone Europe/Berlin
+CODE=$(cloud-core admin claim create home/piggy | head -1)
+edge-agent enroll --claim "$CODE" --server "$(address enrolment)" --device home/piggy --data piggy
+edge-agent run --log warn --data piggy --profile piggy-bank --broker "$(address mqtt_tls)" &
+wait_for sh -c "edge-agent status --data piggy --json | jq -e '.connected and .cloud_time != null'"
+
+TOKEN=$(cloud-core admin token create home/dad | head -1)
+MQTT=(-h "${LANE%:*}" -p "${LANE##*:}" -V mqttv5 -u home/dad -P "$TOKEN" -q 1)
+stdbuf -oL mosquitto_sub "${MQTT[@]}" -i dad-hears -t 'ft/home/dad/down/+' -F '%t %X' > told &
+order() {
+  KEY=$(openssl rand -hex 16)
+  edge-agent message encode payment-order --key "$KEY" --body "$1" |
+    mosquitto_pub "${MQTT[@]}" -i dad-says -t ft/home/dad/up/payment-order -s
+  wait_for has_told request-answer "$KEY"
+  PAYMENT=$(read_told request-answer | jq -r .payment)
+}
+asked() { edge-agent prompt list --data piggy --json | jq -e --arg id "$PAYMENT" 'any(.prompts[]; .payment == $id)'; }
+
+echo "== dad orders, mia says yes"
+order '{"child": "mia", "amount": "7.50 EUR", "categories": ["books"], "note": "The one about whales"}'
+wait_for asked
+edge-agent prompt list --data piggy
+edge-agent prompt confirm "$PAYMENT" --data piggy
+wait_for has_told payment-status "$PAYMENT.*\"state\":\"settled\""
+read_told payment-status | jq -c '{state, paid, text}'
+
+echo "== dad orders, mia says no"
+order '{"child": "mia", "amount": "50.00 EUR", "minimum": "1.00 EUR", "categories": ["toys"]}'
+wait_for asked
+edge-agent prompt reject "$PAYMENT" --data piggy
+wait_for has_told payment-status "$PAYMENT.*\"state\":\"rejected\""
+read_told payment-status | jq -c '{state, paid, text}'
+
+cloud-core admin children list
+cloud-core admin children payments
+cloud-core admin books --json | jq -e '.rows.balanced and .rows.open_payments == 0' > /dev/null
+cloud-core admin children list --json | jq -e '.rows[0].available == "12.50 EUR"' > /dev/null
 echo "== the books agree"

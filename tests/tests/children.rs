@@ -220,7 +220,7 @@ async fn the_core_dies_while_the_child_thinks() {
 /// PC-4, PC-15: silence, a withdrawal, another piggy bank and a lost one: the prompt leaves the screen, nothing moves.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prompt_ends_without_an_answer() {
-    let mut fleet = family();
+    let fleet = family();
     let mut dad = terminal(&fleet, "home/dad");
     for (why, state) in [
         ("silence", PaymentState::Expired),
