@@ -112,6 +112,11 @@ impl<'a> ChipFlow<'a> {
         let Some(person) = self.cloud.registry.person(payer) else {
             return Err(Rejection::new("payer_unknown", "only a registered person can pay"));
         };
+        // Or it would spend beside its limits.
+        if self.cloud.registry.child(payer).is_some() {
+            let text = "a child's money is spent by a guardian's order, at the piggy bank";
+            return Err(Rejection::new("payer_is_child", text));
+        }
         let claimed = PaymentInformation::read_unverified(signed).map_err(|_| information_invalid())?;
         let (tenant, merchant, device) = self.check_chip(payer, &claimed)?;
         let Some(key) = device.public_key else {

@@ -667,6 +667,17 @@ fn find(w: &mut World, listing: Listing) -> cloud_core_flows::admin::AdminReply 
     w.admin(AdminCommand::Find { listing, filter: Filter::default() })
 }
 
+/// PC-13: nobody gets around the limits by paying at a machine.
+#[test]
+fn a_child_does_not_pay_at_machines() {
+    let mut w = family();
+    bind(&mut w, "ann", bonds(&["mum"], None)).unwrap();
+    let information = w.information(1);
+    let body = World::pay_request(w.signed(&information));
+    assert_eq!(w.request("ann", 1, body).refused.unwrap().as_str(), "payer_is_child");
+    w.finish();
+}
+
 /// Children's accounts are in our own ledger.
 #[test]
 fn a_tenant_with_a_bank_of_its_own_has_no_children() {

@@ -80,7 +80,7 @@ pub(super) enum Tenants {
         on_unknown: String,
         /// A deadline in milliseconds, for instance `start_ms=30000`; may be repeated. Names and defaults:
         /// health_check_ms 10000, verification_ms 120000, bank_ms 60000, presence_ms 300000, start_ms 20000,
-        /// report_ms 15000, command_status_ms 10000, reconnect_ms 30000, bank_retry_ms 1000,
+        /// report_ms 15000, command_status_ms 10000, reconnect_ms 30000, bank_retry_ms 1000, prompt_ms 120000,
         /// retention_ms 604800000.
         #[arg(long = "deadline", value_name = "NAME=MS")]
         deadlines: Vec<Pair<String, u64>>,
