@@ -27,6 +27,9 @@ text-512 = text .size (0..512)
 id16 = bstr .size 16
 payee = text .regexp \"guardian|(person|merchant)/[a-z0-9][a-z0-9-]{0,31}\"
 quiet-hours = text .regexp \"[0-2][0-9]:[0-5][0-9]-[0-2][0-9]:[0-5][0-9]\"
+allowance-schedule = { amount: money, every: \"day\" / \"week\" / \"month\", first_at: uint }
+goal = { title: text-512, amount: money }
+coming-allowance = { guardian: name, amount: money, every: \"day\" / \"week\" / \"month\", next_at: uint }
 position = { latitude_e7: int, longitude_e7: int, accuracy_m: uint, at: uint }
 ";
 

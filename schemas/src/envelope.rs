@@ -167,6 +167,8 @@ impl Up {
                 | Up::PaymentRefund(_)
                 | Up::PaymentOrder(_)
                 | Up::ChildLimits(_)
+                | Up::ChildAllowance(_)
+                | Up::SavingsGoals(_)
         )
     }
 }

@@ -20,3 +20,7 @@ pub const REQUEST_LIFE_MS: u64 = 24 * 60 * 60 * 1000;
 pub const CATEGORIES_OF_PAYMENT: usize = 8;
 /// Most categories with a limit of their own.
 pub const CATEGORY_LIMITS: usize = 32;
+/// Most goals that a child saves for.
+pub const GOALS: usize = 8;
+/// Most guardians of one child.
+pub const GUARDIANS_OF_CHILD: usize = 8;

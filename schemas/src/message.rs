@@ -360,6 +360,8 @@ bodies! {
         PaymentOrder(PaymentOrder),
         PaymentPrompt(PromptAnswer),
         ChildLimits(ChildLimits),
+        ChildAllowance(ChildAllowance),
+        SavingsGoals(SavingsGoals),
         DeviceReport(DeviceReport),
         Refused(Refused),
     }
@@ -375,6 +377,7 @@ bodies! {
         ExecutorCommand(ExecutorCommand),
         CommandStatus(CommandStatusRequest),
         PaymentPrompt(PaymentPrompt),
+        ChildView(ChildView),
         CloudTime(CloudTimeAnswer),
         Refused(Refused),
     }

@@ -81,7 +81,7 @@ kinds! {
     PaymentCancel = "payment-cancel", up: true, down: false;
     /// A merchant gives a completed payment back (CP-16).
     PaymentRefund = "payment-refund", up: true, down: false;
-    /// The answer to a request: one of the three above, a payment order, limits.
+    /// The answer to a request: one of the three above, a payment order, limits, an allowance, goals.
     RequestAnswer = "request-answer", up: false, down: true;
     /// Did this chip issue exactly this, and is it ready? (CP-3)
     HealthCheck = "health-check", up: true, down: true;
@@ -103,6 +103,12 @@ kinds! {
     PaymentPrompt = "payment-prompt", up: true, down: true;
     /// A guardian sets a child's limits (PC-13).
     ChildLimits = "child-limits", up: true, down: false;
+    /// A guardian sets or ends the allowance of a child (PC-14).
+    ChildAllowance = "child-allowance", up: true, down: false;
+    /// A guardian sets what a child saves for (PC-14).
+    SavingsGoals = "savings-goals", up: true, down: false;
+    /// What a child has and saves for, for the screen of its piggy bank (PC-14).
+    ChildView = "child-view", up: false, down: true;
     /// How a device is: periodically, and when it changes (CP-17).
     DeviceReport = "device-report", up: true, down: false;
     /// This message was not accepted, and why.

@@ -43,6 +43,11 @@ fn categories() -> Categories {
     Categories::new(vec!["lunch".parse().unwrap(), "sweets".parse().unwrap()]).unwrap()
 }
 
+fn goals() -> Goals {
+    let goal = Goal { title: Text::new("A scooter"), amount: "50.00 EUR".parse().unwrap() };
+    Goals::new(vec![goal]).unwrap()
+}
+
 /// One sample of every message in both directions.
 fn samples() -> (Vec<Envelope<Up>>, Vec<Envelope<Down>>) {
     let (id, key) = (MessageId([1; 16]), IdempotencyKey([2; 16]));
@@ -111,6 +116,11 @@ fn samples() -> (Vec<Envelope<Up>>, Vec<Envelope<Down>>) {
             per_category_and_day: CategoryAmounts::new([("sweets".parse().unwrap(), amount)].into()).unwrap(),
             quiet_hours: Some("21:00-07:00".parse().unwrap()),
         })),
+        request(Up::ChildAllowance(ChildAllowance {
+            child: "mia".parse().unwrap(),
+            schedule: Some(AllowanceSchedule { amount, every: Every::Week, first_at: at }),
+        })),
+        request(Up::SavingsGoals(SavingsGoals { child: "mia".parse().unwrap(), goals: goals() })),
     ];
     let message = |body| Envelope::message(id, body);
     let down = vec![
@@ -166,6 +176,19 @@ fn samples() -> (Vec<Envelope<Up>>, Vec<Envelope<Down>>) {
             categories: categories(),
             note: None,
             answer_by: at,
+        })),
+        message(Down::ChildView(ChildView {
+            child: "mia".parse().unwrap(),
+            available: amount,
+            as_of: at,
+            goals: goals(),
+            allowances: ComingAllowances::new(vec![ComingAllowance {
+                guardian: "dad".parse().unwrap(),
+                amount,
+                every: Every::Month,
+                next_at: at,
+            }])
+            .unwrap(),
         })),
     ];
     (up, down)

@@ -10,7 +10,7 @@ use cloud_core_ledger::{
 };
 use schemas::ids::{MerchantId, MessageId, PaymentId, Principal, TenantId};
 use schemas::message::Payee;
-use schemas::money::Currency;
+use schemas::money::{Currency, Money};
 use schemas_mutants::Mutant;
 
 use crate::admin::{AdminCommand, BankKind};
@@ -137,6 +137,17 @@ pub(crate) fn deposit(person: &Principal, minor: u64, currency: Currency, refere
         LedgerCode(currency.numeric()),
     );
     Transfer::post(TransferId(id), movement)
+}
+
+/// One payment of an allowance.
+pub(crate) fn allowance(payment: PaymentId, from: &Principal, to: &Principal, amount: Money) -> Transfer {
+    let (debit, credit) = (Role::Person(from).account(&from.tenant), Role::Person(to).account(&to.tenant));
+    let movement = Movement::new(debit, credit, amount.minor, LedgerCode(amount.currency.numeric()));
+    named(payment, Transfer::post(allowance_id(payment), movement))
+}
+
+pub(crate) fn allowance_id(payment: PaymentId) -> TransferId {
+    leg_id(payment, "paid")
 }
 
 /// A withdrawal from an internal account, once per reference.

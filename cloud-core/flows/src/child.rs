@@ -23,6 +23,9 @@
 //! | piggy bank revoked, enrolled anew, or another one bound; guardianship ended | nothing | nothing | refused: guardian, piggy bank |
 //! | the payee gives a settled payment back | has it back | nothing | refunded, once: everyone concerned |
 
+pub(crate) mod allowance;
+pub(crate) mod view;
+
 use schemas::ids::{Code, IdempotencyKey, MessageId, PaymentId, Principal};
 use schemas::message::{
     ChildAnswer, ChildLimits, Down, Payee, PaymentOrder, PaymentPrompt, PaymentState, PromptAnswer, ResultTo,
@@ -99,6 +102,7 @@ impl<'a> ChildFlow<'a> {
         self.out.book(self.cloud, &[ChildLegs::of(&payment).reserve()], self.now).map_err(|reason| {
             Rejection::new("books_refused", format!("the books refuse the reservation: {reason}"))
         })?;
+        self.out.shown.push(payment.child.clone());
         let prompt = Down::PaymentPrompt(self.prompt(&payment));
         self.out.event(Event::ChildPaymentOpened(payment.clone()));
         self.out.owe(self.cloud, &payment.piggy_bank, prompt_id(id), prompt, answer_by);
@@ -261,6 +265,10 @@ impl<'a> ChildFlow<'a> {
         reason: Option<Code>,
         position: Option<schemas::message::Position>,
     ) {
+        self.out.shown.push(payment.child.clone());
+        if let Payee::Person(id) = &payment.payee {
+            self.out.shown.push(Principal { tenant: payment.child.tenant.clone(), id: id.clone() });
+        }
         let phase = ChildPhase::Closed(state);
         self.out.event(Event::ChildPaymentMoved { payment: payment.id, phase, reason, position });
     }

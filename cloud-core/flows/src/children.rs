@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 use schemas::ids::{CategoryId, Principal, PrincipalId, TenantId};
-use schemas::message::{Categories, ChildLimits, Payee};
+use schemas::message::{Categories, ChildLimits, Goals, Payee};
 use schemas::money::{Currency, Money};
 use schemas::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::{AdminCommand, BankKind};
+pub use crate::child::allowance::Allowance;
 use crate::limits;
 use crate::registry::{Registry, Standing};
 use crate::rejection::Rejection;
@@ -22,8 +23,18 @@ pub struct Child {
     /// What a guardian has set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<ChildLimits>,
+    /// What it saves for (PC-14).
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub goals: Goals,
+    /// What its guardians pay to it by themselves (PC-14).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub allowances: BTreeMap<PrincipalId, Allowance>,
     /// What its payments have taken, or reserved, on the last day that had one.
     pub(crate) spent: Spent,
+}
+
+fn is_nothing(goals: &Goals) -> bool {
+    *goals == Goals::default()
 }
 
 /// Who and what belongs to a child.
@@ -85,6 +96,16 @@ pub(crate) struct LocalTime {
 }
 
 impl Child {
+    fn new(bonds: Bonds) -> Self {
+        Self {
+            bonds,
+            limits: None,
+            goals: Goals::default(),
+            allowances: BTreeMap::new(),
+            spent: Spent::default(),
+        }
+    }
+
     /// A day never comes back, also where the time zone was changed.
     pub(crate) fn local_time(&self, now: Timestamp) -> LocalTime {
         let local = local_time(&self.bonds.time_zone, now);
@@ -137,7 +158,7 @@ impl Child {
 }
 
 /// The zone's rules are those that this release was built with.
-fn time_zone(name: &str) -> Option<TimeZone> {
+pub(crate) fn time_zone(name: &str) -> Option<TimeZone> {
     TimeZoneDatabase::bundled().get(name).ok()
 }
 
@@ -241,17 +262,62 @@ impl Registry {
     /// Applies what was checked. Replay: total.
     pub(crate) fn bind_child(&mut self, command: AdminCommand) {
         match command {
-            AdminCommand::BindChild { child, bonds } => match self.children.get_mut(&child) {
-                Some(found) => found.bonds = bonds,
-                None => {
-                    self.children.insert(child, Child { bonds, limits: None, spent: Spent::default() });
+            AdminCommand::BindChild { child, bonds } => {
+                let former: Vec<_> = self.guardians_who_pay(&child);
+                // Who is no guardian any more pays no allowance any more.
+                for guardian in former.iter().filter(|guardian| !bonds.guardians.contains(guardian)) {
+                    self.set_allowance(&child, guardian, None);
                 }
-            },
+                match self.children.get_mut(&child) {
+                    Some(found) => found.bonds = bonds,
+                    None => drop(self.children.insert(child, Child::new(bonds))),
+                }
+            }
             AdminCommand::UnbindChild { child } => {
+                for guardian in self.guardians_who_pay(&child) {
+                    self.set_allowance(&child, &guardian, None);
+                }
                 self.children.remove(&child);
             }
             _ => {}
         }
+    }
+
+    fn guardians_who_pay(&self, child: &Principal) -> Vec<PrincipalId> {
+        self.children.get(child).into_iter().flat_map(|child| child.allowances.keys().cloned()).collect()
+    }
+
+    pub(crate) fn set_goals(&mut self, child: &Principal, goals: &Goals) {
+        if let Some(found) = self.children.get_mut(child) {
+            found.goals = goals.clone();
+        }
+    }
+
+    pub(crate) fn set_allowance(
+        &mut self,
+        child: &Principal,
+        guardian: &PrincipalId,
+        allowance: Option<Allowance>,
+    ) {
+        let Some(found) = self.children.get_mut(child) else { return };
+        if let Some(former) = found.allowances.remove(guardian) {
+            self.allowances_due.remove(&(former.next_at, child.clone(), guardian.clone()));
+        }
+        if let Some(allowance) = allowance {
+            found.allowances.insert(guardian.clone(), allowance);
+            self.allowances_due.insert((allowance.next_at, child.clone(), guardian.clone()));
+        }
+    }
+
+    /// When the next allowance is due.
+    pub(crate) fn next_allowance(&self) -> Option<Timestamp> {
+        self.allowances_due.first().map(|(at, _, _)| *at).filter(|at| *at < Timestamp::NEVER)
+    }
+
+    /// One that is due.
+    pub(crate) fn due_allowance(&self, now: Timestamp) -> Option<(&Principal, &PrincipalId)> {
+        let first = self.allowances_due.first().filter(|(at, _, _)| *at <= now);
+        first.map(|(_, child, guardian)| (child, guardian))
     }
 
     pub(crate) fn limit_child(&mut self, child: &Principal, limits: &ChildLimits) {

@@ -99,6 +99,10 @@ impl Cloud {
             Event::DeviceReported { device, report } => self.registry.report(device, report, record.at),
             Event::DeviceRevoked { device } => self.registry.revoke(device),
             Event::LimitsSet { child, limits, .. } => self.registry.limit_child(child, limits),
+            Event::GoalsSet { child, goals, .. } => self.registry.set_goals(child, goals),
+            Event::AllowanceSet { child, guardian, allowance, .. } => {
+                self.registry.set_allowance(child, guardian, *allowance);
+            }
             Event::Ledger(event) => self.ledger.evolve(event),
             Event::RequestAnswered { principal, content, not_after, answer } => {
                 self.window.remember(principal, *content, answer, *not_after);
@@ -371,7 +375,8 @@ impl Cloud {
     /// When the next thing is due that happens by time alone.
     pub fn next_due(&self) -> Option<Timestamp> {
         let timer = self.timers.first().map(|(at, _)| *at);
-        timer.into_iter().chain(self.outbox.next_expiry()).min()
+        let allowance = self.registry.next_allowance();
+        timer.into_iter().chain(self.outbox.next_expiry()).chain(allowance).min()
     }
 
     pub(crate) fn due_payment(&self, now: Timestamp) -> Option<AnyPayment<'_>> {

@@ -21,6 +21,8 @@ pub(crate) struct Decision {
     pub(crate) outputs: Vec<Output>,
     /// Whom the events have given something to pull.
     pub(crate) woken: Vec<Principal>,
+    /// Whose accounts or prospects have changed: a child's piggy bank is told afterwards.
+    pub(crate) shown: Vec<Principal>,
     /// Which operator decided it, where one did.
     pub(crate) by: Option<String>,
 }
@@ -31,6 +33,7 @@ impl Decision {
         self.events.extend(other.events);
         self.outputs.extend(other.outputs);
         self.woken.extend(other.woken);
+        self.shown.extend(other.shown);
     }
 
     pub(crate) fn event(&mut self, event: Event) {

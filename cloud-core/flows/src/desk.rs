@@ -112,6 +112,7 @@ fn deposit(
     let transfer = books::deposit(person, amount.minor, amount.currency, reference);
     let decided = cloud.ledger.decide_transfers(&[transfer], now.0);
     out.events.extend(decided.events.into_iter().map(Event::Ledger));
+    out.shown.push(person.clone());
     match decided.result {
         Ok(_) => Ok(AdminAnswer::Done),
         Err(why) => {

@@ -22,7 +22,7 @@ use schemas_journal::{
 use schemas_mutants::Mutant;
 
 use crate::admin::RefusalRow;
-use crate::child::ChildFlow;
+use crate::child::{self, ChildFlow};
 use crate::chip::ChipFlow;
 use crate::cloud::Cloud;
 use crate::decision::Decision;
@@ -276,6 +276,18 @@ impl<D: Disk> Driver<D> {
 
     /// Evolves by what was decided and holds the outputs back.
     fn take(&mut self, mut decision: Decision, now: Timestamp) {
+        let mut shown = std::mem::take(&mut decision.shown);
+        self.carry_out(decision, now);
+        shown.sort();
+        shown.dedup();
+        for child in shown {
+            let mut view = Decision::default();
+            child::view::show(&self.cloud, &child, now, &mut view);
+            self.carry_out(view, now);
+        }
+    }
+
+    fn carry_out(&mut self, mut decision: Decision, now: Timestamp) {
         if Mutant::RepeatAnsweredUnsynced.is_active() && decision.events.is_empty() {
             let replies = decision.outputs.extract_if(.., |output| matches!(output, Output::Reply { .. }));
             replies.for_each(|output| self.held.push_front((Position::ZERO, output)));
@@ -339,6 +351,8 @@ impl<D: Disk> Driver<D> {
                     AnyPayment::Chip(payment) => ChipFlow { cloud, now, out }.timeout(payment),
                     AnyPayment::Child(payment) => ChildFlow { cloud, now, out }.timeout(payment),
                 }
+            } else if let Some((child, guardian)) = self.cloud.registry.due_allowance(now) {
+                ChildFlow { cloud: &self.cloud, now, out: &mut decision }.pay_allowance(child, guardian);
             } else {
                 return;
             }
@@ -449,6 +463,7 @@ impl<D: Disk> Driver<D> {
         let is_device = self.cloud.registry().device(&principal).is_some();
         out.disconnect(self.lobby.subscribe(connection, is_device, now), DisconnectReason::TakenOver);
         offer_open_questions(&self.cloud, &principal, now, out);
+        out.shown.extend(self.cloud.registry.child_using(&principal).cloned());
         out.woken.push(principal);
     }
 

@@ -1,14 +1,15 @@
 //! Everything that can happen. Events are what the journal keeps; replay needs nothing else. Names are never reused.
 
 use schemas::cbor;
-use schemas::ids::{Code, CommandId, Hash, Instance, MessageId, PaymentId, Principal};
-use schemas::message::{ChildLimits, DeviceReport, Outcome, Position, RequestAnswer};
+use schemas::ids::{Code, CommandId, Hash, Instance, MessageId, PaymentId, Principal, PrincipalId};
+use schemas::message::{ChildLimits, DeviceReport, Goals, Outcome, Position, RequestAnswer};
 use schemas::signed::PublicKey;
 use schemas::time::Timestamp;
 use schemas::topic::Kind;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::{AdminCommand, Resolution};
+use crate::children::Allowance;
 use crate::exceptions::Case;
 use crate::payment::{ChildPayment, ChildPhase, ChipPayment, Command, Phase};
 use crate::port::OwedMessage;
@@ -159,6 +160,26 @@ pub enum Event {
         /// All of them.
         limits: ChildLimits,
     },
+    /// A guardian set or ended an allowance, or one payment of it was due.
+    AllowanceSet {
+        /// Whose.
+        child: Principal,
+        /// Who pays it.
+        guardian: PrincipalId,
+        /// From now on; none: it has ended.
+        allowance: Option<Allowance>,
+        /// Why the payment that was due was not made.
+        missed: Option<Code>,
+    },
+    /// A guardian set what a child saves for.
+    GoalsSet {
+        /// Whose.
+        child: Principal,
+        /// Who set it.
+        guardian: PrincipalId,
+        /// All of them.
+        goals: Goals,
+    },
     /// The executor is to act.
     CommandIssued {
         /// For which payment.
@@ -284,12 +305,14 @@ impl Event {
             | Self::PaymentMoved { .. }
             | Self::ChildPaymentOpened(_)
             | Self::ChildPaymentMoved { .. }
+            | Self::AllowanceSet { .. }
             | Self::PaymentRetired { .. }
             | Self::ExceptionRaised { .. }
             | Self::ExceptionsResolved { resolution: None, .. } => RecordKind::Money,
             Self::CommandIssued { .. } | Self::OutcomeReported { .. } => RecordKind::Command,
             Self::Registered(_)
             | Self::LimitsSet { .. }
+            | Self::GoalsSet { .. }
             | Self::DeviceEnrolled { .. }
             | Self::CertificateRenewed { .. }
             | Self::DeviceRevoked { .. }

@@ -96,6 +96,8 @@ impl Incoming<'_> {
             | Up::PaymentVerification(_)
             | Up::PaymentOrder(_)
             | Up::ChildLimits(_)
+            | Up::ChildAllowance(_)
+            | Up::SavingsGoals(_)
             | Up::StatusRequest(_) => person,
             Up::HealthCheck(_)
             | Up::ExecutorCommand(_)
@@ -144,7 +146,9 @@ impl Incoming<'_> {
             | Up::PaymentCancel(_)
             | Up::PaymentRefund(_)
             | Up::PaymentOrder(_)
-            | Up::ChildLimits(_) => {}
+            | Up::ChildLimits(_)
+            | Up::ChildAllowance(_)
+            | Up::SavingsGoals(_) => {}
         }
         Ok(())
     }
@@ -201,6 +205,8 @@ impl Incoming<'_> {
             }
             Up::PaymentOrder(order) => self.child_flow().order(principal, key, not_after, order).map(Some),
             Up::ChildLimits(limits) => self.child_flow().limits(principal, limits).map(|()| None),
+            Up::ChildAllowance(set) => self.child_flow().set_allowance(principal, set).map(|()| None),
+            Up::SavingsGoals(set) => self.child_flow().set_goals(principal, set).map(|()| None),
             Up::PaymentCancel(cancel) => match self.cloud.child_payment(cancel.payment) {
                 Some(payment) => self.child_flow().cancel(principal, payment).map(Some),
                 None => self.flow().cancel(principal, cancel.payment).map(Some),

@@ -13,7 +13,11 @@ pub const EXCEPTIONS: usize = 100_000;
 /// Longest free text of an operator (profile, bank address, account), in bytes.
 pub const REGISTERED_TEXT_BYTES: usize = 200;
 /// Guardians of one child.
-pub const GUARDIANS_OF_CHILD: usize = 8;
+pub const GUARDIANS_OF_CHILD: usize = schemas::limits::GUARDIANS_OF_CHILD;
+/// How far ahead the first payment of an allowance lies at most, in milliseconds: a year.
+pub const FIRST_ALLOWANCE_MS: u64 = 366 * 24 * 3_600_000;
+/// Longest title of a goal, in bytes.
+pub const GOAL_TITLE_BYTES: usize = 80;
 /// Items that one chip may tie to executors of their own.
 pub const ITEMS_OF_CHIP: usize = 256;
 /// Remembered requests of one principal. Refusal: `too_many_requests`.

@@ -115,6 +115,7 @@ fn decide_one(
         C::BindChild { child, bonds } => {
             let is_new = registry.child(child).is_none();
             desk::register(cloud, registry, command, now, out)?;
+            out.shown.push(child.clone());
             if !is_new {
                 ChildFlow { cloud, now, out }.bonds_changed(child, Some(bonds));
             }
@@ -346,6 +347,8 @@ pub(crate) fn withdraw(
     }
     let decided = cloud.ledger.decide_transfers(&[transfer], now.0);
     out.events.extend(decided.events.into_iter().map(Event::Ledger));
+    let person = account.strip_prefix("person/").and_then(|id| id.parse().ok());
+    out.shown.extend(person.map(|id| Principal { tenant: tenant.clone(), id }));
     match decided.result {
         Ok(_) => Ok(AdminAnswer::Done),
         Err(why) => {

@@ -7,9 +7,10 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use cloud_core_flows::admin::{AdminAnswer, AdminCommand, BankKind, Filter, Listing, OnUnknown};
+use cloud_core_flows::admin::{AdminAnswer, AdminCommand, Filter, Listing, OnUnknown};
 use cloud_core_flows::children::Bonds;
 use cloud_core_flows::port::PromiseRefusal;
+use common::family::{HAS, bind, bonds, eur, family};
 use common::{START, World, http, who};
 use schemas::ids::{MessageId, PaymentId};
 use schemas::message::{
@@ -20,51 +21,7 @@ use schemas::money::Money;
 use schemas::time::Timestamp;
 use schemas::wire::Text;
 
-const HAS: u64 = 2_000;
 const MINUTE_MS: u64 = 60_000;
-
-/// Mia (piggy bank `piggy`) and Leo (`piggy2`), guarded by Mum and Dad; Ann is nobody's guardian.
-fn family() -> World {
-    let mut w = World::new(BankKind::Internal, OnUnknown::Refund);
-    for person in ["mia", "leo", "mum", "dad"] {
-        let command =
-            AdminCommand::CreatePerson { person: who(person), public_key: None, bank_account: None };
-        w.admin(command).unwrap();
-    }
-    for child in ["mia", "leo"] {
-        w.admin(AdminCommand::Deposit { person: who(child), amount: eur(HAS), reference: "first".into() })
-            .unwrap();
-    }
-    for device in ["piggy", "piggy2", "piggy3"] {
-        let profile = "piggy-bank".to_owned();
-        w.admin(AdminCommand::CreateDevice { device: who(device), profile, longest_act_ms: 0 }).unwrap();
-        w.enrol(device, 1);
-    }
-    bind(&mut w, "mia", bonds(&["mum", "dad"], Some("piggy"))).unwrap();
-    bind(&mut w, "leo", bonds(&["mum"], Some("piggy2"))).unwrap();
-    for name in ["mum", "dad", "piggy", "piggy2", "piggy3"] {
-        w.connect(name);
-    }
-    w
-}
-
-fn eur(minor: u64) -> Money {
-    "EUR".parse::<schemas::money::Currency>().unwrap().minor(minor)
-}
-
-fn bonds(guardians: &[&str], piggy_bank: Option<&str>) -> Bonds {
-    Bonds {
-        guardians: guardians.iter().map(|name| name.parse().unwrap()).collect(),
-        piggy_bank: piggy_bank.map(|name| name.parse().unwrap()),
-        receiving: None,
-        time_zone: "Europe/Berlin".to_owned(),
-    }
-}
-
-fn bind(w: &mut World, child: &str, bonds: Bonds) -> Result<(), String> {
-    let reply = w.admin(AdminCommand::BindChild { child: who(child), bonds });
-    reply.map(|_| ()).map_err(|why| why.code.to_string())
-}
 
 fn order(minor: u64) -> PaymentOrder {
     PaymentOrder {

@@ -1,4 +1,4 @@
-//! The messages of the parent-child payment on a piggy bank (PC-1 to PC-5, PC-8, PC-13, PC-15).
+//! The messages of the parent-child payment on a piggy bank (PC-1 to PC-5, PC-8, PC-13 to PC-15).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -102,6 +102,123 @@ wire! {
     }
 }
 
+wire! {
+    /// A guardian sets, or ends, the allowance that it pays to a child (PC-14). Each guardian has one for each child.
+    pub struct ChildAllowance {
+        /// To whom.
+        pub child: PrincipalId,
+        /// From when on, how often and how much; left out: it ends.
+        pub schedule: Option<AllowanceSchedule>,
+    }
+}
+wire! {
+    /// A guardian sets what a child saves for, all of it at once (PC-14).
+    pub struct SavingsGoals {
+        /// Whose.
+        pub child: PrincipalId,
+        /// What for, at most 8; none: nothing.
+        pub goals: Goals,
+    }
+}
+wire! {
+    /// Cloud to piggy bank: what the child has and what it can look forward to, for its screen (PC-14). A newer one takes
+    /// the place of an older one.
+    pub struct ChildView {
+        /// Whose.
+        pub child: PrincipalId,
+        /// What the account has, without what is reserved.
+        pub available: Money,
+        /// When that was so.
+        pub as_of: Timestamp,
+        /// What the child saves for.
+        pub goals: Goals,
+        /// What comes in by itself, at most one from each guardian.
+        pub allowances: ComingAllowances,
+    }
+}
+wire_enum! {
+    /// How often an allowance is paid.
+    pub enum Every {
+        /// Each day.
+        Day = "day",
+        /// Each week.
+        Week = "week",
+        /// Each month; on its last day where it is too short.
+        Month = "month",
+    }
+}
+
+/// When and how much: at `first_at`, and then at the same time of day by the child's clock on the wall.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AllowanceSchedule {
+    /// Each time.
+    pub amount: Money,
+    /// How often.
+    pub every: Every,
+    /// The first time.
+    pub first_at: Timestamp,
+}
+
+/// Something that a child saves for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Goal {
+    /// For the child to read.
+    pub title: Text,
+    /// How much it takes.
+    pub amount: Money,
+}
+
+/// The next payment of an allowance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ComingAllowance {
+    /// From whom.
+    pub guardian: PrincipalId,
+    /// How much.
+    pub amount: Money,
+    /// How often.
+    pub every: Every,
+    /// When next.
+    pub next_at: Timestamp,
+}
+
+macro_rules! short_list {
+    ($(#[doc = $doc:literal] $name:ident of $item:ty, at most $most:expr;)*) => { $(
+        #[doc = $doc]
+        #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+        pub struct $name(Vec<$item>);
+
+        impl $name {
+            /// Checks the number.
+            ///
+            /// # Errors
+            /// Too many.
+            pub fn new(items: Vec<$item>) -> Result<Self, ChildMessageError> {
+                if items.len() > $most { Err(ChildMessageError::TooMany($most)) } else { Ok(Self(items)) }
+            }
+
+            /// Each of them.
+            pub fn iter(&self) -> impl Iterator<Item = &$item> {
+                self.0.iter()
+            }
+        }
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                Self::new(Vec::deserialize(deserializer)?).map_err(de::Error::custom)
+            }
+        }
+    )* };
+}
+
+short_list! {
+    #[doc = "What a child saves for, at most [`limits::GOALS`]."]
+    Goals of Goal, at most limits::GOALS;
+    #[doc = "What comes in by itself, at most [`limits::GUARDIANS_OF_CHILD`]."]
+    ComingAllowances of ComingAllowance, at most limits::GUARDIANS_OF_CHILD;
+}
+
 /// Categories of one payment: 1 to 8 different names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Categories(Vec<CategoryId>);
@@ -171,6 +288,9 @@ pub enum ChildMessageError {
     /// Too many.
     #[error("at most 32 categories have limits of their own")]
     TooManyLimits,
+    /// More than the list takes.
+    #[error("at most {0} are possible")]
+    TooMany(usize),
     /// Not an account.
     #[error("`{0}` is not a payee: write `guardian`, `person/NAME` or `merchant/NAME`")]
     Payee(String),
@@ -334,6 +454,24 @@ text_on_the_wire! {
 value_on_the_wire! {
     Categories => "[1*8 name]", { "type": "array", "minItems": 1, "maxItems": 8, "uniqueItems": true, "items": { "type": "string" } };
     CategoryAmounts => "{* name => money}", { "type": "object", "maxProperties": 32, "additionalProperties": { "type": "string" } };
+    AllowanceSchedule => "allowance-schedule", {
+        "type": "object",
+        "required": ["amount", "every", "first_at"],
+        "properties": {
+            "amount": { "type": "string" }, "every": { "enum": ["day", "week", "month"] }, "first_at": { "type": "integer" }
+        }
+    };
+    Goals => "[*8 goal]", {
+        "type": "array", "maxItems": 8,
+        "items": { "type": "object", "properties": { "title": { "type": "string" }, "amount": { "type": "string" } } }
+    };
+    ComingAllowances => "[*8 coming-allowance]", {
+        "type": "array", "maxItems": 8,
+        "items": { "type": "object", "properties": {
+            "guardian": { "type": "string" }, "amount": { "type": "string" },
+            "every": { "enum": ["day", "week", "month"] }, "next_at": { "type": "integer" }
+        } }
+    };
     Position => "position", {
         "type": "object",
         "required": ["latitude_e7", "longitude_e7", "accuracy_m", "at"],

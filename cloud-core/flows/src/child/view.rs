@@ -1,0 +1,40 @@
+//! What a child sees on its piggy bank (PC-14): as the cloud knew it when it was said.
+
+use schemas::ids::{MessageId, Principal};
+use schemas::message::{ChildView, ComingAllowance, ComingAllowances, Down};
+use schemas::time::Timestamp;
+use schemas::topic::Kind;
+
+use crate::books::Role;
+use crate::cloud::Cloud;
+use crate::decision::Decision;
+use crate::limits;
+
+/// Owes the child's piggy bank the newest view; older ones that nobody has fetched are withdrawn.
+pub(crate) fn show(cloud: &Cloud, child: &Principal, now: Timestamp, out: &mut Decision) {
+    let Some(found) = cloud.registry.child(child) else { return };
+    let Some(id) = found.bonds.piggy_bank.clone() else { return };
+    let Some(currency) = cloud.registry.tenant(&child.tenant).map(|tenant| tenant.currency) else { return };
+    let piggy_bank = Principal { tenant: child.tenant.clone(), id };
+    let available = cloud.ledger.available(Role::Person(child).account(&child.tenant)).unwrap_or_default();
+    let coming = found.allowances.iter().map(|(guardian, allowance)| ComingAllowance {
+        guardian: guardian.clone(),
+        amount: allowance.schedule.amount,
+        every: allowance.schedule.every,
+        next_at: allowance.next_at,
+    });
+    let view = ChildView {
+        child: child.id.clone(),
+        available: currency.minor(available),
+        as_of: now,
+        goals: found.goals.clone(),
+        allowances: ComingAllowances::new(coming.collect()).unwrap_or_default(),
+    };
+    for older in cloud.outbox.messages(&piggy_bank).filter(|owed| owed.kind == Kind::ChildView) {
+        out.withdraw(&piggy_bank, older.message, "superseded");
+    }
+    // Each is a message of its own: the acknowledgement of an older one must not clear a newer one.
+    let (sequence, _) = cloud.outbox.sequences();
+    let id = MessageId::derived("child-view", &[child.to_string().as_bytes(), &sequence.to_be_bytes()]);
+    out.owe(cloud, &piggy_bank, id, Down::ChildView(view), now.plus_ms(limits::STATUS_LIFE_MS));
+}
