@@ -9,8 +9,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
-use edge_agent_device::{Delivery, Device, Event, HardwareResult, IssueRequest, Output, Settings};
-use schemas::ids::{CommandId, Nonce};
+use edge_agent_device::{
+    Delivery, Device, Event, HardwareResult, IssueRequest, Output, PromptAnswerRequest, PromptRefusal,
+    Settings,
+};
+use schemas::ids::{CommandId, Nonce, PaymentId};
+use schemas::message::ChildAnswer;
 use schemas_journal::{SnapshotError, SnapshotTaken};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
@@ -19,7 +23,8 @@ use tokio::task::AbortHandle;
 use crate::clock::{boot_ms, random};
 use crate::connection::{Access, Connection, Endpoint, FromCloud};
 use crate::driver::{Act, Driver};
-use crate::local::{self, Refusal, Reply, Request};
+use crate::local::{self, PromptList, Refusal, Reply, Request};
+use crate::panel::{Panel, PanelError, PanelSettings, Shown, View};
 use crate::renewal::{self, Renewal};
 use crate::steps::{Step, pass};
 pub(crate) use storage::{Storage, StorageError};
@@ -42,6 +47,13 @@ pub(crate) enum Input {
         result: HardwareResult,
     },
     Local(Request, oneshot::Sender<Reply>),
+    /// At a display or a button.
+    Child {
+        payment: PaymentId,
+        answer: ChildAnswer,
+    },
+    /// Somebody at the screen wants the agent to end.
+    Quit,
     Snapshot(Result<SnapshotTaken, SnapshotError>),
     /// The certificate was renewed: the next connection is made with it.
     Renewed(Access),
@@ -52,6 +64,8 @@ pub(crate) struct Setup {
     pub(crate) settings: Settings,
     pub(crate) profile: edge_agent_device::Profile,
     pub(crate) driver: Driver,
+    /// None: the profile asks nobody.
+    pub(crate) panel: Option<PanelSettings>,
     pub(crate) endpoint: Endpoint,
     pub(crate) key: SigningKey,
     pub(crate) journal_directory: PathBuf,
@@ -68,6 +82,8 @@ pub(crate) struct Setup {
 pub(crate) enum AgentError {
     #[error(transparent)]
     Storage(#[from] StorageError),
+    #[error(transparent)]
+    Panel(#[from] PanelError),
     #[error(
         "the local socket {path} can't be made ({source}): check the data directory, and keep its path short"
     )]
@@ -92,6 +108,9 @@ struct Agent {
     storage: Storage,
     driver: Driver,
     acting: Option<AbortHandle>,
+    panel: Option<Panel>,
+    shown: Option<Shown>,
+    notice: Option<String>,
     endpoint: Endpoint,
     key: SigningKey,
     inputs: mpsc::Sender<Input>,
@@ -122,11 +141,16 @@ impl Agent {
         let conditions = Driver::conditions(&setup.profile.driver);
         let mut device = Device::open(setup.settings, setup.profile, recovered, random()?, now);
         device.handle_conditions(conditions, now);
+        // Last, since what goes wrong before it is said on the terminal.
+        let panel = setup.panel.map(|panel| panel.start(&inputs)).transpose()?;
         Ok(Self {
             device,
             storage,
             driver: setup.driver,
             acting: None,
+            panel,
+            shown: None,
+            notice: None,
             endpoint: setup.endpoint,
             key: setup.key,
             inputs,
@@ -154,6 +178,7 @@ impl Agent {
         tracing::info!(principal = %self.endpoint.principal, "ready");
         loop {
             self.commit()?;
+            self.refresh_panel();
             if self.stopping && (!self.device.is_acting() || boot_ms() >= stop_at_ms) {
                 return Ok(());
             }
@@ -169,6 +194,9 @@ impl Agent {
                     let mut next = input;
                     for _ in 0..BATCH_INPUTS {
                         let Some(input) = next else { break };
+                        if matches!(input, Input::Quit) {
+                            self.stop(&mut stop_at_ms);
+                        }
                         self.handle(input)?;
                         next = receiver.try_recv().ok();
                     }
@@ -194,6 +222,7 @@ impl Agent {
         if let Some(acting) = self.acting.take() {
             acting.abort();
         }
+        self.panel = None;
         self.local.abort();
         if let Some(renewing) = self.renewing.take() {
             renewing.abort();
@@ -212,6 +241,12 @@ impl Agent {
                 self.device.handle_hardware(command, result, now);
             }
             Input::Local(request, reply) => self.handle_local(request, reply, now)?,
+            Input::Child { payment, answer } => {
+                // Ticket 0 is nobody's: a refusal is told on the screen.
+                let request = PromptAnswerRequest { ticket: 0, payment, answer, position: None };
+                self.device.handle_prompt_answer(&request, now);
+            }
+            Input::Quit => {}
             Input::Snapshot(result) => self.storage.handle_snapshot(&result)?,
             Input::Renewed(access) => self.endpoint.access = access,
         }
@@ -306,6 +341,18 @@ impl Agent {
                 self.device.handle_set_up_mode(on, now);
                 Ok(json!({}))
             }
+            Request::Prompts => {
+                let (open, results) = (self.device.open_prompts(now), self.device.prompt_results());
+                Ok(json!(PromptList { open, results }))
+            }
+            Request::AnswerPrompt { payment, answer } => {
+                self.next_ticket += 1;
+                self.tickets.insert(self.next_ticket, reply);
+                let request =
+                    PromptAnswerRequest { ticket: self.next_ticket, payment, answer, position: None };
+                self.device.handle_prompt_answer(&request, now);
+                return Ok(());
+            }
             Request::PayInfo { item, quantity, valid_ms } => {
                 self.next_ticket += 1;
                 self.tickets.insert(self.next_ticket, reply);
@@ -369,6 +416,24 @@ impl Agent {
                 self.answer_ticket(ticket, result);
                 None
             }
+            Output::Prompt { shown } => {
+                let since_boot_ms = boot_ms();
+                // The same one for another time has been there before.
+                let payment = |shown: &Shown| shown.prompt.prompt.payment;
+                let before = self.shown.take();
+                self.shown = shown.map(|prompt| Shown { prompt, since_boot_ms }).map(|shown| match before {
+                    Some(before) if payment(&before) == payment(&shown) => {
+                        Shown { since_boot_ms: before.since_boot_ms, ..shown }
+                    }
+                    _ => shown,
+                });
+                self.notice = self.notice.take().filter(|_| self.shown.is_none());
+                None
+            }
+            Output::PromptAnswered { ticket, payment, answer, result } => {
+                self.tell_answered(ticket, payment, answer, result);
+                None
+            }
             Output::Show { status } => {
                 tracing::info!(payment = %status.payment, state = %status.state, text = %status.text, "payment");
                 None
@@ -412,14 +477,50 @@ impl Agent {
     }
 }
 
+/// What the child is asked, and what it said.
+impl Agent {
+    fn tell_answered(
+        &mut self,
+        ticket: u64,
+        payment: PaymentId,
+        answer: ChildAnswer,
+        result: Result<(), PromptRefusal>,
+    ) {
+        tracing::info!(%payment, %answer, refused = result.as_ref().err().map(PromptRefusal::code), "answered");
+        let result =
+            result.map_err(|refusal| Refusal { code: refusal.code().to_owned(), text: refusal.to_string() });
+        match self.tickets.remove(&ticket) {
+            // The caller may have gone away; the answer counts all the same.
+            Some(reply) => _ = reply.send(result.map(|()| json!({ "payment": payment, "answer": answer }))),
+            None => self.notice = result.err().map(|refusal| refusal.text),
+        }
+    }
+
+    fn refresh_panel(&mut self) {
+        let Some(panel) = &mut self.panel else { return };
+        let cloud_time = self.device.cloud_time(boot_ms());
+        let open = self.device.state().open_prompts();
+        panel.show(View {
+            principal: self.endpoint.principal.to_string(),
+            connected: self.device.is_connected(),
+            knows_time: cloud_time.is_some(),
+            more: open.saturating_sub(usize::from(self.shown.is_some())),
+            shown: self.shown.clone(),
+            results: self.device.prompt_results(),
+            notice: self.notice.clone(),
+        });
+    }
+}
+
 fn pass_all(events: &[Event], inbox: Step, intent: Step, outcome: Step) {
     for event in events {
         match event {
-            Event::CommandAccepted { .. } | Event::CheckAccepted { .. } | Event::CheckAnswered { .. } => {
-                pass(inbox)
-            }
+            Event::CommandAccepted { .. }
+            | Event::CheckAccepted { .. }
+            | Event::CheckAnswered { .. }
+            | Event::PromptAccepted { .. } => pass(inbox),
             Event::IntentRecorded { .. } => pass(intent),
-            Event::OutcomeRecorded { .. } => pass(outcome),
+            Event::OutcomeRecorded { .. } | Event::PromptAnswered { .. } => pass(outcome),
             _ => {}
         }
     }

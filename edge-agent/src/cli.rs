@@ -4,20 +4,22 @@ mod certificate;
 mod check;
 mod device;
 mod failure;
+mod prompt;
 mod run;
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use schemas::ids::{IdempotencyKey, ItemId, MessageId, Principal};
+use schemas::ids::{IdempotencyKey, ItemId, MessageId, PaymentId, Principal};
+use schemas::message::ChildAnswer;
 use schemas::topic::Kind;
 use serde_json::Value;
 
 use crate::config::Layer;
-use crate::message;
+use crate::{log, message};
 pub(crate) use failure::Failure;
 
 const EXIT_CODES: &str = "\
@@ -39,18 +41,18 @@ struct Arguments {
     command: Command,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 struct DataArguments {
     /// The device's data directory: identity, journal, agent.toml, local socket.
     #[arg(long, env = "FARTHING_DATA", default_value = "/var/lib/farthing-agent", value_name = "DIR")]
     data: PathBuf,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 struct RunArguments {
     #[command(flatten)]
     data: DataArguments,
-    /// payment-chip, vending-executor, or a file.
+    /// payment-chip, vending-executor, piggy-bank, or a file.
     #[arg(long, value_name = "NAME|FILE")]
     profile: Option<String>,
     /// The cloud's MQTT address, HOST:PORT.
@@ -62,6 +64,9 @@ struct RunArguments {
     /// Outcomes of a simulated driver, in turn, or @FILE: done, failed:CODE, part:UNITS, unknown, hang, late:MS.
     #[arg(long, value_name = "LIST")]
     faults: Option<String>,
+    /// What shows prompts, in place of the profile's display: screen (this terminal), none.
+    #[arg(long, value_name = "DISPLAY", value_parser = ["screen", "none"])]
+    display: Option<String>,
     /// Without enrolment, on loopback only: who this is. The token is read from FARTHING_TOKEN or agent.toml.
     #[arg(long, value_name = "TENANT/NAME")]
     principal: Option<Principal>,
@@ -117,7 +122,12 @@ enum Command {
         #[arg(long, value_name = "ITEM=UNITS", value_parser = parse_stock)]
         stock: Vec<(ItemId, u32)>,
     },
-    /// Begin or end set-up mode: meanwhile no payment information and no act.
+    /// What a piggy bank asks its child, and the child's answer.
+    Prompt {
+        #[command(subcommand)]
+        command: PromptCommand,
+    },
+    /// Begin or end set-up mode: meanwhile no payment information, no act and no prompt.
     SetUp {
         #[command(flatten)]
         data: DataArguments,
@@ -146,6 +156,24 @@ enum Command {
         /// Which shell.
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum PromptCommand {
+    /// What is asked now, and what became of the last ones.
+    List(DataArguments),
+    /// Pay. Only the first answer counts.
+    Confirm(AnswerArguments),
+    /// Do not pay. Only the first answer counts.
+    Reject(AnswerArguments),
+}
+
+#[derive(Debug, Args)]
+struct AnswerArguments {
+    #[command(flatten)]
+    data: DataArguments,
+    /// Which payment; may be left out if only one is asked about.
+    payment: Option<PaymentId>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -240,22 +268,16 @@ where
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    start_log(arguments.log);
+    let log_file = match &arguments.command {
+        Command::Run(run) => run::log_file(&run.data.data, run.clone().into()),
+        _ => None,
+    };
+    log::start(arguments.log, log_file.as_deref());
     let json = arguments.json;
     match execute(arguments.command, json) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(json),
     }
-}
-
-fn start_log(level: tracing::Level) {
-    // The demo enters here after it has set up a log of its own: then that one stays.
-    let _ = tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_max_level(level)
-        .with_target(false)
-        .try_init();
 }
 
 fn execute(command: Command, json: bool) -> Result<(), Failure> {
@@ -274,6 +296,15 @@ fn execute(command: Command, json: bool) -> Result<(), Failure> {
             let conditions = edge_agent_device::Conditions { tampered, executor_fault, stock };
             device::conditions(&data.data, conditions, json)
         }
+        Command::Prompt { command } => match command {
+            PromptCommand::List(data) => prompt::list(&data.data, json),
+            PromptCommand::Confirm(one) => {
+                prompt::answer(&one.data.data, one.payment, ChildAnswer::Confirm, json)
+            }
+            PromptCommand::Reject(one) => {
+                prompt::answer(&one.data.data, one.payment, ChildAnswer::Reject, json)
+            }
+        },
         Command::SetUp { data, mode } => device::set_up(&data.data, matches!(mode, Switch::On), json),
         Command::Key(data) => device::key(&data.data, json),
         Command::Certificate { command: CertificateCommand::Show(data) } => {
@@ -324,6 +355,7 @@ impl From<RunArguments> for Layer {
             profile: arguments.profile,
             physical_log: arguments.physical_log,
             faults: arguments.faults,
+            display: arguments.display,
             principal: arguments.principal,
             ..Layer::default()
         }

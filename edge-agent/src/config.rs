@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 const PROFILES: &[(&str, &str)] = &[
     ("payment-chip", include_str!("../profiles/payment-chip.toml")),
     ("vending-executor", include_str!("../profiles/vending-executor.toml")),
+    ("piggy-bank", include_str!("../profiles/piggy-bank.toml")),
 ];
 const CONFIG_FILE: &str = "agent.toml";
 
@@ -45,7 +46,7 @@ pub enum ConfigError {
     },
     /// Not a known name, and no file.
     #[error(
-        "`{0}` is neither a profile of this program (payment-chip, vending-executor) nor a readable file"
+        "`{0}` is neither a profile of this program (payment-chip, vending-executor, piggy-bank) nor a readable file"
     )]
     NoProfile(String),
     /// A profile that was read and refused.
@@ -114,6 +115,8 @@ settings! {
     physical_log: String, "FARTHING_PHYSICAL_LOG";
     /// Outcomes of a simulated driver, separated by commas, in place of the profile's.
     faults: String, "FARTHING_FAULTS";
+    /// What shows prompts, in place of the profile's display: `screen` or `none`.
+    display: String, "FARTHING_DISPLAY";
     /// `host:port` where the certificate is renewed; where it enrolled, if left out.
     server: String, "FARTHING_SERVER";
     /// MQTT keep alive, in seconds; 0: none.
@@ -176,7 +179,8 @@ impl Config {
     /// # Errors
     /// None configured, not found, refused.
     pub fn profile(&self) -> Result<Profile, ConfigError> {
-        let fix = "use --profile payment-chip, vending-executor or a file, or write it into agent.toml";
+        let fix =
+            "use --profile payment-chip, vending-executor, piggy-bank or a file, or write it into agent.toml";
         let name = self.values.profile.as_deref().ok_or(ConfigError::Missing { name: "profile", fix })?;
         let text = match PROFILES.iter().find(|(known, _)| *known == name) {
             Some((_, text)) => (*text).to_owned(),
@@ -193,6 +197,11 @@ impl Config {
     /// Where the journal is.
     pub fn journal_directory(&self) -> PathBuf {
         self.data.join("journal")
+    }
+
+    /// Where the log goes while the agent draws on its terminal.
+    pub fn log_file(&self) -> PathBuf {
+        self.data.join("agent.log")
     }
 
     /// The running agent's socket.

@@ -11,6 +11,8 @@ mod connection;
 mod driver;
 pub mod enrolment;
 mod local;
+mod log;
 mod message;
+mod panel;
 pub mod renewal;
 pub mod steps;

@@ -7,8 +7,9 @@ use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use edge_agent_device::Conditions;
-use schemas::ids::ItemId;
+use edge_agent_device::{Conditions, OpenPrompt, PromptResult};
+use schemas::ids::{ItemId, PaymentId};
+use schemas::message::ChildAnswer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
@@ -28,6 +29,17 @@ pub(crate) enum Request {
     PayInfo { item: ItemId, quantity: u32, valid_ms: Option<u64> },
     Conditions { conditions: Conditions },
     SetUp { on: bool },
+    Prompts,
+    AnswerPrompt { payment: PaymentId, answer: ChildAnswer },
+}
+
+/// The answer to [`Request::Prompts`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct PromptList {
+    /// Oldest first.
+    pub(crate) open: Vec<OpenPrompt>,
+    /// Newest first.
+    pub(crate) results: Vec<PromptResult>,
 }
 
 /// The answer: a value, or a refusal with a stable code.

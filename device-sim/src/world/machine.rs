@@ -335,7 +335,7 @@ impl World {
             }
             Output::Act { command, item, quantity } => self.hardware_acts(index, command, &item, quantity)?,
             Output::Issued { ticket, result } => self.information_issued(index, ticket, result),
-            Output::Show { .. } => {}
+            Output::Show { .. } | Output::Prompt { .. } | Output::PromptAnswered { .. } => {}
         }
         Ok(())
     }

@@ -46,6 +46,19 @@ impl Clock {
         Some(known.stamp.plus_ms(elapsed_ms).plus_ms(self.drift_ms(elapsed_ms)))
     }
 
+    /// The last moment at which the upper bound is not later than `time`. In the past if it never was; none as long as
+    /// the time is unknown.
+    pub(crate) fn last_boot_ms(&self, time: Timestamp) -> Option<u64> {
+        let known = self.known?;
+        if time < known.stamp {
+            return Some(known.asked_boot_ms.saturating_sub(1));
+        }
+        // The largest e with e + ceil(e * ppm / 10^6) <= time - stamp.
+        let (whole, ppm) = (1_000_000_u128, u128::from(self.drift_ppm));
+        let elapsed_ms = u128::from(time.ms_since(known.stamp)) * whole / (whole + ppm);
+        Some(known.asked_boot_ms.saturating_add(u64::try_from(elapsed_ms).unwrap_or(u64::MAX)))
+    }
+
     /// The cloud's time is not earlier than this.
     pub(crate) fn lower(&self, now_boot_ms: u64) -> Option<Timestamp> {
         let known = self.known?;
@@ -117,6 +130,23 @@ mod tests {
         assert_eq!(clock.lower(1_300), Some(Timestamp(50_000)));
         assert_eq!(clock.upper(11_000), Some(Timestamp(50_000 + 10_000 + 2)));
         assert_eq!(clock.lower(11_300), Some(Timestamp(50_000 + 10_000 - 2)));
+    }
+
+    /// Exact to the millisecond: a prompt disappears at the first moment that may be too late.
+    #[test]
+    fn the_last_moment_is_the_last_with_an_upper_bound_in_time() {
+        for drift_ppm in [0, 1, 200, 999_999, 5_000_000] {
+            let mut clock = Clock::new(drift_ppm, 600_000, [0; 16]);
+            assert_eq!(clock.last_boot_ms(Timestamp(50_000)), None);
+            answered(&mut clock, 1_000, 1_000, 50_000);
+            for ahead in [0, 1, 2, 999, 4_999, 5_000, 5_001, 600_000, 86_400_000] {
+                let time = Timestamp(50_000 + ahead);
+                let last = clock.last_boot_ms(time).unwrap();
+                assert!(clock.upper(last).unwrap() <= time, "{drift_ppm} {ahead}");
+                assert!(clock.upper(last + 1).unwrap() > time, "{drift_ppm} {ahead}");
+            }
+            assert!(clock.last_boot_ms(Timestamp(49_999)).unwrap() < 1_000);
+        }
     }
 
     #[test]

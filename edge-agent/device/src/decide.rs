@@ -3,6 +3,7 @@
 mod check;
 mod command;
 mod issue;
+mod prompt;
 
 use std::collections::BTreeMap;
 
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use command::HardwareResult;
 pub(crate) use command::Start;
 pub use issue::{IssueRefusal, IssueRequest, Issued};
+pub use prompt::{PromptAnswerRequest, PromptRefusal};
 
 use crate::event::{DeadLetter, Direction, Event, SpoolEntry};
 use crate::limits;
@@ -63,7 +65,8 @@ pub(crate) enum Decision {
 impl State {
     /// Messages in the spool and answers that open work will put there.
     fn spool_used(&self) -> usize {
-        self.spool.len() + self.queue.len() + (self.checks.len() - self.checks_answered.len())
+        let waiting_checks = self.checks.len() - self.checks_answered.len();
+        self.spool.len() + self.queue.len() + waiting_checks + self.prompts.open.len()
     }
 
     pub(crate) fn spool_has_room(&self) -> bool {
@@ -152,8 +155,10 @@ impl State {
             .map(|(nonce, _)| *nonce)
             .take(limits::FORGOTTEN_AT_ONCE)
             .collect();
-        let nothing = commands.is_empty() && checks.is_empty() && informations.is_empty();
-        (!nothing).then_some(Event::Forgotten { commands, checks, informations })
+        let prompts = self.prompts_to_forget(lower);
+        let nothing =
+            commands.is_empty() && checks.is_empty() && informations.is_empty() && prompts.is_empty();
+        (!nothing).then_some(Event::Forgotten { commands, checks, informations, prompts })
     }
 
     /// Only above the count bound, and only what ended at least 48 h of cloud time ago. One that ended at an unknown

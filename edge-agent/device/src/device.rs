@@ -1,6 +1,7 @@
 //! The device: inputs in, events and outputs out. Every output carries the position that it was computed from.
 
 mod link;
+mod prompt;
 mod self_report;
 
 use std::collections::VecDeque;
@@ -23,6 +24,7 @@ use crate::report::Reporter;
 use crate::state::{CommandRecord, State};
 use crate::status::{OpenCommand, Status};
 use link::Link;
+use prompt::Showing;
 use self_report::SelfReport;
 
 /// PUBACK reason code "quota exceeded": send it again later.
@@ -115,6 +117,7 @@ pub struct Device {
     acting: Option<Acting>,
     /// Accepted, and perhaps not on disk yet: these do not begin.
     accepting: VecDeque<(Position, CommandId)>,
+    showing: Showing,
     set_up_mode: bool,
     stopping: bool,
     journal_accepts: bool,
@@ -146,6 +149,7 @@ impl Device {
             conditions: Conditions::default(),
             acting: None,
             accepting: VecDeque::new(),
+            showing: Showing::default(),
             set_up_mode: false,
             stopping: false,
             journal_accepts: true,
@@ -282,6 +286,7 @@ impl Device {
         while self.accepting.front().is_some_and(|(accepted, _)| *accepted <= self.synced) {
             self.accepting.pop_front();
         }
+        self.showing.handle_synced(self.synced);
         self.advance(now_boot_ms);
     }
 
@@ -314,6 +319,7 @@ impl Device {
             link.filter(|_| waits_for_clock)
                 .map(|link| link.connected_boot_ms.saturating_add(self.settings.clock_wait_ms)),
             self.acting.as_ref().filter(|acting| !acting.given_up).map(|acting| acting.give_up_boot_ms),
+            self.next_prompt_end_boot_ms(),
         ]
         .into_iter()
         .flatten()
@@ -340,6 +346,11 @@ impl Device {
         Some((self.clock.lower(now_boot_ms)?, self.clock.upper(now_boot_ms)?))
     }
 
+    /// There is a connection to the cloud.
+    pub fn is_connected(&self) -> bool {
+        self.link.is_some()
+    }
+
     /// An act is going on.
     pub fn is_acting(&self) -> bool {
         self.acting.as_ref().is_some_and(|acting| !acting.given_up)
@@ -362,6 +373,8 @@ impl Device {
             dead_letters: state.dead_letters.iter().cloned().collect(),
             dead_letters_total: state.dead_letters_total,
             payments: state.payment_states.iter().copied().collect(),
+            open_prompts: self.open_prompts(now_boot_ms),
+            prompt_results: self.prompt_results(),
             hardware_silent: self.hardware_silent(),
             journal_full: !self.journal_accepts,
             position: self.position.value(),
@@ -395,6 +408,7 @@ impl Device {
             if let Event::CommandAccepted { command } = &event {
                 self.accepting.push_back((self.position, command.command));
             }
+            self.showing.handle_event(&event, self.position);
             self.unrecorded.push_back(event);
         }
     }
@@ -435,14 +449,21 @@ impl Device {
                 Decision::Record(vec![])
             }
             Down::PaymentStatus(status) => {
-                let decision = self.state.decide_payment_state(&context, &status);
+                let decision = match &self.profile.prompt {
+                    Some(_) => self.state.decide_payment_result(&context, &status),
+                    None => self.state.decide_payment_state(&context, &status),
+                };
                 if matches!(&decision, Decision::Record(events) if !events.is_empty()) {
                     // A display promises nothing, so it need not wait for the record.
                     self.output(Output::Show { status });
                 }
                 decision
             }
-            Down::RequestAnswer(_) | Down::PaymentVerification(_) | Down::PaymentPrompt(_) => {
+            Down::PaymentPrompt(prompt) => match &self.profile.prompt {
+                Some(rules) => self.state.decide_prompt(&context, rules.queue_max, &prompt),
+                None => self.state.decide_poison(&context, kind, payload, &Poison::Unexpected),
+            },
+            Down::RequestAnswer(_) | Down::PaymentVerification(_) => {
                 self.state.decide_poison(&context, kind, payload, &Poison::Unexpected)
             }
         }
@@ -460,6 +481,8 @@ impl Device {
         self.give_up_silent_hardware(now_boot_ms);
         self.answer_waiting_checks(now_boot_ms);
         self.begin_commands(now_boot_ms);
+        self.end_late_prompts(now_boot_ms);
+        self.show_prompt(now_boot_ms);
         let forgotten = self.state.decide_forget(&self.context(now_boot_ms));
         self.record(forgotten);
         self.send(now_boot_ms);

@@ -2,7 +2,10 @@
 
 use schemas::cbor::{self, CborError};
 use schemas::ids::{Code, CommandId, Hash, ItemId, MessageId, Nonce, PaymentId};
-use schemas::message::{ExecutorCommand, HealthCheckRequest, HealthVerdict, Outcome, PaymentState};
+use schemas::message::{
+    ChildAnswer, ExecutorCommand, HealthCheckRequest, HealthVerdict, Outcome, PaymentPrompt, PaymentState,
+    PaymentStatus, Position,
+};
 use schemas::time::Timestamp;
 use schemas::topic::Kind;
 use serde::{Deserialize, Serialize};
@@ -30,6 +33,16 @@ pub enum Direction {
     Up,
     /// From the cloud, and nothing that this device understands.
     Down,
+}
+
+/// Why a prompt is over without an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PromptEnd {
+    /// Nobody answered in time, or it came too late to be shown.
+    TooLate,
+    /// The cloud asks no longer: its `payment-status` says why.
+    Withdrawn,
 }
 
 /// A message that will not be handled, kept for `status`.
@@ -160,6 +173,37 @@ pub enum Event {
         checks: Vec<MessageId>,
         /// Payment informations that ended.
         informations: Vec<Nonce>,
+        /// Answered and ended prompts.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        prompts: Vec<PaymentId>,
+    },
+    /// A prompt was taken in; its PUBACK waits for this record, and so does the screen (PC-2).
+    PromptAccepted {
+        /// What is asked.
+        prompt: PaymentPrompt,
+    },
+    /// The child answered; a repeat of the prompt gets the same answer (PC-3).
+    PromptAnswered {
+        /// Which payment.
+        payment: PaymentId,
+        /// What the child said.
+        answer: ChildAnswer,
+        /// Where that was.
+        position: Option<Position>,
+        /// Goes to the cloud.
+        report: SpoolEntry,
+    },
+    /// A prompt is over without an answer: it is never shown again.
+    PromptEnded {
+        /// Which payment.
+        payment: PaymentId,
+        /// Why.
+        why: PromptEnd,
+    },
+    /// The cloud told what became of a payment, for the child to read; an open prompt about it is over (PC-5).
+    PaymentResultReceived {
+        /// As the cloud told it.
+        status: PaymentStatus,
     },
 }
 

@@ -1,4 +1,4 @@
-//! The device state machine: what a payment chip or an executor remembers, decides and asks for.
+//! The device state machine: what a payment chip, an executor or a piggy bank remembers, decides and asks for.
 //!
 //! Begin with [`Device`]: inputs are `handle_*`, results are `poll_*`. Every decision becomes an [`Event`] that the
 //! shell journals; every [`Output`] waits until the journal position that it was computed from is synced. The order
@@ -6,7 +6,8 @@
 //!
 //! # What is absent
 //! No clock, no randomness, no files, no sockets. No second act for one command id: an intent without an outcome
-//! is reported as `unknown` after a restart, never tried again. No output that leaves before its record is durable.
+//! is reported as `unknown` after a restart, never tried again. No output that leaves before its record is durable. No
+//! prompt that is shown, and no answer that is taken, when it may be later than the cloud waits (PC-3).
 
 mod clock;
 mod decide;
@@ -20,13 +21,16 @@ mod state;
 mod status;
 mod suggest;
 
-pub use decide::{Conditions, HardwareResult, IssueRefusal, IssueRequest, Issued};
-pub use device::{Device, Recovered, Settings};
-pub use event::{DeadLetter, Direction, Event, SpoolEntry};
-pub use output::{Delivery, Output};
-pub use profile::{
-    Capability, Condition, DriverSettings, ExecutorRules, InformationRules, Item, Profile, ProfileError, Sale,
+pub use decide::{
+    Conditions, HardwareResult, IssueRefusal, IssueRequest, Issued, PromptAnswerRequest, PromptRefusal,
 };
-pub use state::{CommandRecord, State};
-pub use status::{OpenCommand, Status};
+pub use device::{Device, Recovered, Settings};
+pub use event::{DeadLetter, Direction, Event, PromptEnd, SpoolEntry};
+pub use output::{Delivery, Output, ShownPrompt};
+pub use profile::{
+    ButtonSettings, Capability, Condition, DisplaySettings, DriverSettings, ExecutorRules, InformationRules,
+    Item, Profile, ProfileError, PromptRules, Sale,
+};
+pub use state::{CommandRecord, PromptRecord, State};
+pub use status::{OpenCommand, OpenPrompt, PromptResult, Status};
 pub use suggest::explain_unknown_key;

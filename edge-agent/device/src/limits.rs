@@ -16,6 +16,14 @@ pub const INFORMATION_MARGIN_MS: u64 = 10 * 60 * 1000;
 pub const INFORMATIONS: u32 = 256;
 /// Payment informations that are remembered, expired ones included.
 pub const INFORMATIONS_REMEMBERED: usize = 4_096;
+/// Most prompts that any profile lets wait for an answer.
+pub const PROMPTS_OPEN: u32 = 16;
+/// Prompts that are remembered; if all of them are still in time, no more are accepted (PUBACK 0x97).
+pub const PROMPTS: usize = 256;
+/// Longest quiet time that a profile asks for before a key counts, in milliseconds.
+pub const QUIET_MS: u64 = 5_000;
+/// Most keys of one meaning.
+pub const KEYS: usize = 8;
 /// Dead letters kept for `status`.
 pub const DEAD_LETTERS: usize = 100;
 /// Payment states kept for `status`.

@@ -1,10 +1,10 @@
 //! What the device asks of its shell.
 
-use schemas::ids::{CommandId, ItemId, MessageId};
-use schemas::message::PaymentStatus;
+use schemas::ids::{CommandId, ItemId, MessageId, PaymentId};
+use schemas::message::{ChildAnswer, PaymentPrompt, PaymentStatus};
 use schemas::topic::Kind;
 
-use crate::decide::{IssueRefusal, Issued};
+use crate::decide::{IssueRefusal, Issued, PromptRefusal};
 
 /// One QoS 1 delivery on one connection. The shell chooses `token`; it comes back in the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,6 +13,15 @@ pub struct Delivery {
     pub connection: u64,
     /// Which delivery on it.
     pub token: u64,
+}
+
+/// A prompt to be shown to the child, and no longer than that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShownPrompt {
+    /// What is asked.
+    pub prompt: PaymentPrompt,
+    /// The last moment at which it may be shown and answered, on the boot-time clock, in milliseconds.
+    pub until_boot_ms: u64,
 }
 
 /// An effect, in the order in which it must happen. PUBACKs leave in the order of arrival (correctness.md 8).
@@ -71,6 +80,22 @@ pub enum Output {
         /// The payment information, or why there is none.
         result: Result<Issued, IssueRefusal>,
     },
+    /// Show this prompt in place of what is shown now; none: show no prompt (PC-3).
+    Prompt {
+        /// The oldest one that may be answered.
+        shown: Option<ShownPrompt>,
+    },
+    /// The answer to `handle_prompt_answer`.
+    PromptAnswered {
+        /// Of the request.
+        ticket: u64,
+        /// Which payment.
+        payment: PaymentId,
+        /// What the child said.
+        answer: ChildAnswer,
+        /// It is on disk and will be told to the cloud; or it changes nothing.
+        result: Result<(), PromptRefusal>,
+    },
     /// A payment changed its state: for a display.
     Show {
         /// As the cloud told it.
@@ -88,7 +113,11 @@ impl Output {
             Output::Publish { connection, .. }
             | Output::Ask { connection, .. }
             | Output::Reconnect { connection } => Some(*connection),
-            Output::Act { .. } | Output::Issued { .. } | Output::Show { .. } => None,
+            Output::Act { .. }
+            | Output::Issued { .. }
+            | Output::Prompt { .. }
+            | Output::PromptAnswered { .. }
+            | Output::Show { .. } => None,
         }
     }
 }

@@ -34,6 +34,8 @@ pub enum Capability {
     IssuesPaymentInformation,
     /// Acts on commands from the cloud (CP-9).
     ExecutesCommands,
+    /// Asks a child whether to pay (PC-3).
+    AnswersPrompts,
 }
 
 /// What a chip asks of the machine before it says `ready` (CP-3).
@@ -61,6 +63,8 @@ pub struct Profile {
     pub information: Option<InformationRules>,
     /// Present if it executes commands.
     pub executor: Option<ExecutorRules>,
+    /// Present if it asks a child.
+    pub prompt: Option<PromptRules>,
     /// How it reaches its hardware.
     pub driver: DriverSettings,
 }
@@ -108,6 +112,56 @@ pub struct ExecutorRules {
     pub queue_max: u32,
 }
 
+/// Rules for asking a child, and the hardware that asks.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PromptRules {
+    /// Prompts that may wait for an answer.
+    pub queue_max: u32,
+    /// Keys and buttons count only when none was pressed for this long since the prompt appeared, in milliseconds: a
+    /// finger that rests on a key, or presses it twice, answers no second prompt.
+    #[serde(default = "default_quiet_ms")]
+    pub quiet_ms: u64,
+    /// What shows the prompt.
+    #[serde(default)]
+    pub display: DisplaySettings,
+    /// Buttons, besides what the display itself offers.
+    pub buttons: Option<ButtonSettings>,
+}
+
+fn default_quiet_ms() -> u64 {
+    500
+}
+
+/// What shows a prompt.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum DisplaySettings {
+    /// Nothing: answered by buttons or `edge-agent prompt`.
+    #[default]
+    None,
+    /// The terminal in which the agent runs.
+    Screen,
+    /// A program per prompt, killed when the prompt ends. Exit code 0 confirm, 10 reject, anything else no answer.
+    Process {
+        /// Program and arguments; `{payment}`, `{amount}`, `{payee}`, `{note}`, `{categories}`, `{child}`,
+        /// `{guardian}` and `{answer_by}` are replaced within an argument.
+        argv: Vec<String>,
+    },
+}
+
+/// A Linux input device (evdev).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ButtonSettings {
+    /// Its path, for instance below `/dev/input/by-path/`.
+    pub device: String,
+    /// Key codes that confirm.
+    pub confirm: BTreeSet<u16>,
+    /// Key codes that reject.
+    pub reject: BTreeSet<u16>,
+}
+
 /// How the hardware is reached. Faults are text that the simulated driver parses.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
@@ -147,6 +201,7 @@ struct ProfileText {
     #[serde(rename = "payment-information")]
     information: Option<InformationRules>,
     executor: Option<ExecutorRules>,
+    prompt: Option<PromptRules>,
     driver: DriverSettings,
 }
 
@@ -185,6 +240,12 @@ impl ProfileText {
         if executes != self.executor.is_some() {
             return Err(refuse("`executes-commands` and the table [executor] go together".into()));
         }
+        if self.capabilities.contains(&Capability::AnswersPrompts) != self.prompt.is_some() {
+            return Err(refuse("`answers-prompts` and the table [prompt] go together".into()));
+        }
+        if let Some(rules) = &self.prompt {
+            rules.check().map_err(refuse)?;
+        }
         if let Some(rules) = &self.information {
             rules.check().map_err(refuse)?;
         }
@@ -205,6 +266,7 @@ impl ProfileText {
             items,
             information: self.information,
             executor: self.executor,
+            prompt: self.prompt,
             driver: self.driver,
         })
     }
@@ -245,6 +307,27 @@ impl ExecutorRules {
     }
 }
 
+impl PromptRules {
+    fn check(&self) -> Result<(), String> {
+        if self.queue_max == 0 || self.queue_max > limits::PROMPTS_OPEN || self.quiet_ms > limits::QUIET_MS {
+            let (open, quiet) = (limits::PROMPTS_OPEN, limits::QUIET_MS);
+            return Err(format!("queue_max of [prompt] is 1 to {open}, quiet_ms at most {quiet}"));
+        }
+        if matches!(&self.display, DisplaySettings::Process { argv } if argv.is_empty()) {
+            return Err("argv of [prompt.display] names the program to run".into());
+        }
+        let Some(buttons) = &self.buttons else { return Ok(()) };
+        let few = |keys: &BTreeSet<u16>| (1..=limits::KEYS).contains(&keys.len());
+        if !few(&buttons.confirm) || !few(&buttons.reject) || !buttons.confirm.is_disjoint(&buttons.reject) {
+            return Err(format!(
+                "confirm and reject of [prompt.buttons] are 1 to {} key codes each, none of them in both",
+                limits::KEYS
+            ));
+        }
+        Ok(())
+    }
+}
+
 impl ItemText {
     fn check(self, issues: bool) -> Result<Item, String> {
         if self.quantity_max == 0 || self.quantity_max > wire_limits::QUANTITY {
@@ -266,8 +349,12 @@ mod tests {
     const CHIP: &str = include_str!("../../profiles/payment-chip.toml");
     const EXECUTOR: &str = include_str!("../../profiles/vending-executor.toml");
 
+    const PIGGY_BANK: &str = include_str!("../../profiles/piggy-bank.toml");
+
     #[test]
     fn the_shipped_profiles_are_accepted() {
+        let piggy_bank = Profile::parse(PIGGY_BANK).unwrap();
+        assert_eq!(piggy_bank.prompt.unwrap().display, DisplaySettings::Screen);
         let chip = Profile::parse(CHIP).unwrap();
         assert!(chip.information.is_some() && chip.items.values().all(|item| item.sale.is_some()));
         let executor = Profile::parse(EXECUTOR).unwrap();
@@ -293,6 +380,16 @@ mod tests {
             (CHIP, "open_max = 64", "open_max = 100000", "open_max"),
             (EXECUTOR, "kind = \"simulated\"", "kind = \"process\"\nargv = []\ntimeout_ms = 1", "argv"),
             (EXECUTOR, "queue_max = 4", "queue_max = 0", "queue_max"),
+            (PIGGY_BANK, "\"answers-prompts\"", "", "go together"),
+            (PIGGY_BANK, "queue_max = 4", "queue_max = 17", "queue_max"),
+            (PIGGY_BANK, "queue_max = 4", "queue_max = 4\nquiet_ms = 5001", "quiet_ms"),
+            (PIGGY_BANK, "kind = \"screen\"", "kind = \"process\"\nargv = []", "argv"),
+            (
+                PIGGY_BANK,
+                "[driver]",
+                "[prompt.buttons]\ndevice = \"x\"\nconfirm = [28]\nreject = [28]\n[driver]",
+                "none of them in both",
+            ),
         ] {
             let changed = text
                 .replace(from, to)

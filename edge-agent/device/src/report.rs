@@ -3,8 +3,8 @@
 use schemas::envelope::Envelope;
 use schemas::ids::{Code, CommandId, Hash, Instance, MessageId, PaymentId, Principal};
 use schemas::message::{
-    CommandProgress, CommandStatusAnswer, ExecutorOutcome, HealthCheckAnswer, HealthCheckRequest,
-    HealthVerdict, Outcome, Refused, Up,
+    ChildAnswer, CommandProgress, CommandStatusAnswer, ExecutorOutcome, HealthCheckAnswer,
+    HealthCheckRequest, HealthVerdict, Outcome, Position, PromptAnswer, Refused, Up,
 };
 use schemas::wire::Text;
 
@@ -49,6 +49,17 @@ impl Reporter {
         code: Option<Code>,
     ) -> SpoolEntry {
         entry(answer, Up::HealthCheck(HealthCheckAnswer { payment, verdict, code }))
+    }
+
+    /// One payment has one answer.
+    pub(crate) fn prompt_answer(
+        &self,
+        payment: PaymentId,
+        answer: ChildAnswer,
+        position: Option<Position>,
+    ) -> SpoolEntry {
+        let id = self.id("payment-prompt", &[&payment.0, answer.as_str().as_bytes()]);
+        entry(id, Up::PaymentPrompt(PromptAnswer { payment, answer, position }))
     }
 
     /// The same poisonous payload is refused under the same id.

@@ -1,5 +1,7 @@
 //! What a device remembers. Only [`State::evolve`] changes it, in a live process and in replay alike.
 
+mod prompt;
+
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::{DeadLetter, Direction, Event, SpoolEntry};
 use crate::limits;
+pub use prompt::PromptRecord;
+pub(crate) use prompt::{Prompts, is_decided};
 
 /// Where one command stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +75,8 @@ pub struct State {
     pub(crate) dead_letters: VecDeque<DeadLetter>,
     pub(crate) dead_letters_total: u64,
     pub(crate) payment_states: VecDeque<(PaymentId, PaymentState, Timestamp)>,
+    #[serde(default, skip_serializing_if = "Prompts::is_empty")]
+    pub(crate) prompts: Prompts,
 }
 
 impl State {
@@ -90,6 +96,16 @@ impl State {
     /// Where a command stands, if it is known.
     pub fn command(&self, command: &CommandId) -> Option<&CommandRecord> {
         self.commands.get(command)
+    }
+
+    /// Where a prompt stands, if it is known.
+    pub fn prompt(&self, payment: &PaymentId) -> Option<&PromptRecord> {
+        self.prompts.records.get(payment)
+    }
+
+    /// How many prompts wait for an answer.
+    pub fn open_prompts(&self) -> usize {
+        self.prompts.open.len()
     }
 
     /// The messages that wait for a promise, oldest first.
@@ -151,14 +167,20 @@ impl State {
                 }
                 self.spool(report);
             }
-            Event::PaymentStateReceived { payment, state, at } => {
-                self.payment_states.push_back((*payment, *state, *at));
-                while self.payment_states.len() > limits::PAYMENT_STATES {
-                    self.payment_states.pop_front();
-                }
-            }
-            Event::Forgotten { commands, checks, informations } => {
+            Event::PaymentStateReceived { payment, state, at } => self.payment_state(*payment, *state, *at),
+            Event::Forgotten { commands, checks, informations, prompts } => {
                 self.forget(commands, checks, informations);
+                self.prompts.forget(prompts);
+            }
+            Event::PromptAccepted { prompt } => self.prompts.accept(prompt),
+            Event::PromptAnswered { payment, answer, position, report } => {
+                self.prompts.answer(*payment, *answer, *position);
+                self.spool(report);
+            }
+            Event::PromptEnded { payment, why } => self.prompts.end_unanswered(*payment, *why),
+            Event::PaymentResultReceived { status } => {
+                self.payment_state(status.payment, status.state, status.at);
+                self.prompts.result(status);
             }
         }
     }
@@ -168,6 +190,13 @@ impl State {
         let before = self.commands.insert(command, record);
         if !matches!(before, Some(CommandRecord::Ended { .. } | CommandRecord::Tombstone { .. })) {
             self.ended.push_back(command);
+        }
+    }
+
+    fn payment_state(&mut self, payment: PaymentId, state: PaymentState, at: Timestamp) {
+        self.payment_states.push_back((payment, state, at));
+        while self.payment_states.len() > limits::PAYMENT_STATES {
+            self.payment_states.pop_front();
         }
     }
 

@@ -1,11 +1,11 @@
 //! What `edge-agent status` shows.
 
 use schemas::ids::{CommandId, ItemId, PaymentId};
-use schemas::message::PaymentState;
+use schemas::message::{ChildAnswer, PaymentPrompt, PaymentState, PaymentStatus};
 use schemas::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::event::DeadLetter;
+use crate::event::{DeadLetter, PromptEnd};
 
 /// One command that has no outcome yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +20,32 @@ pub struct OpenCommand {
     pub begun: bool,
     /// It does not begin later than this.
     pub start_by: Timestamp,
+}
+
+/// One prompt that waits for the child's answer (PC-3).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenPrompt {
+    /// What is asked.
+    pub prompt: PaymentPrompt,
+    /// It is the one to be seen now.
+    pub shown: bool,
+    /// How long it may be answered, in milliseconds; none if cloud time is unknown: then it waits unseen.
+    pub remaining_ms: Option<u64>,
+}
+
+/// What became of a payment, for the child to read (PC-5).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromptResult {
+    /// Which payment.
+    pub payment: PaymentId,
+    /// What was asked; none if nothing was, or if it is forgotten.
+    pub prompt: Option<PaymentPrompt>,
+    /// What the child said.
+    pub answer: Option<ChildAnswer>,
+    /// Why it ended without an answer.
+    pub ended: Option<PromptEnd>,
+    /// What the cloud told; none: nothing yet, so that an answered one is waiting, not paid (correctness.md 16).
+    pub status: Option<PaymentStatus>,
 }
 
 /// A device at a glance.
@@ -51,6 +77,12 @@ pub struct Status {
     pub dead_letters_total: u64,
     /// The newest payment states that the cloud told, with the time of each.
     pub payments: Vec<(PaymentId, PaymentState, Timestamp)>,
+    /// Prompts that wait for the child, oldest first.
+    #[serde(default)]
+    pub open_prompts: Vec<OpenPrompt>,
+    /// What was answered, ended or settled last, newest first.
+    #[serde(default)]
+    pub prompt_results: Vec<PromptResult>,
     /// The hardware has not come back from an act in its time.
     pub hardware_silent: bool,
     /// The journal has no room for new work.

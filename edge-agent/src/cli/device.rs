@@ -49,7 +49,7 @@ pub(super) fn enroll(
     show(json, &value, || {
         format!(
             "enrolled as {} (instance {})\npublic key {public_key}\nnext: edge-agent run --data {} --broker \
-             HOST:PORT --profile payment-chip|vending-executor",
+             HOST:PORT --profile payment-chip|vending-executor|piggy-bank",
             enrolled.principal,
             enrolled.instance,
             data.display()
@@ -106,7 +106,7 @@ fn status_text(value: &Value) -> String {
     line(
         "cloud time",
         status.cloud_time.map_or(
-            "unknown: nothing is executed or issued until it is known".to_owned(),
+            "unknown: nothing is executed, issued or asked until it is known".to_owned(),
             |time: Timestamp| format!("at most {time}"),
         ),
     );
@@ -115,6 +115,11 @@ fn status_text(value: &Value) -> String {
     for open in &status.open_commands {
         let begun = if open.begun { "acting" } else { "waiting" };
         line("", format!("{} {} x{} {begun}", open.command, open.item, open.quantity));
+    }
+    if !status.open_prompts.is_empty() || !status.prompt_results.is_empty() {
+        let results = status.prompt_results.len();
+        let open = status.open_prompts.len();
+        line("open prompts", format!("{open}, {results} results: see `edge-agent prompt list`"));
     }
     line("remembered commands", status.remembered_commands.to_string());
     line("payment informations", status.issued_informations.to_string());

@@ -9,6 +9,7 @@ use crate::driver::DriverError;
 use crate::enrolment::{EnrolError, IdentityError};
 use crate::local::{LocalError, Refusal};
 use crate::message::MessageError;
+use crate::panel::PanelError;
 use crate::renewal::RenewalError;
 
 /// What failed, why and what to do; a stable code; an exit code from the list in the help.
@@ -26,6 +27,11 @@ impl Failure {
 
     pub(crate) fn configuration(code: &str, text: impl Into<String>) -> Self {
         Self::new(4, code, text)
+    }
+
+    /// As the agent itself would refuse.
+    pub(super) fn refused(code: &str, text: impl Into<String>) -> Self {
+        Self::new(6, code, text)
     }
 
     fn new(exit: u8, code: &str, text: impl Into<String>) -> Self {
@@ -60,6 +66,11 @@ impl From<EndpointError> for Failure {
 impl From<DriverError> for Failure {
     fn from(error: DriverError) -> Self {
         Self::configuration("driver_invalid", error.to_string())
+    }
+}
+impl From<PanelError> for Failure {
+    fn from(error: PanelError) -> Self {
+        Self::configuration("display_invalid", error.to_string())
     }
 }
 impl From<IdentityError> for Failure {
@@ -133,6 +144,7 @@ impl From<AgentError> for Failure {
     fn from(error: AgentError) -> Self {
         match error {
             AgentError::Storage(error) => error.into(),
+            AgentError::Panel(error) => error.into(),
             other => Self::failed("agent_failed", other.to_string()),
         }
     }

@@ -1,6 +1,7 @@
 //! `edge-agent run`.
 
-use std::path::Path;
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
@@ -14,6 +15,7 @@ use crate::config::{Config, Layer};
 use crate::connection::{Access, Endpoint};
 use crate::driver::Driver;
 use crate::enrolment::{CertificateClock, IdentityDirectory, client_config, validity_ms};
+use crate::panel::{self, PanelSettings};
 use crate::renewal::Renewal;
 
 pub(super) fn run(data: &Path, flags: Layer) -> Result<(), Failure> {
@@ -22,6 +24,10 @@ pub(super) fn run(data: &Path, flags: Layer) -> Result<(), Failure> {
     let values = &config.values;
     let identity = Identity::load(&config)?;
     let driver = Driver::open(&profile.driver, values.faults.as_deref(), values.physical_log.as_deref())?;
+    let panel = match &profile.prompt {
+        Some(rules) => Some(PanelSettings::open(rules, values.display.as_deref())?),
+        None => None,
+    };
     let defaults = Settings::of(identity.principal.clone(), identity.instance);
     let settings = Settings {
         drift_ppm: values.drift_ppm.unwrap_or(defaults.drift_ppm),
@@ -35,6 +41,7 @@ pub(super) fn run(data: &Path, flags: Layer) -> Result<(), Failure> {
         settings,
         profile,
         driver,
+        panel,
         endpoint: identity.endpoint(&config)?,
         key: identity.key,
         journal_directory: config.journal_directory(),
@@ -45,6 +52,15 @@ pub(super) fn run(data: &Path, flags: Layer) -> Result<(), Failure> {
     };
     runtime()?.block_on(agent::run(setup))?;
     Ok(())
+}
+
+/// Where the log goes if not to stderr: the agent draws on the terminal that stderr is.
+pub(super) fn log_file(data: &Path, flags: Layer) -> Option<PathBuf> {
+    // What is wrong with the configuration is said later, where it is used.
+    let config = Config::load(data, flags).ok()?;
+    let rules = config.profile().ok()?.prompt?;
+    let draws = panel::draws(&rules, config.values.display.as_deref()) && io::stderr().is_terminal();
+    draws.then(|| config.log_file())
 }
 
 /// Who this is, and how it proves it.

@@ -6,16 +6,21 @@
 )]
 
 use ed25519_dalek::SigningKey;
-use edge_agent_device::{Delivery, Device, Event, Output, Profile, Recovered, Settings};
+use edge_agent_device::{Delivery, Device, Event, Output, Profile, PromptAnswerRequest, Recovered, Settings};
 use schemas::envelope::Envelope;
 use schemas::ids::{CommandId, Instance, MessageId, Nonce, PaymentId};
-use schemas::message::{CloudTimeAnswer, DeviceReport, ExecutorCommand, Up};
+use schemas::message::{
+    Categories, ChildAnswer, CloudTimeAnswer, DeviceReport, ExecutorCommand, PaymentPrompt, PaymentState,
+    PaymentStatus, Up,
+};
 use schemas::time::Timestamp;
 use schemas::topic::Kind;
+use schemas::wire::Text;
 use schemas_journal::{ChainId, Journal, JournalLimits, MemoryDisk};
 
 pub(crate) const CHIP: &str = include_str!("../../../profiles/payment-chip.toml");
 pub(crate) const EXECUTOR: &str = include_str!("../../../profiles/vending-executor.toml");
+pub(crate) const PIGGY_BANK: &str = include_str!("../../../profiles/piggy-bank.toml");
 /// Cloud time when the boot clock says zero.
 pub(crate) const EPOCH_MS: u64 = 1_795_000_000_000;
 
@@ -165,6 +170,22 @@ impl Bench {
         let id = MessageId::derived("command", &[&command.command.0]);
         self.deliver("executor-command", &Envelope::message(id, command.clone()).encode())
     }
+
+    pub(crate) fn deliver_prompt(&mut self, prompt: &PaymentPrompt) -> Delivery {
+        let id = MessageId::derived("prompt", &[&prompt.payment.0]);
+        self.deliver("payment-prompt", &Envelope::message(id, prompt.clone()).encode())
+    }
+
+    pub(crate) fn deliver_result(&mut self, number: u8, state: PaymentState) -> Delivery {
+        let id = MessageId::derived("status", &[&[number], state.as_str().as_bytes()]);
+        self.deliver("payment-status", &Envelope::message(id, result(number, state)).encode())
+    }
+
+    pub(crate) fn answer(&mut self, number: u8, answer: ChildAnswer) {
+        let payment = PaymentId([number; 16]);
+        let request = PromptAnswerRequest { ticket: u64::from(number), payment, answer, position: None };
+        self.device.handle_prompt_answer(&request, self.now);
+    }
 }
 
 fn start(
@@ -190,6 +211,35 @@ pub(crate) fn command(number: u8, now: u64) -> ExecutorCommand {
         item: "water".parse().unwrap(),
         quantity: 3,
         start_by: Timestamp(EPOCH_MS + now + 60_000),
+    }
+}
+
+/// May be answered for a minute from `now` on.
+pub(crate) fn prompt(number: u8, now: u64) -> PaymentPrompt {
+    PaymentPrompt {
+        payment: PaymentId([number; 16]),
+        child: "mia".parse().unwrap(),
+        guardian: "dad".parse().unwrap(),
+        payee: Text::new("Canteen"),
+        amount: "2.50 EUR".parse().unwrap(),
+        ordered: "3.00 EUR".parse().unwrap(),
+        categories: Categories::new(vec!["lunch".parse().unwrap()]).unwrap(),
+        note: Some(Text::new("Enjoy!")),
+        answer_by: Timestamp(EPOCH_MS + now + 60_000),
+    }
+}
+
+pub(crate) fn result(number: u8, state: PaymentState) -> PaymentStatus {
+    PaymentStatus {
+        payment: PaymentId([number; 16]),
+        state,
+        amount: "3.00 EUR".parse().unwrap(),
+        paid: "2.50 EUR".parse().unwrap(),
+        delivered: 0,
+        quantity: 0,
+        reason: None,
+        text: Text::new("done"),
+        at: Timestamp(EPOCH_MS),
     }
 }
 

@@ -1,0 +1,349 @@
+//! The prompt on the terminal in which the agent runs. A thread of its own draws and reads keys, so that a slow disk
+//! freezes neither; what it knows is the [`View`], what it says is an answer to the prompt in it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use std::{io, mem};
+
+use edge_agent_device::{PromptEnd, PromptResult};
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use ratatui::layout::{Alignment, Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, Gauge, Padding, Paragraph, Wrap};
+use ratatui::{DefaultTerminal, Frame};
+use schemas::message::{ChildAnswer, PaymentState};
+use schemas::money::Money;
+
+use super::{Keys, PanelError, Shown, View, plain};
+use crate::clock::boot_ms;
+
+/// The countdown moves at least this often.
+const REDRAW: Duration = Duration::from_millis(100);
+/// The newest results, beside a prompt and without one.
+const RESULTS: (u16, u16) = (3, 10);
+/// Rows of a prompt with its amount in large letters.
+const LARGE_ROWS: u16 = 15;
+
+/// The screen at work. Its end gives the terminal back; so does a panic, by the hook that ratatui sets.
+#[derive(Debug)]
+pub(super) struct Screen {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Screen {
+    pub(super) fn start(mut keys: Keys) -> Result<Self, PanelError> {
+        let mut terminal = ratatui::try_init().map_err(PanelError::Terminal)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let draw = move || {
+            if let Err(error) = run(&mut terminal, &mut keys, &stopped) {
+                tracing::error!(%error, "the terminal is gone: the agent ends");
+                keys.quit();
+            }
+        };
+        match thread::Builder::new().name("screen".to_owned()).spawn(draw) {
+            Ok(thread) => Ok(Self { stop, thread: Some(thread) }),
+            Err(error) => {
+                ratatui::restore();
+                Err(PanelError::Thread(error))
+            }
+        }
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // A panic of that thread has been reported where it happened.
+            let _ = thread.join();
+        }
+        ratatui::restore();
+    }
+}
+
+fn run(terminal: &mut DefaultTerminal, keys: &mut Keys, stop: &AtomicBool) -> io::Result<()> {
+    while !stop.load(Ordering::Relaxed) {
+        let view = keys.view();
+        terminal.draw(|frame| draw(frame, &view, boot_ms()))?;
+        if !event::poll(REDRAW)? {
+            continue;
+        }
+        let Event::Key(key) = event::read()? else { continue };
+        match meaning(key) {
+            Some(Meaning::Answer(answer)) => _ = keys.press(answer, boot_ms()),
+            Some(Meaning::Quit) => keys.quit(),
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Meaning {
+    Answer(ChildAnswer),
+    Quit,
+}
+
+fn meaning(key: KeyEvent) -> Option<Meaning> {
+    if key.kind != KeyEventKind::Press {
+        return None;
+    }
+    // The terminal makes no signal of it while the screen is on.
+    let controlled = key.modifiers.contains(KeyModifiers::CONTROL);
+    match key.code {
+        KeyCode::Char('c') if controlled => Some(Meaning::Quit),
+        KeyCode::Char('q') => Some(Meaning::Quit),
+        KeyCode::Enter | KeyCode::Char('y' | 'Y') => Some(Meaning::Answer(ChildAnswer::Confirm)),
+        KeyCode::Esc | KeyCode::Char('n' | 'N') => Some(Meaning::Answer(ChildAnswer::Reject)),
+        _ => None,
+    }
+}
+
+fn draw(frame: &mut Frame<'_>, view: &View, now_boot_ms: u64) {
+    let connection = match (view.connected, view.knows_time) {
+        (true, true) => Span::styled(" connected ", Style::new().fg(Color::Green)),
+        (true, false) => Span::styled(" connected, waits for the time ", Style::new().fg(Color::Yellow)),
+        (false, _) => Span::styled(" NOT connected ", Style::new().fg(Color::Red)),
+    };
+    let block = Block::bordered()
+        .title(format!(" Piggy bank {} ", view.principal))
+        .title(Line::from(connection).alignment(Alignment::Right))
+        .title_bottom(" q quits ")
+        .padding(Padding::horizontal(2));
+    let inside = block.inner(frame.area());
+    frame.render_widget(block, frame.area());
+    let shown = view.shown.as_ref().filter(|shown| now_boot_ms <= shown.prompt.until_boot_ms);
+    let (beside, alone) = RESULTS;
+    let most = if shown.is_some() { beside } else { alone };
+    let rows = [Constraint::Min(0), Constraint::Length(1), Constraint::Length(most + 1)];
+    let [question, notice, results] = Layout::vertical(rows).areas(inside);
+    match shown {
+        Some(shown) => draw_prompt(frame, question, shown, view.more, now_boot_ms),
+        None => {
+            let text = if view.knows_time { "Nothing to answer." } else { "Waiting for the cloud's time." };
+            frame.render_widget(Paragraph::new(text).alignment(Alignment::Center), question);
+        }
+    }
+    if let Some(text) = &view.notice {
+        frame.render_widget(Paragraph::new(text.as_str()).style(Style::new().fg(Color::Yellow)), notice);
+    }
+    draw_results(frame, results, &view.results);
+}
+
+fn draw_prompt(frame: &mut Frame<'_>, area: Rect, shown: &Shown, more: usize, now_boot_ms: u64) {
+    let prompt = &shown.prompt.prompt;
+    let bold = Style::new().add_modifier(Modifier::BOLD);
+    let mut lines = vec![
+        Line::from(vec![Span::styled(prompt.guardian.to_string(), bold), Span::raw(" asks you to pay")]),
+        Line::raw(""),
+    ];
+    let amount =
+        if area.height >= LARGE_ROWS { large(prompt.amount) } else { vec![prompt.amount.to_string()] };
+    lines.extend(amount.into_iter().map(|row| Line::styled(row, bold)));
+    lines.push(Line::raw(""));
+    let categories: Vec<_> = prompt.categories.iter().map(|category| category.as_str()).collect();
+    lines.push(Line::from(vec![
+        Span::raw("to "),
+        Span::styled(plain(prompt.payee.as_str()), bold),
+        Span::raw(format!("  for {}", categories.join(", "))),
+    ]));
+    if prompt.ordered != prompt.amount {
+        lines.push(Line::raw(format!("({} was asked for: this is what you have)", prompt.ordered)));
+    }
+    if let Some(note) = &prompt.note {
+        lines.push(Line::raw(format!("\u{201c}{}\u{201d}", plain(note.as_str()))));
+    }
+    let rows = [Constraint::Min(0), Constraint::Length(1), Constraint::Length(2)];
+    let [words, countdown, hint] = Layout::vertical(rows).areas(area);
+    frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: false }), words);
+    let left_ms = shown.prompt.until_boot_ms.saturating_sub(now_boot_ms);
+    let whole_ms = shown.prompt.until_boot_ms.saturating_sub(shown.since_boot_ms).max(1);
+    let percent = u16::try_from((left_ms.saturating_mul(100) / whole_ms).min(100)).unwrap_or(100);
+    let seconds = left_ms / 1000;
+    let gauge = Gauge::default()
+        .percent(percent)
+        .label(format!("{}:{:02}", seconds / 60, seconds % 60))
+        .gauge_style(Style::new().fg(Color::Blue));
+    frame.render_widget(gauge, countdown);
+    let mut hints = Line::from(vec![
+        Span::styled(" Enter or y ", Style::new().bg(Color::Green).fg(Color::Black)),
+        Span::raw(" yes, pay    "),
+        Span::styled(" n or Esc ", Style::new().bg(Color::Red).fg(Color::Black)),
+        Span::raw(" no"),
+    ]);
+    if more > 0 {
+        hints.push_span(Span::raw(format!("    ({more} more after this one)")));
+    }
+    frame.render_widget(Paragraph::new(vec![Line::raw(""), hints]), hint);
+}
+
+fn draw_results(frame: &mut Frame<'_>, area: Rect, results: &[PromptResult]) {
+    if results.is_empty() {
+        return;
+    }
+    let mut lines = vec![Line::styled("Last payments", Style::new().add_modifier(Modifier::UNDERLINED))];
+    lines.extend(results.iter().map(|result| Line::raw(told(result))));
+    frame.render_widget(Paragraph::new(lines), area);
+}
+
+/// One line about what became of a payment.
+fn told(result: &PromptResult) -> String {
+    let mut line = match (&result.prompt, &result.status) {
+        (Some(prompt), _) => format!("{:>12}  {:<16}", prompt.amount, plain(prompt.payee.as_str())),
+        (None, Some(status)) => format!("{:>12}  {:<16}", status.amount, ""),
+        (None, None) => String::new(),
+    };
+    line.push_str("  ");
+    line.push_str(&outcome(result));
+    line
+}
+
+/// In words for a child. An answered one is waiting, not paid, until the cloud says so (correctness.md 16).
+pub(crate) fn outcome(result: &PromptResult) -> String {
+    let said = match result.answer {
+        Some(ChildAnswer::Confirm) => "You said yes",
+        Some(ChildAnswer::Reject) => "You said no",
+        None => "",
+    };
+    let became = match &result.status {
+        Some(status) if status.text.as_str().is_empty() => in_words(status.state).to_owned(),
+        Some(status) => format!("{}: {}", in_words(status.state), plain(status.text.as_str())),
+        None => match result.ended {
+            Some(PromptEnd::TooLate) => "too late to answer".to_owned(),
+            Some(PromptEnd::Withdrawn) => "taken back".to_owned(),
+            None => "waiting for the result".to_owned(),
+        },
+    };
+    if said.is_empty() { became } else { format!("{said}; {became}") }
+}
+
+fn in_words(state: PaymentState) -> &'static str {
+    match state {
+        PaymentState::Settled => "paid",
+        PaymentState::Rejected => "not paid",
+        PaymentState::Expired => "too late",
+        PaymentState::Cancelled => "taken back",
+        PaymentState::Refused => "refused",
+        PaymentState::Voided => "nothing was taken",
+        PaymentState::Refunded => "you got it back",
+        other => other.as_str(),
+    }
+}
+
+/// An amount in letters of five rows, with its currency small beside it.
+fn large(amount: Money) -> Vec<String> {
+    const GLYPHS: [(char, [&str; 5]); 11] = [
+        ('0', ["███", "█ █", "█ █", "█ █", "███"]),
+        ('1', [" █ ", "██ ", " █ ", " █ ", "███"]),
+        ('2', ["███", "  █", "███", "█  ", "███"]),
+        ('3', ["███", "  █", "███", "  █", "███"]),
+        ('4', ["█ █", "█ █", "███", "  █", "  █"]),
+        ('5', ["███", "█  ", "███", "  █", "███"]),
+        ('6', ["███", "█  ", "███", "█ █", "███"]),
+        ('7', ["███", "  █", "  █", "  █", "  █"]),
+        ('8', ["███", "█ █", "███", "█ █", "███"]),
+        ('9', ["███", "█ █", "███", "  █", "███"]),
+        ('.', [" ", " ", " ", " ", "█"]),
+    ];
+    let text = amount.to_string();
+    let (number, currency) = text.split_once(' ').unwrap_or((&text, ""));
+    let mut rows = vec![String::new(); 5];
+    for character in number.chars() {
+        let Some((_, glyph)) = GLYPHS.iter().find(|(known, _)| *known == character) else { continue };
+        for (row, part) in rows.iter_mut().zip(glyph) {
+            row.push_str(part);
+            row.push(' ');
+        }
+    }
+    if let Some(last) = rows.last_mut() {
+        let digits = mem::take(last);
+        *last = format!("{digits} {currency}");
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use edge_agent_device::PromptResult;
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+    use schemas::ids::PaymentId;
+
+    use super::super::tests::shown;
+    use super::*;
+
+    fn picture(view: &View, now_boot_ms: u64) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+        terminal.draw(|frame| draw(frame, view, now_boot_ms)).unwrap();
+        terminal.backend().to_string()
+    }
+
+    fn view() -> View {
+        let results = vec![PromptResult {
+            payment: PaymentId([2; 16]),
+            prompt: Some(shown(2, 0).prompt.prompt),
+            answer: Some(ChildAnswer::Confirm),
+            ended: None,
+            status: None,
+        }];
+        let principal = "home/mias-bank".to_owned();
+        let shown = Some(shown(1, 0));
+        View { principal, connected: true, knows_time: true, shown, more: 2, results, notice: None }
+    }
+
+    /// PC-3: who asks, how much, for what, how long still; and PC-5, what became of the last ones.
+    #[test]
+    fn the_screen_says_everything_that_a_child_needs() {
+        let picture = picture(&view(), 18_000);
+        for part in [
+            "home/mias-bank",
+            "connected",
+            "dad asks you to pay",
+            "███   ███ █ █",
+            "EUR",
+            "to Canteen  for lunch, sweets",
+            "(3.00 EUR was asked for: this is what you have)",
+            "“Enjoy [2J {payee}!”",
+            "2 more after this one",
+            "0:42",
+            "Enter or y",
+            "You said yes; waiting for the result",
+        ] {
+            assert!(picture.contains(part), "{part} is not in\n{picture}");
+        }
+        assert!(!picture.contains("NOT connected") && !picture.contains('\u{1b}'));
+    }
+
+    /// PC-3: not even by a screen that nobody told.
+    #[test]
+    fn a_late_prompt_is_not_drawn() {
+        assert!(picture(&view(), 60_000).contains("asks you to pay"));
+        let late = picture(&view(), 60_001);
+        assert!(late.contains("Nothing to answer.") && !late.contains("asks you to pay"), "{late}");
+        let lost = picture(&View { connected: false, knows_time: false, shown: None, ..view() }, 0);
+        assert!(lost.contains("NOT connected") && lost.contains("Waiting for the cloud's time."), "{lost}");
+    }
+
+    #[test]
+    fn keys_have_one_meaning_each() {
+        let (yes, no) = (Meaning::Answer(ChildAnswer::Confirm), Meaning::Answer(ChildAnswer::Reject));
+        for (code, modifiers, expected) in [
+            (KeyCode::Enter, KeyModifiers::NONE, Some(&yes)),
+            (KeyCode::Char('y'), KeyModifiers::NONE, Some(&yes)),
+            (KeyCode::Esc, KeyModifiers::NONE, Some(&no)),
+            (KeyCode::Char('N'), KeyModifiers::SHIFT, Some(&no)),
+            (KeyCode::Char('q'), KeyModifiers::NONE, Some(&Meaning::Quit)),
+            (KeyCode::Char('c'), KeyModifiers::CONTROL, Some(&Meaning::Quit)),
+            (KeyCode::Char(' '), KeyModifiers::NONE, None),
+        ] {
+            assert_eq!(meaning(KeyEvent::new(code, modifiers)).as_ref(), expected, "{code:?}");
+        }
+        let release = KeyEvent::new_with_kind(KeyCode::Enter, KeyModifiers::NONE, KeyEventKind::Release);
+        assert_eq!(meaning(release), None);
+    }
+}
