@@ -200,7 +200,7 @@ impl Connection {
             // Without a PUBACK (the connection ended) there is nothing to tell: the spool keeps the message.
             if let Ok(PublishResult::Qos1(ack)) = notice.wait_async().await {
                 let reason = ack.reason as u8;
-                if reason < 0x80 && kind == Kind::ExecutorCommand {
+                if reason < 0x80 && matches!(kind, Kind::ExecutorCommand | Kind::PaymentPrompt) {
                     pass(Step::Reported);
                 }
                 let _ = inputs.send(Input::Cloud(FromCloud::Published { connection, message, reason })).await;

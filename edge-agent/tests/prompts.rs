@@ -178,7 +178,7 @@ fn a_power_cut_at_any_step_never_asks_twice_and_never_loses_an_answer() {
         ("acknowledged:1", true),
         ("outcome-appended:1", true),
         ("outcome-synced:1", false),
-        ("reported:2", false),
+        ("reported:1", false),
     ];
     for (number, (step, asked)) in (1..).zip(steps) {
         let machine = Machine::new(&cloud, "piggy-bank");
@@ -248,7 +248,6 @@ fn buttons_answer_the_prompt_that_is_shown() {
         command.args(["--display", "none", "--profile"]).arg(&path);
     });
     let mut device = std::fs::File::options().write(true).open(&fifo).unwrap();
-    device.write_all(&press(28)).unwrap();
     for (number, code, expected) in
         [(1, 28, ChildAnswer::Confirm), (2, 14, ChildAnswer::Reject), (3, 1, ChildAnswer::Reject)]
     {
