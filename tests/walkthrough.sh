@@ -99,7 +99,7 @@ cloud-core admin devices create home/piggy --profile piggy-bank
 cloud-core admin children bind home/mia --guardian dad --piggy-bank piggy --time-zone Europe/Berlin
 CODE=$(cloud-core admin claim create home/piggy | head -1)
 edge-agent enroll --claim "$CODE" --server "$(address enrolment)" --device home/piggy --data piggy
-edge-agent run --log warn --data piggy --profile piggy-bank --broker "$(address mqtt_tls)" &
+edge-agent run --log warn --data piggy --profile piggy-bank --display none --broker "$(address mqtt_tls)" &
 wait_for sh -c "edge-agent status --data piggy --json | jq -e '.connected and .cloud_time != null'"
 
 TOKEN=$(cloud-core admin token create home/dad | head -1)
@@ -112,7 +112,7 @@ order() {
   wait_for has_told request-answer "$KEY"
   PAYMENT=$(read_told request-answer | jq -r .payment)
 }
-asked() { edge-agent prompt list --data piggy --json | jq -e --arg id "$PAYMENT" 'any(.prompts[]; .payment == $id)'; }
+asked() { edge-agent prompt list --data piggy --json | jq -e --arg id "$PAYMENT" 'any(.open[]; .prompt.payment == $id)'; }
 
 echo "== dad orders, mia says yes"
 order '{"child": "mia", "amount": "7.50 EUR", "categories": ["books"], "note": "The one about whales"}'

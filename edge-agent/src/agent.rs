@@ -343,7 +343,7 @@ impl Agent {
             }
             Request::Prompts => {
                 let (open, results) = (self.device.open_prompts(now), self.device.prompt_results());
-                Ok(json!(PromptList { open, results }))
+                Ok(json!(PromptList { open, results, child: self.device.child_view().cloned() }))
             }
             Request::AnswerPrompt { payment, answer } => {
                 self.next_ticket += 1;
@@ -507,6 +507,7 @@ impl Agent {
             more: open.saturating_sub(usize::from(self.shown.is_some())),
             shown: self.shown.clone(),
             results: self.device.prompt_results(),
+            child: self.device.child_view().cloned(),
             notice: self.notice.clone(),
         });
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use edge_agent_device::{Conditions, OpenPrompt, PromptResult};
 use schemas::ids::{ItemId, PaymentId};
-use schemas::message::ChildAnswer;
+use schemas::message::{ChildAnswer, ChildView};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
@@ -40,6 +40,9 @@ pub(crate) struct PromptList {
     pub(crate) open: Vec<OpenPrompt>,
     /// Newest first.
     pub(crate) results: Vec<PromptResult>,
+    /// What the child has and can look forward to.
+    #[serde(default)]
+    pub(crate) child: Option<ChildView>,
 }
 
 /// The answer: a value, or a refusal with a stable code.

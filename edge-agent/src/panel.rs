@@ -9,13 +9,13 @@ use std::io::{self, IsTerminal};
 
 use edge_agent_device::{DisplaySettings, PromptResult, PromptRules, ShownPrompt};
 use schemas::ids::PaymentId;
-use schemas::message::ChildAnswer;
+use schemas::message::{ChildAnswer, ChildView};
 use tokio::sync::{mpsc, watch};
 
 use crate::agent::Input;
 use process::Programs;
 use screen::Screen;
-pub(crate) use screen::outcome;
+pub(crate) use screen::{outcome, purse};
 
 /// Why prompts can't be shown.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +44,8 @@ pub(crate) struct View {
     /// Prompts behind the shown one.
     pub(crate) more: usize,
     pub(crate) results: Vec<PromptResult>,
+    /// What the child has and can look forward to.
+    pub(crate) child: Option<ChildView>,
     /// Why the last answer changed nothing.
     pub(crate) notice: Option<String>,
 }

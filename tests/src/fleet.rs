@@ -225,6 +225,8 @@ impl Fleet {
         let mut agent = command(binary("edge-agent"));
         agent.args(["run", "--log", "warn", "--data"]).arg(&data).arg("--profile").arg(profile);
         agent.args(["--broker", &self.addresses.mqtt_tls.unwrap().to_string()]);
+        // No test has a terminal.
+        agent.env("FARTHING_DISPLAY", "none");
         agent.env("FARTHING_BACKOFF_MIN_MS", "50").env("FARTHING_BACKOFF_MAX_MS", "200");
         if !faults.is_empty() {
             agent.args(["--faults", faults]).arg("--physical-log").arg(data.join("physical.log"));

@@ -100,7 +100,7 @@ fn prompts(fleet: &Fleet, device: &str) -> Vec<Value> {
     let mut list = command(binary("edge-agent"));
     list.args(["prompt", "list", "--json", "--data"]).arg(fleet.directory_of(device));
     let said: Value = serde_json::from_str(&run_ok(list)).unwrap();
-    said["prompts"].as_array().unwrap().clone()
+    open(&said)
 }
 
 fn shown(fleet: &Fleet, device: &str, payment: PaymentId) {
@@ -198,8 +198,13 @@ fn fleet_until_asked_or_settled(fleet: &Fleet, payment: PaymentId) {
 fn prompts_if_running(fleet: &Fleet) -> Vec<Value> {
     let mut list = command(binary("edge-agent"));
     list.args(["prompt", "list", "--json", "--data"]).arg(fleet.directory_of(PIGGY));
-    let said = serde_json::from_slice::<Value>(&run(list).stdout).unwrap_or_default();
-    said["prompts"].as_array().cloned().unwrap_or_default()
+    open(&serde_json::from_slice::<Value>(&run(list).stdout).unwrap_or_default())
+}
+
+/// Of what `prompt list --json` prints.
+fn open(said: &Value) -> Vec<Value> {
+    let open = said["open"].as_array().cloned().unwrap_or_default();
+    open.into_iter().map(|open| open["prompt"].clone()).collect()
 }
 
 /// correctness.md 15, 16: the core dies while the child thinks. The answer counts, once, when it is back.

@@ -197,7 +197,8 @@ async fn prompts(fleet: &Fleet) -> anyhow::Result<Vec<Value>> {
     let data = fleet.device_directory(PIGGY_BANK);
     let said = run(&["__edge-agent", "prompt", "list", "--json", "--data", &data.to_string_lossy()]).await?;
     let said: Value = serde_json::from_slice(&said.stdout).context("what `prompt list` prints")?;
-    Ok(said["prompts"].as_array().cloned().unwrap_or_default())
+    let open = said["open"].as_array().cloned().unwrap_or_default();
+    Ok(open.into_iter().map(|open| open["prompt"].clone()).collect())
 }
 
 async fn shown(fleet: &Fleet, narrator: &Narrator, payment: PaymentId) -> anyhow::Result<()> {

@@ -49,7 +49,7 @@ impl World {
                 machine.is_none_or(|machine| to == Party::Machine(machine))
             }
             // No world has children yet.
-            Down::PaymentPrompt(_) => false,
+            Down::PaymentPrompt(_) | Down::ChildView(_) => false,
             Down::CloudTime(_) | Down::Refused(_) => true,
         };
         if own {
@@ -332,6 +332,7 @@ fn shortened(body: &Down) -> String {
             format!("deliver {} {} for {}", command.quantity, command.item, command.payment)
         }
         Down::CommandStatus(question) => format!("what became of command {}", question.command),
+        Down::ChildView(view) => format!("{} has {}", view.child, view.available),
         Down::PaymentPrompt(prompt) => format!("ask {} for {}", prompt.child, prompt.amount),
         Down::CloudTime(answer) => format!("it is {}", answer.now),
         Down::Refused(refused) => format!("refused: {}", refused.code),

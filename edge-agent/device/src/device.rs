@@ -375,6 +375,7 @@ impl Device {
             payments: state.payment_states.iter().copied().collect(),
             open_prompts: self.open_prompts(now_boot_ms),
             prompt_results: self.prompt_results(),
+            child_view: state.child_view.clone(),
             hardware_silent: self.hardware_silent(),
             journal_full: !self.journal_accepts,
             position: self.position.value(),
@@ -461,6 +462,10 @@ impl Device {
             }
             Down::PaymentPrompt(prompt) => match &self.profile.prompt {
                 Some(rules) => self.state.decide_prompt(&context, rules.queue_max, &prompt),
+                None => self.state.decide_poison(&context, kind, payload, &Poison::Unexpected),
+            },
+            Down::ChildView(view) => match &self.profile.prompt {
+                Some(_) => self.state.decide_child_view(&context, &view),
                 None => self.state.decide_poison(&context, kind, payload, &Poison::Unexpected),
             },
             Down::RequestAnswer(_) | Down::PaymentVerification(_) => {

@@ -3,8 +3,8 @@
 use schemas::cbor::{self, CborError};
 use schemas::ids::{Code, CommandId, Hash, ItemId, MessageId, Nonce, PaymentId};
 use schemas::message::{
-    ChildAnswer, ExecutorCommand, HealthCheckRequest, HealthVerdict, Outcome, PaymentPrompt, PaymentState,
-    PaymentStatus, Position,
+    ChildAnswer, ChildView, ExecutorCommand, HealthCheckRequest, HealthVerdict, Outcome, PaymentPrompt,
+    PaymentState, PaymentStatus, Position,
 };
 use schemas::time::Timestamp;
 use schemas::topic::Kind;
@@ -204,6 +204,11 @@ pub enum Event {
     PaymentResultReceived {
         /// As the cloud told it.
         status: PaymentStatus,
+    },
+    /// The cloud told what the child has and can look forward to (PC-14).
+    ChildViewReceived {
+        /// As the cloud told it.
+        view: ChildView,
     },
 }
 

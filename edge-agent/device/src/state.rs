@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use schemas::cbor::{self, CborError};
 use schemas::ids::{Code, CommandId, Hash, ItemId, MessageId, Nonce, PaymentId};
-use schemas::message::{ExecutorCommand, HealthCheckRequest, HealthVerdict, Outcome, PaymentState};
+use schemas::message::{
+    ChildView, ExecutorCommand, HealthCheckRequest, HealthVerdict, Outcome, PaymentState,
+};
 use schemas::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +79,8 @@ pub struct State {
     pub(crate) payment_states: VecDeque<(PaymentId, PaymentState, Timestamp)>,
     #[serde(default, skip_serializing_if = "Prompts::is_empty")]
     pub(crate) prompts: Prompts,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) child_view: Option<ChildView>,
 }
 
 impl State {
@@ -177,6 +181,7 @@ impl State {
                 self.prompts.answer(*payment, *answer, *position);
                 self.spool(report);
             }
+            Event::ChildViewReceived { view } => self.child_view = Some(view.clone()),
             Event::PromptEnded { payment, why } => self.prompts.end_unanswered(*payment, *why),
             Event::PaymentResultReceived { status } => {
                 self.payment_state(status.payment, status.state, status.at);

@@ -1,7 +1,7 @@
 //! What `edge-agent status` shows.
 
 use schemas::ids::{CommandId, ItemId, PaymentId};
-use schemas::message::{ChildAnswer, PaymentPrompt, PaymentState, PaymentStatus};
+use schemas::message::{ChildAnswer, ChildView, PaymentPrompt, PaymentState, PaymentStatus};
 use schemas::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +83,9 @@ pub struct Status {
     /// What was answered, ended or settled last, newest first.
     #[serde(default)]
     pub prompt_results: Vec<PromptResult>,
+    /// What the child has and can look forward to, as of a time (PC-14); none: the cloud has not told it yet.
+    #[serde(default)]
+    pub child_view: Option<ChildView>,
     /// The hardware has not come back from an act in its time.
     pub hardware_silent: bool,
     /// The journal has no room for new work.

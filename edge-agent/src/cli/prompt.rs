@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{Failure, show};
 use crate::config::{Config, Layer};
 use crate::local::{self, PromptList, Request};
-use crate::panel::{outcome, plain};
+use crate::panel::{outcome, plain, purse};
 
 /// Results that are listed for people; `--json` has all that are kept.
 const RESULTS: usize = 10;
@@ -71,6 +71,9 @@ fn only_one(data: &Path) -> Result<PaymentId, Failure> {
 
 fn table(list: &PromptList) -> String {
     let mut text = String::new();
+    for line in list.child.iter().flat_map(purse) {
+        let _ = writeln!(text, "{line}");
+    }
     if list.open.is_empty() {
         text.push_str("nothing is asked\n");
     } else {

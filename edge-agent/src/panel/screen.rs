@@ -14,7 +14,7 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Gauge, Padding, Paragraph, Wrap};
 use ratatui::{DefaultTerminal, Frame};
-use schemas::message::{ChildAnswer, PaymentState};
+use schemas::message::{ChildAnswer, ChildView, PaymentState};
 use schemas::money::Money;
 
 use super::{Keys, PanelError, Shown, View, plain};
@@ -126,7 +126,9 @@ fn draw(frame: &mut Frame<'_>, view: &View, now_boot_ms: u64) {
         Some(shown) => draw_prompt(frame, question, shown, view.more, now_boot_ms),
         None => {
             let text = if view.knows_time { "Nothing to answer." } else { "Waiting for the cloud's time." };
-            frame.render_widget(Paragraph::new(text).alignment(Alignment::Center), question);
+            let lines = view.child.iter().flat_map(purse).chain([String::new(), text.to_owned()]);
+            let lines: Vec<_> = lines.map(Line::raw).collect();
+            frame.render_widget(Paragraph::new(lines).alignment(Alignment::Center), question);
         }
     }
     if let Some(text) = &view.notice {
@@ -180,6 +182,20 @@ fn draw_prompt(frame: &mut Frame<'_>, area: Rect, shown: &Shown, more: usize, no
         hints.push_span(Span::raw(format!("    ({more} more after this one)")));
     }
     frame.render_widget(Paragraph::new(vec![Line::raw(""), hints]), hint);
+}
+
+/// What the child has and can look forward to, in lines (PC-14). Amounts are those of a time, which stands beside.
+pub(crate) fn purse(view: &ChildView) -> Vec<String> {
+    let mut lines = vec![format!("{} has {} (as of {})", view.child, view.available, view.as_of)];
+    lines.extend(view.goals.iter().map(|goal| {
+        // Whole percents, rounded down: nobody has all of it before it is all there.
+        let percent = (view.available.minor.saturating_mul(100) / goal.amount.minor.max(1)).min(100);
+        format!("saving for {}: {percent}% of {}", plain(goal.title.as_str()), goal.amount)
+    }));
+    lines.extend(view.allowances.iter().map(|coming| {
+        format!("{} from {} each {}, next {}", coming.amount, coming.guardian, coming.every, coming.next_at)
+    }));
+    lines
 }
 
 fn draw_results(frame: &mut Frame<'_>, area: Rect, results: &[PromptResult]) {
@@ -293,7 +309,16 @@ mod tests {
         }];
         let principal = "home/mias-bank".to_owned();
         let shown = Some(shown(1, 0));
-        View { principal, connected: true, knows_time: true, shown, more: 2, results, notice: None }
+        View {
+            principal,
+            connected: true,
+            knows_time: true,
+            shown,
+            more: 2,
+            results,
+            child: None,
+            notice: None,
+        }
     }
 
     /// PC-3: who asks, how much, for what, how long still; and PC-5, what became of the last ones.

@@ -1,7 +1,7 @@
 //! Payment prompts: take in, answer once, end when their time is over (PC-2, PC-3, PC-4).
 
 use schemas::ids::PaymentId;
-use schemas::message::{ChildAnswer, PaymentPrompt, PaymentStatus, Position};
+use schemas::message::{ChildAnswer, ChildView, PaymentPrompt, PaymentStatus, Position};
 use schemas::time::Timestamp;
 
 use super::{Context, Decision};
@@ -137,6 +137,17 @@ impl State {
             return Decision::Full;
         }
         Decision::Record(vec![Event::PaymentResultReceived { status: status.clone() }])
+    }
+
+    /// What the child has (PC-14). One that is no newer than what is known, or says the same, changes nothing.
+    pub(crate) fn decide_child_view(&self, context: &Context<'_>, view: &ChildView) -> Decision {
+        if self.child_view.as_ref().is_some_and(|known| view.as_of <= known.as_of) {
+            return Decision::Record(vec![]);
+        }
+        if !context.journal_accepts {
+            return Decision::Full;
+        }
+        Decision::Record(vec![Event::ChildViewReceived { view: view.clone() }])
     }
 
     /// Only above the count bound, and only those that would not be shown if they came again.

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use schemas::ids::PaymentId;
+use schemas::message::ChildView;
 use schemas_journal::Position;
 
 use super::Device;
@@ -69,6 +70,11 @@ impl Device {
             prompt: prompt.clone(),
         };
         self.state.prompts.open().map(open).collect()
+    }
+
+    /// What the child has, as the cloud last told it.
+    pub fn child_view(&self) -> Option<&ChildView> {
+        self.state.child_view.as_ref()
     }
 
     /// What was answered, ended or settled last, newest first.
