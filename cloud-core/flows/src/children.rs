@@ -273,13 +273,25 @@ impl Registry {
                     None => drop(self.children.insert(child, Child::new(bonds))),
                 }
             }
-            AdminCommand::UnbindChild { child } => {
-                for guardian in self.guardians_who_pay(&child) {
-                    self.set_allowance(&child, &guardian, None);
-                }
-                self.children.remove(&child);
-            }
+            AdminCommand::UnbindChild { child } => self.put_child(&child, None),
             _ => {}
+        }
+    }
+
+    /// This entry in place of the one that there is, with what is derived from it.
+    pub(crate) fn put_child(&mut self, child: &Principal, entry: Option<Child>) {
+        let due = |entry: &Child| -> Vec<_> {
+            let due = entry.allowances.iter();
+            due.map(|(guardian, allowance)| (allowance.next_at, child.clone(), guardian.clone())).collect()
+        };
+        if let Some(former) = self.children.remove(child) {
+            for due in due(&former) {
+                self.allowances_due.remove(&due);
+            }
+        }
+        if let Some(entry) = entry {
+            self.allowances_due.extend(due(&entry));
+            self.children.insert(child.clone(), entry);
         }
     }
 

@@ -6,6 +6,7 @@ use schemas::ids::{Hash, MerchantId, Principal, TenantId};
 use schemas::time::Timestamp;
 
 use crate::admin::AdminCommand;
+use crate::children::Child;
 use crate::registry::{Claim, Device, Merchant, Person, Registry, Tenant, Token, operator_name};
 use crate::right::Operator;
 use crate::upkeep::deleted_name;
@@ -16,6 +17,7 @@ pub(crate) struct Before {
     tenant: Option<(TenantId, Option<Tenant>)>,
     merchant: Option<((TenantId, MerchantId), Option<Merchant>)>,
     principal: Option<(Principal, OfPrincipal)>,
+    child: Option<(Principal, Option<Child>)>,
     claims: Vec<(Hash, Option<Claim>)>,
     deleted: Option<(String, Option<Timestamp>)>,
 }
@@ -60,6 +62,9 @@ impl Registry {
             | AdminCommand::RevokeToken { principal } => {
                 before.principal = Some(self.of_principal(principal))
             }
+            AdminCommand::BindChild { child, .. } | AdminCommand::UnbindChild { child } => {
+                before.child = Some((child.clone(), self.child(child).cloned()));
+            }
             AdminCommand::CreateOperator { operator, .. } => {
                 before.principal = operator_name(operator).map(|name| self.of_principal(&name));
             }
@@ -93,7 +98,7 @@ impl Registry {
 
     /// As it was. The last command is taken back first.
     pub(crate) fn take_back(&mut self, before: Before) {
-        let Before { tenant, merchant, principal, claims, deleted } = before;
+        let Before { tenant, merchant, principal, child, claims, deleted } = before;
         tenant.into_iter().for_each(|(name, was)| put(&mut self.tenants, name, was));
         merchant.into_iter().for_each(|(name, was)| put(&mut self.merchants, name, was));
         if let Some((name, was)) = principal {
@@ -107,6 +112,7 @@ impl Registry {
             }
             put(&mut self.tokens, name, was.token);
         }
+        child.into_iter().for_each(|(name, was)| self.put_child(&name, was));
         claims.into_iter().for_each(|(hash, was)| put(&mut self.claims, hash, was));
         deleted.into_iter().for_each(|(name, was)| put(&mut self.deleted, name, was));
     }

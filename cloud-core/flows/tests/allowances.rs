@@ -157,6 +157,30 @@ fn refusals_of_allowances_and_goals_are_reached() {
     w.finish();
 }
 
+/// CP-15: a batch that fails changes nothing of a child either.
+#[test]
+fn a_batch_that_fails_leaves_children_as_they_were() {
+    let mut w = family();
+    let first_at = w.now + DAY_MS;
+    assert_eq!(set(&mut w, "dad", 1, Some(schedule(100, Every::Day, first_at))), None);
+    let before = w.driver.cloud().registry().clone();
+    let commands = vec![
+        AdminCommand::BindChild { child: who("mia"), bonds: bonds(&["mum"], Some("piggy3")) },
+        AdminCommand::UnbindChild { child: who("leo") },
+        AdminCommand::UnbindChild { child: who("mia") },
+        AdminCommand::UnbindChild { child: who("nobody") },
+    ];
+    let refused = w.admin(AdminCommand::Batch { commands: commands.clone(), check_only: false }).unwrap_err();
+    assert_eq!(refused.code.as_str(), "person_unknown");
+    assert_eq!(*w.driver.cloud().registry(), before);
+    let commands = commands[..3].to_vec();
+    w.admin(AdminCommand::Batch { commands: commands.clone(), check_only: true }).unwrap();
+    assert_eq!(*w.driver.cloud().registry(), before);
+    w.admin(AdminCommand::Batch { commands, check_only: false }).unwrap();
+    assert!(w.driver.cloud().registry().child(&who("mia")).is_none());
+    w.finish();
+}
+
 /// Who is no guardian any more pays nothing any more.
 #[test]
 fn an_allowance_ends_with_the_guardianship() {
