@@ -342,8 +342,8 @@ impl Agent {
                 Ok(json!({}))
             }
             Request::Prompts => {
-                let (open, results) = (self.device.open_prompts(now), self.device.prompt_results());
-                Ok(json!(PromptList { open, results, child: self.device.child_view().cloned() }))
+                let (prompts, results) = (self.device.open_prompts(now), self.device.prompt_results());
+                Ok(json!(PromptList { prompts, results, child: self.device.child_view().cloned() }))
             }
             Request::AnswerPrompt { payment, answer } => {
                 self.next_ticket += 1;

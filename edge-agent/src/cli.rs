@@ -64,8 +64,9 @@ struct RunArguments {
     /// Outcomes of a simulated driver, in turn, or @FILE: done, failed:CODE, part:UNITS, unknown, hang, late:MS.
     #[arg(long, value_name = "LIST")]
     faults: Option<String>,
-    /// What shows prompts, in place of the profile's display: screen (this terminal), none.
-    #[arg(long, value_name = "DISPLAY", value_parser = ["screen", "none"])]
+    /// What shows prompts, in place of the profile's display: screen (this terminal), none, or auto (this terminal
+    /// if it is one).
+    #[arg(long, value_name = "DISPLAY", value_parser = ["auto", "screen", "none"])]
     display: Option<String>,
     /// Without enrolment, on loopback only: who this is. The token is read from FARTHING_TOKEN or agent.toml.
     #[arg(long, value_name = "TENANT/NAME")]

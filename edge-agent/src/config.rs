@@ -115,7 +115,7 @@ settings! {
     physical_log: String, "FARTHING_PHYSICAL_LOG";
     /// Outcomes of a simulated driver, separated by commas, in place of the profile's.
     faults: String, "FARTHING_FAULTS";
-    /// What shows prompts, in place of the profile's display: `screen` or `none`.
+    /// What shows prompts, in place of the profile's display: `auto`, `screen` or `none`.
     display: String, "FARTHING_DISPLAY";
     /// `host:port` where the certificate is renewed; where it enrolled, if left out.
     server: String, "FARTHING_SERVER";

@@ -36,8 +36,8 @@ pub(crate) enum Request {
 /// The answer to [`Request::Prompts`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct PromptList {
-    /// Oldest first.
-    pub(crate) open: Vec<OpenPrompt>,
+    /// Those that wait for an answer, oldest first.
+    pub(crate) prompts: Vec<OpenPrompt>,
     /// Newest first.
     pub(crate) results: Vec<PromptResult>,
     /// What the child has and can look forward to.

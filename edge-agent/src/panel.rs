@@ -8,6 +8,8 @@ mod screen;
 use std::io::{self, IsTerminal};
 
 use edge_agent_device::{DisplaySettings, PromptResult, PromptRules, ShownPrompt};
+use rustix::process::getpgrp;
+use rustix::termios::tcgetpgrp;
 use schemas::ids::PaymentId;
 use schemas::message::{ChildAnswer, ChildView};
 use tokio::sync::{mpsc, watch};
@@ -25,7 +27,7 @@ pub(crate) enum PanelError {
          and answer with `edge-agent prompt`"
     )]
     NoTerminal,
-    #[error("`{0}` is no display: write `screen` or `none`, or leave it to the profile")]
+    #[error("`{0}` is no display: write `auto`, `screen` or `none`, or leave it to the profile")]
     Unknown(String),
     #[error("the terminal can't be used ({0}): try another one, or --display none")]
     Terminal(io::Error),
@@ -64,13 +66,8 @@ pub(crate) struct PanelSettings(PromptRules);
 impl PanelSettings {
     /// `display` replaces the profile's.
     pub(crate) fn open(rules: &PromptRules, display: Option<&str>) -> Result<Self, PanelError> {
-        let mut rules = rules.clone();
-        rules.display = chosen(&rules, display)?;
-        let is_terminal = io::stdout().is_terminal() && io::stdin().is_terminal();
-        if rules.display == DisplaySettings::Screen && !is_terminal {
-            return Err(PanelError::NoTerminal);
-        }
-        Ok(Self(rules))
+        let display = chosen(rules, display)?;
+        Ok(Self(PromptRules { display, ..rules.clone() }))
     }
 
     /// Begins to show. Answers come as [`Input::Child`].
@@ -87,7 +84,7 @@ impl PanelSettings {
             buttons::start(settings, keys(seen.clone())).map_err(PanelError::Thread)?;
         }
         let display = match rules.display.clone() {
-            DisplaySettings::None => Display::None,
+            DisplaySettings::None | DisplaySettings::Auto => Display::None,
             DisplaySettings::Screen => Display::Screen(Screen::start(keys(seen))?),
             DisplaySettings::Process { argv } => Display::Process(Programs::new(argv, inputs.clone())),
         };
@@ -101,12 +98,27 @@ pub(crate) fn draws(rules: &PromptRules, display: Option<&str>) -> bool {
 }
 
 fn chosen(rules: &PromptRules, display: Option<&str>) -> Result<DisplaySettings, PanelError> {
-    match display {
-        None => Ok(rules.display.clone()),
-        Some("none") => Ok(DisplaySettings::None),
-        Some("screen") => Ok(DisplaySettings::Screen),
-        Some(other) => Err(PanelError::Unknown(other.to_owned())),
+    let wanted = match display {
+        None => rules.display.clone(),
+        Some("none") => DisplaySettings::None,
+        Some("auto") => DisplaySettings::Auto,
+        Some("screen") => DisplaySettings::Screen,
+        Some(other) => return Err(PanelError::Unknown(other.to_owned())),
+    };
+    let is_terminal = has_terminal();
+    match wanted {
+        DisplaySettings::Auto if is_terminal => Ok(DisplaySettings::Screen),
+        DisplaySettings::Auto => Ok(DisplaySettings::None),
+        DisplaySettings::Screen if !is_terminal => Err(PanelError::NoTerminal),
+        other => Ok(other),
     }
+}
+
+/// Started in the foreground of one: what runs behind somebody's back may not read keys.
+fn has_terminal() -> bool {
+    let (stdin, stdout) = (io::stdin(), io::stdout());
+    let foreground = || tcgetpgrp(&stdin).is_ok_and(|group| group == getpgrp());
+    stdin.is_terminal() && stdout.is_terminal() && foreground()
 }
 
 /// The hardware at work. Dropping it gives the terminal back and ends the program of a prompt.

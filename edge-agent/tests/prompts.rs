@@ -60,9 +60,7 @@ fn answered(cloud: &Cloud) -> PromptAnswer {
 }
 
 fn start(machine: &Machine) -> Agent {
-    machine.start(|command| {
-        command.args(["--display", "none"]);
-    })
+    machine.start(|_| {})
 }
 
 /// The list as soon as `wanted` accepts it; the agent may still be starting.
@@ -81,7 +79,7 @@ fn list(machine: &Machine, wanted: impl Fn(&Value) -> bool) -> Value {
 }
 
 fn is_shown(list: &Value, number: u8) -> bool {
-    list["open"][0]["shown"] == true && list["open"][0]["prompt"]["payment"] == id(number).to_string()
+    list["prompts"][0]["shown"] == true && list["prompts"][0]["payment"] == id(number).to_string()
 }
 
 /// PC-2, PC-3, PC-4, PC-5: from the prompt on the wire to the answer on the wire, and what became of it.
@@ -104,20 +102,20 @@ fn a_prompt_is_listed_answered_and_its_result_told() {
     assert_eq!(again.status.code(), Some(6));
     assert!(String::from_utf8_lossy(&again.stderr).contains("only the first answer counts"));
     let text = String::from_utf8(machine.call(&["prompt", "list"]).stdout).unwrap();
-    assert!(text.contains("You said yes; waiting for the result"), "{text}");
+    assert!(text.contains("You said yes. Waiting for the result."), "{text}");
 
     // While the PUBACK is on its way, the repeat would be answered by that same message.
     while machine.json(&["status"])["spool_depth"] != 0 {}
     cloud.owe(in_time(1));
     assert_eq!(answered(&cloud), answer, "a repeat gets the same answer");
-    cloud.owe(result(1, PaymentState::Settled, "2.50 EUR went to Canteen"));
+    cloud.owe(result(1, PaymentState::Settled, "2.50 EUR went to Canteen."));
     list(&machine, |list| list["results"][0]["status"]["state"] == "settled");
     let text = String::from_utf8(machine.call(&["prompt", "list"]).stdout).unwrap();
-    assert!(text.contains("You said yes; paid: 2.50 EUR went to Canteen"), "{text}");
+    assert!(text.contains("2.50 EUR went to Canteen."), "{text}");
 
     cloud.owe(in_time(2));
     cloud.owe(in_time(3));
-    list(&machine, |list| is_shown(list, 2) && list["open"].as_array().unwrap().len() == 2);
+    list(&machine, |list| is_shown(list, 2) && list["prompts"].as_array().unwrap().len() == 2);
     let ambiguous = machine.call(&["prompt", "confirm"]);
     assert!(String::from_utf8_lossy(&ambiguous.stderr).contains("name the payment"), "{ambiguous:?}");
     cloud.owe(result(2, PaymentState::Cancelled, "dad took it back"));
@@ -151,10 +149,10 @@ fn a_late_prompt_is_never_shown_and_an_open_one_disappears() {
         }
     };
     let seen = list(&machine, late(1));
-    let open = seen["open"].as_array().unwrap();
-    assert!(open.iter().all(|open| open["prompt"]["payment"] != id(1).to_string()), "{seen}");
+    let open = seen["prompts"].as_array().unwrap();
+    assert!(open.iter().all(|open| open["payment"] != id(1).to_string()), "{seen}");
     let seen = list(&machine, late(2));
-    assert_eq!(seen["open"].as_array().unwrap().len(), 0);
+    assert_eq!(seen["prompts"].as_array().unwrap().len(), 0);
     for number in [1, 2] {
         let refused = machine.call(&["prompt", "confirm", &id(number).to_string()]);
         assert_eq!(refused.status.code(), Some(6));
@@ -183,7 +181,7 @@ fn a_power_cut_at_any_step_never_asks_twice_and_never_loses_an_answer() {
     for (number, (step, asked)) in (1..).zip(steps) {
         let machine = Machine::new(&cloud, "piggy-bank");
         let hold = |command: &mut Command| {
-            command.args(["--display", "none"]).env("FARTHING_HOLD_WRITES", "1");
+            command.env("FARTHING_HOLD_WRITES", "1");
         };
         let mut killed = machine.start(|command| {
             hold(command);
@@ -202,7 +200,7 @@ fn a_power_cut_at_any_step_never_asks_twice_and_never_loses_an_answer() {
             machine.json(&["prompt", "confirm", &id(number).to_string()]);
         } else {
             let known = list(&machine, |list| list["results"][0]["answer"] == "confirm");
-            assert_eq!(known["open"].as_array().unwrap().len(), 0, "{step}");
+            assert_eq!(known["prompts"].as_array().unwrap().len(), 0, "{step}");
         }
         let answer = answered(&cloud);
         assert_eq!((answer.payment, answer.answer), (id(number), ChildAnswer::Confirm), "{step}");
@@ -245,7 +243,7 @@ fn buttons_answer_the_prompt_that_is_shown() {
         text.replace("quiet_ms = 500", "quiet_ms = 0").replace("\n[driver]", &format!("\n{buttons}"))
     });
     let _agent = machine.start(|command| {
-        command.args(["--display", "none", "--profile"]).arg(&path);
+        command.arg("--profile").arg(&path);
     });
     let mut device = std::fs::File::options().write(true).open(&fifo).unwrap();
     for (number, code, expected) in
@@ -274,7 +272,7 @@ fn a_program_asks_and_its_exit_code_answers() {
         let argv = format!(
             "kind = \"process\"\nargv = [\"/bin/sh\", \"-c\", \"{script}\", \"ask\", \"{{payment}}\", \"{{amount}}\"]"
         );
-        text.replace("kind = \"screen\"", &argv)
+        text.replace("kind = \"auto\"", &argv)
     });
     let agent = machine.start(|command| {
         command.arg("--profile").arg(&path);
@@ -286,7 +284,7 @@ fn a_program_asks_and_its_exit_code_answers() {
     cloud.owe(in_time(3));
     list(&machine, |list| is_shown(list, 3));
     cloud.owe(result(3, PaymentState::Cancelled, ""));
-    list(&machine, |list| list["open"].as_array().unwrap().is_empty());
+    list(&machine, |list| list["prompts"].as_array().unwrap().is_empty());
     let lines = std::fs::read_to_string(&asked).unwrap();
     assert!(lines.starts_with(&format!("{} 2.50 EUR\n{} 2.50 EUR\n", id(1), id(2))), "{lines}");
     assert_eq!(agent.terminate(), Some(0));
@@ -297,7 +295,7 @@ fn a_program_asks_and_its_exit_code_answers() {
 fn a_screen_without_a_terminal_is_refused_with_the_way_out() {
     let cloud = Cloud::start();
     let machine = Machine::new(&cloud, "piggy-bank");
-    let output = machine.call(&["run"]);
+    let output = machine.call(&["run", "--display", "screen"]);
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.code() == Some(4) && text.contains("--display none"), "{text}");
     assert_eq!(output.stdout, b"");

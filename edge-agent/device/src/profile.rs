@@ -140,8 +140,10 @@ pub enum DisplaySettings {
     /// Nothing: answered by buttons or `edge-agent prompt`.
     #[default]
     None,
-    /// The terminal in which the agent runs.
+    /// The terminal in which the agent runs; without one it does not start.
     Screen,
+    /// The terminal in which the agent runs, or nothing where there is none.
+    Auto,
     /// A program per prompt, killed when the prompt ends. Exit code 0 confirm, 10 reject, anything else no answer.
     Process {
         /// Program and arguments; `{payment}`, `{amount}`, `{payee}`, `{note}`, `{categories}`, `{child}`,
@@ -354,7 +356,7 @@ mod tests {
     #[test]
     fn the_shipped_profiles_are_accepted() {
         let piggy_bank = Profile::parse(PIGGY_BANK).unwrap();
-        assert_eq!(piggy_bank.prompt.unwrap().display, DisplaySettings::Screen);
+        assert_eq!(piggy_bank.prompt.unwrap().display, DisplaySettings::Auto);
         let chip = Profile::parse(CHIP).unwrap();
         assert!(chip.information.is_some() && chip.items.values().all(|item| item.sale.is_some()));
         let executor = Profile::parse(EXECUTOR).unwrap();
@@ -383,7 +385,7 @@ mod tests {
             (PIGGY_BANK, "\"answers-prompts\"", "", "go together"),
             (PIGGY_BANK, "queue_max = 4", "queue_max = 17", "queue_max"),
             (PIGGY_BANK, "queue_max = 4", "queue_max = 4\nquiet_ms = 5001", "quiet_ms"),
-            (PIGGY_BANK, "kind = \"screen\"", "kind = \"process\"\nargv = []", "argv"),
+            (PIGGY_BANK, "kind = \"auto\"", "kind = \"process\"\nargv = []", "argv"),
             (
                 PIGGY_BANK,
                 "[driver]",

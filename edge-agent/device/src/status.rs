@@ -26,6 +26,7 @@ pub struct OpenCommand {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenPrompt {
     /// What is asked.
+    #[serde(flatten)]
     pub prompt: PaymentPrompt,
     /// It is the one to be seen now.
     pub shown: bool,

@@ -51,7 +51,7 @@ fn only_one(data: &Path) -> Result<PaymentId, Failure> {
     let list: PromptList = serde_json::from_value(ask(data)?).map_err(|error| {
         Failure::failed("agent_unreachable", format!("the agent is of another release: {error}"))
     })?;
-    match &list.open[..] {
+    match &list.prompts[..] {
         [one] => Ok(one.prompt.payment),
         [] => Err(Failure::refused(
             "no_such_prompt",
@@ -74,7 +74,7 @@ fn table(list: &PromptList) -> String {
     for line in list.child.iter().flat_map(purse) {
         let _ = writeln!(text, "{line}");
     }
-    if list.open.is_empty() {
+    if list.prompts.is_empty() {
         text.push_str("nothing is asked\n");
     } else {
         let _ = writeln!(
@@ -83,7 +83,7 @@ fn table(list: &PromptList) -> String {
             "PAYMENT", "AMOUNT", "TO", "FROM", "TIME LEFT"
         );
     }
-    for open in &list.open {
+    for open in &list.prompts {
         let prompt = &open.prompt;
         let note = prompt.note.as_ref().map_or_else(String::new, |note| plain(note.as_str()));
         let _ = writeln!(

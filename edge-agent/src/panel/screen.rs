@@ -24,6 +24,8 @@ use crate::clock::boot_ms;
 const REDRAW: Duration = Duration::from_millis(100);
 /// The newest results, beside a prompt and without one.
 const RESULTS: (u16, u16) = (3, 10);
+/// Rows of a prompt without large letters, with the notice below it and the headline of the results.
+const QUESTION_ROWS: u16 = 12;
 /// Rows of a prompt with its amount in large letters.
 const LARGE_ROWS: u16 = 15;
 
@@ -119,7 +121,9 @@ fn draw(frame: &mut Frame<'_>, view: &View, now_boot_ms: u64) {
     frame.render_widget(block, frame.area());
     let shown = view.shown.as_ref().filter(|shown| now_boot_ms <= shown.prompt.until_boot_ms);
     let (beside, alone) = RESULTS;
-    let most = if shown.is_some() { beside } else { alone };
+    // Where there is little room, the question has it.
+    let room = inside.height.saturating_sub(QUESTION_ROWS);
+    let most = if shown.is_some() { beside.min(room) } else { alone };
     let rows = [Constraint::Min(0), Constraint::Length(1), Constraint::Length(most + 1)];
     let [question, notice, results] = Layout::vertical(rows).areas(inside);
     match shown {
@@ -210,8 +214,10 @@ fn draw_results(frame: &mut Frame<'_>, area: Rect, results: &[PromptResult]) {
 /// One line about what became of a payment.
 fn told(result: &PromptResult) -> String {
     let mut line = match (&result.prompt, &result.status) {
-        (Some(prompt), _) => format!("{:>12}  {:<16}", prompt.amount, plain(prompt.payee.as_str())),
-        (None, Some(status)) => format!("{:>12}  {:<16}", status.amount, ""),
+        (Some(prompt), _) => {
+            format!("{:>12}  {:<16}", prompt.amount.to_string(), plain(prompt.payee.as_str()))
+        }
+        (None, Some(status)) => format!("{:>12}  {:<16}", status.amount.to_string(), ""),
         (None, None) => String::new(),
     };
     line.push_str("  ");
@@ -221,32 +227,28 @@ fn told(result: &PromptResult) -> String {
 
 /// In words for a child. An answered one is waiting, not paid, until the cloud says so (correctness.md 16).
 pub(crate) fn outcome(result: &PromptResult) -> String {
-    let said = match result.answer {
-        Some(ChildAnswer::Confirm) => "You said yes",
-        Some(ChildAnswer::Reject) => "You said no",
-        None => "",
+    let words = match (&result.status, result.answer, result.ended) {
+        (Some(status), _, _) if !status.text.as_str().is_empty() => return plain(status.text.as_str()),
+        (Some(status), _, _) => in_words(status.state),
+        (None, Some(ChildAnswer::Confirm), _) => "You said yes. Waiting for the result.",
+        (None, Some(ChildAnswer::Reject), _) => "You said no. Waiting for the result.",
+        (None, None, Some(PromptEnd::TooLate)) => "Too late to answer.",
+        (None, None, Some(PromptEnd::Withdrawn)) => "Taken back.",
+        (None, None, None) => "",
     };
-    let became = match &result.status {
-        Some(status) if status.text.as_str().is_empty() => in_words(status.state).to_owned(),
-        Some(status) => format!("{}: {}", in_words(status.state), plain(status.text.as_str())),
-        None => match result.ended {
-            Some(PromptEnd::TooLate) => "too late to answer".to_owned(),
-            Some(PromptEnd::Withdrawn) => "taken back".to_owned(),
-            None => "waiting for the result".to_owned(),
-        },
-    };
-    if said.is_empty() { became } else { format!("{said}; {became}") }
+    words.to_owned()
 }
 
+/// For a cloud that says no more than a state.
 fn in_words(state: PaymentState) -> &'static str {
     match state {
-        PaymentState::Settled => "paid",
-        PaymentState::Rejected => "not paid",
-        PaymentState::Expired => "too late",
-        PaymentState::Cancelled => "taken back",
-        PaymentState::Refused => "refused",
-        PaymentState::Voided => "nothing was taken",
-        PaymentState::Refunded => "you got it back",
+        PaymentState::Settled => "Paid.",
+        PaymentState::Rejected => "You said no. Nothing was paid.",
+        PaymentState::Expired => "Too late. Nothing was paid.",
+        PaymentState::Cancelled => "Taken back. Nothing was paid.",
+        PaymentState::Refused => "Refused. Nothing was paid.",
+        PaymentState::Voided => "Nothing was paid.",
+        PaymentState::Refunded => "You have it back.",
         other => other.as_str(),
     }
 }
@@ -337,7 +339,7 @@ mod tests {
             "2 more after this one",
             "0:42",
             "Enter or y",
-            "You said yes; waiting for the result",
+            "You said yes. Waiting for the result.",
         ] {
             assert!(picture.contains(part), "{part} is not in\n{picture}");
         }
