@@ -11,7 +11,7 @@ use std::time::Duration;
 use ed25519_dalek::SigningKey;
 use edge_agent_device::{
     Delivery, Device, Event, HardwareResult, IssueRequest, Output, PromptAnswerRequest, PromptRefusal,
-    Settings,
+    Settings, ShownPrompt,
 };
 use schemas::ids::{CommandId, Nonce, PaymentId};
 use schemas::message::ChildAnswer;
@@ -417,17 +417,7 @@ impl Agent {
                 None
             }
             Output::Prompt { shown } => {
-                let since_boot_ms = boot_ms();
-                // The same one for another time has been there before.
-                let payment = |shown: &Shown| shown.prompt.prompt.payment;
-                let before = self.shown.take();
-                self.shown = shown.map(|prompt| Shown { prompt, since_boot_ms }).map(|shown| match before {
-                    Some(before) if payment(&before) == payment(&shown) => {
-                        Shown { since_boot_ms: before.since_boot_ms, ..shown }
-                    }
-                    _ => shown,
-                });
-                self.notice = self.notice.take().filter(|_| self.shown.is_none());
+                self.show_prompt(shown);
                 None
             }
             Output::PromptAnswered { ticket, payment, answer, result } => {
@@ -479,6 +469,17 @@ impl Agent {
 
 /// What the child is asked, and what it said.
 impl Agent {
+    fn show_prompt(&mut self, shown: Option<ShownPrompt>) {
+        let before = self.shown.take();
+        let Some(prompt) = shown else { return };
+        let payment = prompt.prompt.payment;
+        // The same one for another time has been there before.
+        let same = before.filter(|before| before.prompt.prompt.payment == payment);
+        let since_boot_ms = same.map_or_else(boot_ms, |before| before.since_boot_ms);
+        self.shown = Some(Shown { prompt, since_boot_ms });
+        self.notice = None;
+    }
+
     fn tell_answered(
         &mut self,
         ticket: u64,

@@ -3,9 +3,9 @@
 
 mod support;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use schemas::ids::PaymentId;
 use schemas::message::{
@@ -258,6 +258,18 @@ fn buttons_answer_the_prompt_that_is_shown() {
     }
 }
 
+#[test]
+fn check_names_buttons_that_cannot_be_read() {
+    let cloud = Cloud::start();
+    let machine = Machine::new(&cloud, "piggy-bank");
+    let buttons = "[prompt.buttons]\ndevice = \"/no/such\"\nconfirm = [28]\nreject = [1]\n\n[driver]";
+    let path = profile(&machine, |text| text.replace("\n[driver]", &format!("\n{buttons}")));
+    std::fs::create_dir_all(&machine.data).unwrap();
+    let output = machine.command(&["check"]).env("FARTHING_PROFILE", path).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("FAILED  profile     the buttons at /no/such can't be read"), "{text}");
+}
+
 /// PC-3: a program asks; it is killed when the question is taken back.
 #[test]
 fn a_program_asks_and_its_exit_code_answers() {
@@ -288,6 +300,48 @@ fn a_program_asks_and_its_exit_code_answers() {
     let lines = std::fs::read_to_string(&asked).unwrap();
     assert!(lines.starts_with(&format!("{} 2.50 EUR\n{} 2.50 EUR\n", id(1), id(2))), "{lines}");
     assert_eq!(agent.terminate(), Some(0));
+}
+
+/// PC-3: on a terminal of its own: the prompt is drawn, a key answers it, and the terminal is given back.
+#[test]
+#[ignore = "needs script (bsdutils)"]
+fn a_key_on_the_screen_answers() {
+    let cloud = Cloud::start();
+    let machine = Machine::new(&cloud, "piggy-bank");
+    let path = profile(&machine, |text| text.replace("quiet_ms = 500", "quiet_ms = 0"));
+    let mut agent = machine.command(&["run"]);
+    agent.env("FARTHING_PROFILE", path).env("TERM", "xterm");
+    let words = std::iter::once(agent.get_program()).chain(agent.get_args());
+    let words: Vec<_> = words.map(|word| format!("'{}'", word.to_str().unwrap())).collect();
+    let line = format!("stty rows 24 cols 80; exec {}", words.join(" "));
+    let mut script = Command::new("script");
+    script.args(["-qefc", &line, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    for (name, value) in agent.get_envs() {
+        match value {
+            Some(value) => script.env(name, value),
+            None => script.env_remove(name),
+        };
+    }
+    let mut screen = Agent(script.spawn().unwrap());
+    let mut keys = screen.0.stdin.take().unwrap();
+    for (number, key, expected) in [(1, b"y", ChildAnswer::Confirm), (2, b"n", ChildAnswer::Reject)] {
+        cloud.owe(in_time(number));
+        list(&machine, |list| is_shown(list, number));
+        keys.write_all(key).unwrap();
+        let answer = answered(&cloud);
+        assert_eq!((answer.payment, answer.answer), (id(number), expected));
+    }
+    keys.write_all(b"q").unwrap();
+    let mut drawn = String::new();
+    screen.0.stdout.take().unwrap().read_to_string(&mut drawn).unwrap();
+    assert_eq!(screen.0.wait().unwrap().code(), Some(0), "{drawn:?}");
+    for part in ["\u{1b}[?1049h", "Canteen", "EUR"] {
+        assert!(drawn.contains(part), "{drawn:?}");
+    }
+    let (_, after) = drawn.rsplit_once("\u{1b}[?1049l").expect("the screen before comes back");
+    assert!(!after.contains("Canteen"), "{after:?}");
+    let log = std::fs::read_to_string(machine.data.join("agent.log")).unwrap();
+    assert!(log.contains("answered") && !drawn.contains("INFO"), "{log}");
 }
 
 /// Nothing is drawn where there is no terminal; the error says what to do instead.

@@ -111,7 +111,7 @@ fn shown(fleet: &Fleet, device: &str, payment: PaymentId) {
 
 fn press(fleet: &Fleet, device: &str, word: &str, payment: PaymentId) -> Result<(), String> {
     let mut press = command(binary("edge-agent"));
-    press.args(["prompt", word, &payment.to_string(), "--data"]).arg(fleet.directory_of(device));
+    press.args(["prompt", word, &payment.to_string(), "--json", "--data"]).arg(fleet.directory_of(device));
     let output = run(press);
     if output.status.success() { Ok(()) } else { Err(text(&output.stderr)) }
 }

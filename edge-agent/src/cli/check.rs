@@ -59,6 +59,11 @@ fn check_profile(config: &Config) -> Result<String, String> {
     let values = &config.values;
     Driver::open(&profile.driver, values.faults.as_deref(), values.physical_log.as_deref())
         .map_err(|error| error.to_string())?;
+    if let Some(buttons) = profile.prompt.as_ref().and_then(|rules| rules.buttons.as_ref()) {
+        rustix::fs::access(&buttons.device, rustix::fs::Access::READ_OK).map_err(|error| {
+            format!("the buttons at {} can't be read ({error}): check path and permissions", buttons.device)
+        })?;
+    }
     Ok(format!("{}: {}", profile.name, profile.summary))
 }
 
