@@ -112,7 +112,7 @@ order() {
   wait_for has_told request-answer "$KEY"
   PAYMENT=$(read_told request-answer | jq -r .payment)
 }
-asked() { edge-agent prompt list --data piggy --json | jq -e --arg id "$PAYMENT" 'any(.open[]; .prompt.payment == $id)'; }
+asked() { edge-agent prompt list --data piggy --json | jq -e --arg id "$PAYMENT" 'any(.prompts[]; .payment == $id)'; }
 
 echo "== dad orders, mia says yes"
 order '{"child": "mia", "amount": "7.50 EUR", "categories": ["books"], "note": "The one about whales"}'

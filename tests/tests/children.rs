@@ -203,8 +203,7 @@ fn prompts_if_running(fleet: &Fleet) -> Vec<Value> {
 
 /// Of what `prompt list --json` prints.
 fn open(said: &Value) -> Vec<Value> {
-    let open = said["open"].as_array().cloned().unwrap_or_default();
-    open.into_iter().map(|open| open["prompt"].clone()).collect()
+    said["prompts"].as_array().cloned().unwrap_or_default()
 }
 
 /// correctness.md 15, 16: the core dies while the child thinks. The answer counts, once, when it is back.

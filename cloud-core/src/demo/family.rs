@@ -197,8 +197,7 @@ async fn prompts(fleet: &Fleet) -> anyhow::Result<Vec<Value>> {
     let data = fleet.device_directory(PIGGY_BANK);
     let said = run(&["__edge-agent", "prompt", "list", "--json", "--data", &data.to_string_lossy()]).await?;
     let said: Value = serde_json::from_slice(&said.stdout).context("what `prompt list` prints")?;
-    let open = said["open"].as_array().cloned().unwrap_or_default();
-    Ok(open.into_iter().map(|open| open["prompt"].clone()).collect())
+    Ok(said["prompts"].as_array().cloned().unwrap_or_default())
 }
 
 async fn shown(fleet: &Fleet, narrator: &Narrator, payment: PaymentId) -> anyhow::Result<()> {
