@@ -5,7 +5,8 @@ use cloud_core_flows::admin::{AdminAnswer, AdminCommand, BankKind, OnUnknown};
 use cloud_core_flows::children::Bonds;
 use schemas::ids::{PaymentId, Principal};
 use schemas::message::{
-    Categories, CategoryAmounts, ChildLimits, PaymentOrder, PaymentRefund, PaymentState, PaymentStatus, Up,
+    AllowanceSchedule, Categories, CategoryAmounts, ChildAllowance, ChildLimits, Down, Every, Goal, Goals,
+    PaymentOrder, PaymentRefund, PaymentState, PaymentStatus, SavingsGoals, Up,
 };
 use schemas::wire::Text;
 use serde_json::Value;
@@ -57,6 +58,12 @@ pub(super) const STORIES: &[Story] = &[
         moral: "fixed when Mia was asked, shown to her, and exactly that was taken",
         play: |fleet, narrator| Box::pin(or_less(fleet, narrator)),
     },
+    Story {
+        title: "Pocket money",
+        about: "Mia saves for another scooter, and Dad sets an allowance of 2.00 EUR a week. The first one is due.",
+        moral: "paid by itself, once, and Mia sees it on her piggy bank",
+        play: |fleet, narrator| Box::pin(allowance(fleet, narrator)),
+    },
 ];
 
 /// A tenant whose accounts are in our own ledger; Mia, her dad, a bookshop.
@@ -98,6 +105,11 @@ pub(super) fn register(admin: &AdminClient) -> anyhow::Result<()> {
             person: name("mia")?,
             amount: "20.00 EUR".parse()?,
             reference: "birthday".to_owned(),
+        },
+        AdminCommand::Deposit {
+            person: name("dad")?,
+            amount: "10.00 EUR".parse()?,
+            reference: "pocket money".to_owned(),
         },
     ];
     for command in commands {
@@ -171,6 +183,39 @@ async fn or_less(fleet: &mut Fleet, narrator: &mut Narrator) -> anyhow::Result<(
     has(fleet, narrator, "0.00", "0.00")
 }
 
+async fn allowance(fleet: &mut Fleet, narrator: &mut Narrator) -> anyhow::Result<()> {
+    let goal = Goal { title: Text::new("A scooter"), amount: "50.00 EUR".parse()? };
+    let goals = SavingsGoals { child: "mia".parse()?, goals: Goals::new(vec![goal])? };
+    let schedule = AllowanceSchedule {
+        amount: "2.00 EUR".parse()?,
+        every: Every::Week,
+        first_at: device_sim::live::terminal::now().plus_ms(1_000),
+    };
+    let set = ChildAllowance { child: "mia".parse()?, schedule: Some(schedule) };
+    for body in [Up::SavingsGoals(goals), Up::ChildAllowance(set)] {
+        let kind = body.kind();
+        let answer = fleet.guardian.ask(body, PATIENCE).await?;
+        ensure!(answer.refused.is_none(), "{kind} was refused: {}", answer.text);
+        narrator.tell(&format!("dad -> {kind}: {}", answer.text));
+    }
+    let told = fleet.guardian.wait("the allowance", PATIENCE, |body| match body {
+        Down::PaymentStatus(status) if status.text.as_str().contains("allowance") => Some(status.clone()),
+        _ => None,
+    });
+    let told = told.await?;
+    narrator.tell(&format!("dad is told: {}: {}", told.state, told.text));
+    ensure!(told.state == PaymentState::Settled, "the allowance is {}", told.state);
+    let seen = || async { Ok(screen(fleet).await?["child"]["available"] == "2.00 EUR") };
+    wait_until("the piggy bank shows it", seen).await?;
+    let child = &screen(fleet).await?["child"];
+    let goal = &child["goals"][0];
+    narrator.tell(&format!(
+        "piggy bank: mia has {}, saves for {} ({})",
+        child["available"], goal["title"], goal["amount"]
+    ));
+    has(fleet, narrator, "2.00", "0.00")
+}
+
 fn order(amount: &str, category: &str) -> anyhow::Result<PaymentOrder> {
     Ok(PaymentOrder {
         child: "mia".parse()?,
@@ -193,11 +238,14 @@ async fn place(fleet: &mut Fleet, narrator: &Narrator, order: PaymentOrder) -> a
 }
 
 /// What is on the piggy bank's screen: asked for at its own socket.
-async fn prompts(fleet: &Fleet) -> anyhow::Result<Vec<Value>> {
+async fn screen(fleet: &Fleet) -> anyhow::Result<Value> {
     let data = fleet.device_directory(PIGGY_BANK);
     let said = run(&["__edge-agent", "prompt", "list", "--json", "--data", &data.to_string_lossy()]).await?;
-    let said: Value = serde_json::from_slice(&said.stdout).context("what `prompt list` prints")?;
-    Ok(said["prompts"].as_array().cloned().unwrap_or_default())
+    serde_json::from_slice(&said.stdout).context("what `prompt list` prints")
+}
+
+async fn prompts(fleet: &Fleet) -> anyhow::Result<Vec<Value>> {
+    Ok(screen(fleet).await?["prompts"].as_array().cloned().unwrap_or_default())
 }
 
 async fn shown(fleet: &Fleet, narrator: &Narrator, payment: PaymentId) -> anyhow::Result<()> {

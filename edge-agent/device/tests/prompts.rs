@@ -341,3 +341,42 @@ fn prompt_events_and_state_survive_encoding_and_others_stay_as_they_were() {
     let state = bench.device.state();
     assert_eq!(&State::restore(&state.snapshot()).unwrap(), state);
 }
+
+/// PC-14: what the child has is known after a restart and offline; an older word never takes the place of a newer one.
+#[test]
+fn what_the_child_has_survives_a_restart() {
+    use schemas::envelope::Envelope;
+    use schemas::ids::MessageId;
+    use schemas::message::{ChildView, ComingAllowances, Goals};
+
+    let view = |minor, as_of| ChildView {
+        child: "mia".parse().unwrap(),
+        available: "EUR".parse::<schemas::money::Currency>().unwrap().minor(minor),
+        as_of: Timestamp(as_of),
+        goals: Goals::default(),
+        allowances: ComingAllowances::default(),
+    };
+    let deliver = |bench: &mut Bench, number: u8, view: ChildView| {
+        bench.deliver("child-view", &Envelope::message(MessageId([number; 16]), view).encode());
+    };
+    let mut bench = Bench::new(PIGGY_BANK);
+    bench.connect_with_time();
+    for (number, (minor, as_of)) in (0..).zip([(500, 2), (900, 1), (500, 2)]) {
+        deliver(&mut bench, number, view(minor, as_of));
+        assert_eq!(acknowledged(&bench.settle()), 1);
+        assert_eq!(bench.device.child_view(), Some(&view(500, 2)));
+    }
+    bench.crash(0);
+    assert_eq!(bench.device.status(bench.now).child_view, Some(view(500, 2)));
+    bench.connect_with_time();
+    deliver(&mut bench, 9, view(700, 3));
+    bench.settle();
+    assert_eq!(bench.device.child_view(), Some(&view(700, 3)));
+
+    let mut executor = Bench::new(EXECUTOR);
+    executor.connect_with_time();
+    deliver(&mut executor, 1, view(500, 2));
+    executor.settle();
+    assert_eq!(executor.device.child_view(), None, "a device without a child has no use for it");
+    assert_eq!(executor.device.status(executor.now).dead_letters.len(), 1);
+}

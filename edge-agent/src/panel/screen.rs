@@ -356,6 +356,42 @@ mod tests {
         assert!(lost.contains("NOT connected") && lost.contains("Waiting for the cloud's time."), "{lost}");
     }
 
+    /// PC-14
+    #[test]
+    fn the_screen_says_what_the_child_has_when_nothing_is_asked() {
+        use schemas::message::{AllowanceSchedule, ComingAllowance, ComingAllowances, Every, Goal, Goals};
+        use schemas::time::Timestamp;
+
+        let schedule = AllowanceSchedule {
+            amount: "2.00 EUR".parse().unwrap(),
+            every: Every::Week,
+            first_at: Timestamp(1_795_000_000_000),
+        };
+        let (amount, every, next_at) = (schedule.amount, schedule.every, schedule.first_at);
+        let coming = ComingAllowance { guardian: "dad".parse().unwrap(), amount, every, next_at };
+        let goal = |title: &str, amount: &str| Goal {
+            title: schemas::wire::Text::new(title),
+            amount: amount.parse().unwrap(),
+        };
+        let child = ChildView {
+            child: "mia".parse().unwrap(),
+            available: "12.50 EUR".parse().unwrap(),
+            as_of: Timestamp(1_795_000_000_000),
+            goals: Goals::new(vec![goal("A \u{1b}[2Jscooter", "50.00 EUR"), goal("A ball", "12.00 EUR")])
+                .unwrap(),
+            allowances: ComingAllowances::new(vec![coming]).unwrap(),
+        };
+        let picture = picture(&View { shown: None, child: Some(child), ..view() }, 0);
+        for part in [
+            "mia has 12.50 EUR (as of 2026-",
+            "saving for A  [2Jscooter: 25% of 50.00 EUR",
+            "saving for A ball: 100% of 12.00 EUR",
+            "2.00 EUR from dad each week, next 2026-",
+        ] {
+            assert!(picture.contains(part), "{part} is not in\n{picture}");
+        }
+    }
+
     #[test]
     fn keys_have_one_meaning_each() {
         let (yes, no) = (Meaning::Answer(ChildAnswer::Confirm), Meaning::Answer(ChildAnswer::Reject));
