@@ -26,6 +26,8 @@ const REDRAW: Duration = Duration::from_millis(100);
 const RESULTS: (u16, u16) = (3, 10);
 /// Rows of a prompt without large letters, with the notice below it and the headline of the results.
 const QUESTION_ROWS: u16 = 12;
+/// The same without a prompt.
+const IDLE_ROWS: u16 = 3;
 /// Rows of a prompt with its amount in large letters.
 const LARGE_ROWS: u16 = 15;
 
@@ -122,8 +124,8 @@ fn draw(frame: &mut Frame<'_>, view: &View, now_boot_ms: u64) {
     let shown = view.shown.as_ref().filter(|shown| now_boot_ms <= shown.prompt.until_boot_ms);
     let (beside, alone) = RESULTS;
     // Where there is little room, the question has it.
-    let room = inside.height.saturating_sub(QUESTION_ROWS);
-    let most = if shown.is_some() { beside.min(room) } else { alone };
+    let (most, needed) = if shown.is_some() { (beside, QUESTION_ROWS) } else { (alone, IDLE_ROWS) };
+    let most = most.min(inside.height.saturating_sub(needed));
     let rows = [Constraint::Min(0), Constraint::Length(1), Constraint::Length(most + 1)];
     let [question, notice, results] = Layout::vertical(rows).areas(inside);
     match shown {
@@ -296,7 +298,11 @@ mod tests {
     use super::*;
 
     fn picture(view: &View, now_boot_ms: u64) -> String {
-        let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+        picture_of(view, now_boot_ms, 24)
+    }
+
+    fn picture_of(view: &View, now_boot_ms: u64, rows: u16) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(80, rows)).unwrap();
         terminal.draw(|frame| draw(frame, view, now_boot_ms)).unwrap();
         terminal.backend().to_string()
     }
@@ -390,6 +396,17 @@ mod tests {
         ] {
             assert!(picture.contains(part), "{part} is not in\n{picture}");
         }
+    }
+
+    /// What is asked comes before what was.
+    #[test]
+    fn a_small_terminal_shows_the_question_whole() {
+        let small = picture_of(&view(), 0, 13);
+        for part in ["asks you to pay", "2.50 EUR", "to Canteen  for lunch", "1:00", "Enter or y"] {
+            assert!(small.contains(part), "{part} is not in\n{small}");
+        }
+        let idle = picture_of(&View { shown: None, ..view() }, 0, 6);
+        assert!(idle.contains("Nothing to answer.") && idle.contains("You said yes"), "{idle}");
     }
 
     #[test]
