@@ -11,7 +11,7 @@ use cloud_core_flows::admin::{
 use cloud_core_flows::children::Bonds;
 use device_sim::live::terminal::Terminal;
 use farthing_tests::fleet::{DEADLINES, Fleet, Options};
-use farthing_tests::process::{binary, command, run, run_ok, text};
+use farthing_tests::process::{binary, command, run, text};
 use farthing_tests::until;
 use schemas::ids::PaymentId;
 use schemas::message::{Categories, PaymentOrder, PaymentState};
@@ -97,15 +97,21 @@ fn order() -> PaymentOrder {
 
 /// What is on a piggy bank's screen.
 fn prompts(fleet: &Fleet, device: &str) -> Vec<Value> {
+    prompts_if_running(fleet, device).expect("the agent answers")
+}
+
+/// The same; none while the agent does not run.
+fn prompts_if_running(fleet: &Fleet, device: &str) -> Option<Vec<Value>> {
     let mut list = command(binary("edge-agent"));
     list.args(["prompt", "list", "--json", "--data"]).arg(fleet.directory_of(device));
-    let said: Value = serde_json::from_str(&run_ok(list)).unwrap();
-    open(&said)
+    let said: Value = serde_json::from_slice(&run(list).stdout).ok()?;
+    said["prompts"].as_array().cloned()
 }
 
 fn shown(fleet: &Fleet, device: &str, payment: PaymentId) {
     until(&format!("{device}, asking"), || {
-        prompts(fleet, device).iter().any(|prompt| prompt["payment"] == payment.to_string()).then_some(())
+        let prompts = prompts_if_running(fleet, device)?;
+        prompts.iter().any(|prompt| prompt["payment"] == payment.to_string()).then_some(())
     });
 }
 
@@ -187,23 +193,12 @@ async fn an_answer_survives_a_power_cut_of_the_piggy_bank() {
 /// Answers where the child is asked, until the payment has ended.
 fn fleet_until_asked_or_settled(fleet: &Fleet, payment: PaymentId) {
     until("the child's answer at the cloud", || {
-        let asked = prompts_if_running(fleet).iter().any(|prompt| prompt["payment"] == payment.to_string());
-        if asked {
+        let prompts = prompts_if_running(fleet, PIGGY).unwrap_or_default();
+        if prompts.iter().any(|prompt| prompt["payment"] == payment.to_string()) {
             let _ = press(fleet, PIGGY, "confirm", payment);
         }
         row(fleet, payment).at_rest.then_some(())
     });
-}
-
-fn prompts_if_running(fleet: &Fleet) -> Vec<Value> {
-    let mut list = command(binary("edge-agent"));
-    list.args(["prompt", "list", "--json", "--data"]).arg(fleet.directory_of(PIGGY));
-    open(&serde_json::from_slice::<Value>(&run(list).stdout).unwrap_or_default())
-}
-
-/// Of what `prompt list --json` prints.
-fn open(said: &Value) -> Vec<Value> {
-    said["prompts"].as_array().cloned().unwrap_or_default()
 }
 
 /// correctness.md 15, 16: the core dies while the child thinks. The answer counts, once, when it is back.
