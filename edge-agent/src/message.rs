@@ -94,7 +94,7 @@ pub(crate) fn encode(
     };
     fill("v", json!(SCHEMA_VERSION));
     fill("id", json!(id.unwrap_or(MessageId(clock::random()?))));
-    if matches!(kind, Kind::PaymentRequest | Kind::PaymentCancel | Kind::PaymentRefund) {
+    if kind.is_request() {
         fill("key", json!(key.unwrap_or(IdempotencyKey(clock::random()?))));
         fill("not_after", json!(clock::wall().plus_ms(REQUEST_LIFE_MS)));
     }

@@ -160,16 +160,7 @@ impl Up {
 
     /// Whether this kind is a request, which carries a key and gets a `request-answer`.
     pub fn is_request(&self) -> bool {
-        matches!(
-            self,
-            Up::PaymentRequest(_)
-                | Up::PaymentCancel(_)
-                | Up::PaymentRefund(_)
-                | Up::PaymentOrder(_)
-                | Up::ChildLimits(_)
-                | Up::ChildAllowance(_)
-                | Up::SavingsGoals(_)
-        )
+        self.kind().is_request()
     }
 }
 

@@ -115,6 +115,22 @@ kinds! {
     Refused = "refused", up: true, down: true;
 }
 
+impl Kind {
+    /// Whether it goes up as a request, which carries a key and gets a `request-answer` (MO-3).
+    pub fn is_request(self) -> bool {
+        matches!(
+            self,
+            Kind::PaymentRequest
+                | Kind::PaymentCancel
+                | Kind::PaymentRefund
+                | Kind::PaymentOrder
+                | Kind::ChildLimits
+                | Kind::ChildAllowance
+                | Kind::SavingsGoals
+        )
+    }
+}
+
 impl FromStr for Kind {
     type Err = TopicError;
     fn from_str(text: &str) -> Result<Self, TopicError> {

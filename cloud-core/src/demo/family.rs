@@ -209,9 +209,12 @@ async fn allowance(fleet: &mut Fleet, narrator: &mut Narrator) -> anyhow::Result
     wait_until("the piggy bank shows it", seen).await?;
     let child = &screen(fleet).await?["child"];
     let goal = &child["goals"][0];
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     narrator.tell(&format!(
         "piggy bank: mia has {}, saves for {} ({})",
-        child["available"], goal["title"], goal["amount"]
+        text(&child["available"]),
+        text(&goal["title"]),
+        text(&goal["amount"])
     ));
     has(fleet, narrator, "2.00", "0.00")
 }
