@@ -132,8 +132,8 @@ fn draw(frame: &mut Frame<'_>, view: &View, now_boot_ms: u64) {
         Some(shown) => draw_prompt(frame, question, shown, view.more, now_boot_ms),
         None => {
             let text = if view.knows_time { "Nothing to answer." } else { "Waiting for the cloud's time." };
-            let lines = view.child.iter().flat_map(purse).chain([String::new(), text.to_owned()]);
-            let lines: Vec<_> = lines.map(Line::raw).collect();
+            let purse = view.child.iter().flat_map(|child| [vec![String::new()], purse(child)].concat());
+            let lines: Vec<_> = [text.to_owned()].into_iter().chain(purse).map(Line::raw).collect();
             frame.render_widget(Paragraph::new(lines).alignment(Alignment::Center), question);
         }
     }
