@@ -20,7 +20,9 @@
 //! | an answer that arrives later, or a second one | as the first end says | as the first end says | unchanged: piggy bank |
 //! | cancelled by the guardian before an answer | nothing | nothing | cancelled: guardian, piggy bank |
 //! | cancelled after an answer | as answered | as answered | refused `already_ended`: guardian |
-//! | piggy bank revoked, enrolled anew, or another one bound; guardianship ended | nothing | nothing | refused: guardian, piggy bank |
+//! | another piggy bank bound; guardianship ended | nothing | nothing | refused: guardian, piggy bank |
+//! | piggy bank revoked or enrolled anew | nothing | nothing | refused: guardian |
+//! | the piggy bank does not take the prompt | nothing | nothing | refused: guardian |
 //! | the payee gives a settled payment back | has it back | nothing | refunded, once: everyone concerned |
 
 pub(crate) mod allowance;
@@ -47,6 +49,9 @@ use crate::payment::{ChildPayment, ChildPhase};
 use crate::registry::{Standing, Tenant};
 use crate::rejection::Rejection;
 use crate::tell::{child_status, status_id};
+
+/// Why a payment ended whose piggy bank was revoked or enrolled anew.
+const DEVICE_GONE: &str = "piggy_bank_revoked";
 
 /// One decision of the flow in the making: reads the cloud, writes events and outputs.
 pub(crate) struct ChildFlow<'a> {
@@ -352,7 +357,7 @@ impl<'a> ChildFlow<'a> {
     pub(crate) fn device_gone(&mut self, device: &Principal) {
         for payment in self.cloud.open_child_payments_of(device) {
             if payment.piggy_bank == *device {
-                self.end_once(payment, "piggy_bank_revoked");
+                self.end_once(payment, DEVICE_GONE);
             }
         }
     }
@@ -395,7 +400,8 @@ impl<'a> ChildFlow<'a> {
         }
     }
 
-    /// PC-5: as the order says; and a piggy bank that may still show the prompt hears that it has ended.
+    /// PC-5: as the order says; the guardian hears in any case of what was taken back; and a piggy bank that may still
+    /// show the prompt hears that it has ended.
     fn tell_end(&mut self, payment: &ChildPayment, state: PaymentState, reason: Option<Code>) {
         let prompt = prompt_id(payment.id);
         let waits = self.cloud.outbox.contains(&payment.piggy_bank, prompt);
@@ -404,11 +410,14 @@ impl<'a> ChildFlow<'a> {
         }
         let answered = matches!(state, PaymentState::Settled | PaymentState::Rejected);
         let shows = !waits && !answered && !payment.at_rest();
+        let taken_back = matches!(state, PaymentState::Refused | PaymentState::Cancelled);
+        // It is being revoked or has just been enrolled anew: nobody there will fetch it (correctness.md 20).
+        let gone = reason.as_ref().is_some_and(|code| code.as_str() == DEVICE_GONE);
         let mut parties = Vec::new();
-        if matches!(payment.tell, ResultTo::Guardian | ResultTo::Both) {
+        if taken_back || matches!(payment.tell, ResultTo::Guardian | ResultTo::Both) {
             parties.push(payment.guardian.clone());
         }
-        if shows || matches!(payment.tell, ResultTo::PiggyBank | ResultTo::Both) {
+        if !gone && (shows || matches!(payment.tell, ResultTo::PiggyBank | ResultTo::Both)) {
             parties.push(payment.piggy_bank.clone());
         }
         // Whoever gets the money hears of it, and of its way back.

@@ -462,7 +462,8 @@ fn what_a_payment_stands_on_may_go_while_it_waits() {
         ("unbound", true),
     ] {
         let mut w = family();
-        let payment = placed(&mut w, 1, order(500));
+        // Whom the order names hears of a result; that it was taken back, whoever ordered it.
+        let payment = placed(&mut w, 1, PaymentOrder { tell: Some(ResultTo::PiggyBank), ..order(500) });
         let other = place(&mut w, "dad", 2, order(100)).payment.unwrap();
         prompts(&mut w, "piggy");
         match why {
@@ -480,6 +481,9 @@ fn what_a_payment_stands_on_may_go_while_it_waits() {
                 Some(PaymentState::Refused),
                 "leaves the screen: {why}"
             );
+        }
+        if !told {
+            assert_eq!(w.driver.cloud().outbox().depth(&who("piggy")), 0, "nobody will fetch it: {why}");
         }
         let stays = why == "guardianship_ended";
         assert_eq!(state(&w, other) == PaymentState::Prompting, stays, "of the other guardian: {why}");
