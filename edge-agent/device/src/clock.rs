@@ -4,6 +4,7 @@ use schemas::envelope::Envelope;
 use schemas::ids::MessageId;
 use schemas::message::{CloudTimeAnswer, CloudTimeRequest};
 use schemas::time::Timestamp;
+use schemas_mutants::Mutant;
 
 /// An unanswered question is asked again after this long, in milliseconds.
 const RETRY_MS: u64 = 5_000;
@@ -56,7 +57,9 @@ impl Clock {
         // The largest e with e + ceil(e * ppm / 10^6) <= time - stamp.
         let (whole, ppm) = (1_000_000_u128, u128::from(self.drift_ppm));
         let elapsed_ms = u128::from(time.ms_since(known.stamp)) * whole / (whole + ppm);
-        Some(known.asked_boot_ms.saturating_add(u64::try_from(elapsed_ms).unwrap_or(u64::MAX)))
+        let from =
+            if Mutant::PromptShownLate.is_active() { known.received_boot_ms } else { known.asked_boot_ms };
+        Some(from.saturating_add(u64::try_from(elapsed_ms).unwrap_or(u64::MAX)))
     }
 
     /// The cloud's time is not earlier than this.

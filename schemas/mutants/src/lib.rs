@@ -126,6 +126,12 @@ mutants! {
     LowerBoundOfTime = "lower-bound-of-time";
     /// a device forgets a report when it has sent it
     SpoolClearedOnSend = "spool-cleared-on-send";
+    /// a prompt's time is counted from when the cloud's answer came, not from when it was asked
+    PromptShownLate = "prompt-shown-late";
+    /// a child's answer leaves before its record is synced
+    AnswerToldUnsynced = "answer-told-unsynced";
+    /// a child is asked again when a prompt comes again
+    PromptAskedAgain = "prompt-asked-again";
 }
 
 impl core::fmt::Display for Mutant {

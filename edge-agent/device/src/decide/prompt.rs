@@ -3,6 +3,7 @@
 use schemas::ids::PaymentId;
 use schemas::message::{ChildAnswer, ChildView, PaymentPrompt, PaymentStatus, Position};
 use schemas::time::Timestamp;
+use schemas_mutants::Mutant;
 
 use super::{Context, Decision};
 use crate::event::{Event, PromptEnd};
@@ -70,6 +71,7 @@ impl State {
         let payment = prompt.payment;
         match self.prompts.records.get(&payment) {
             Some(PromptRecord::Open(_) | PromptRecord::Ended { .. }) => return Decision::Record(vec![]),
+            Some(PromptRecord::Answered { .. }) if Mutant::PromptAskedAgain.is_active() => {}
             Some(PromptRecord::Answered { answer, position, .. }) => {
                 let answer = context.reporter.prompt_answer(payment, *answer, *position);
                 return self.repeat(context, answer);
@@ -77,7 +79,8 @@ impl State {
             None => {}
         }
         // The result overtook the question, which had found no room before: there is nothing to ask any more.
-        if self.prompts.results.iter().any(|(told, _)| *told == payment) {
+        let told = self.prompts.results.iter().any(|(told, _)| *told == payment);
+        if told && !Mutant::PromptAskedAgain.is_active() {
             return Decision::Record(vec![]);
         }
         let full = self.prompts.open.len() >= queue_max as usize

@@ -97,6 +97,9 @@ impl Device {
                 kind: entry.kind,
                 payload: entry.payload,
             });
+            if entry.kind == schemas::topic::Kind::PaymentPrompt && Mutant::AnswerToldUnsynced.is_active() {
+                self.hurry();
+            }
         }
     }
 

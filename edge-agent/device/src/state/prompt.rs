@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use schemas::ids::PaymentId;
 use schemas::message::{ChildAnswer, PaymentPrompt, PaymentState, PaymentStatus, Position};
+use schemas_mutants::Mutant;
 use serde::{Deserialize, Serialize};
 
 use crate::event::PromptEnd;
@@ -67,6 +68,9 @@ impl Prompts {
     }
 
     pub(super) fn accept(&mut self, prompt: &PaymentPrompt) {
+        if Mutant::PromptAskedAgain.is_active() {
+            self.records.remove(&prompt.payment);
+        }
         if let Entry::Vacant(vacant) = self.records.entry(prompt.payment) {
             vacant.insert(PromptRecord::Open(prompt.clone()));
             self.open.push_back(prompt.payment);
