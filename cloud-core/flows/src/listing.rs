@@ -8,8 +8,8 @@ use serde::de::value::StrDeserializer;
 
 use crate::admin::{
     AccountRow, AdminAnswer, AdminCommand, BankKind, BooksReport, ChildPaymentRow, ChildRow, DeletedRow,
-    DeviceRow, Filter, Listing, MerchantRow, ObserverRow, OperatorRow, OutboxRow, PaymentRow, PersonRow, Presence,
-    TenantRow,
+    DeviceRow, Filter, Listing, MerchantRow, ObserverRow, OperatorRow, OutboxRow, PaymentRow, PersonRow,
+    Presence, TenantRow,
 };
 use crate::books::{self, Role};
 use crate::children::Child;

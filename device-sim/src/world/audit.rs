@@ -10,6 +10,7 @@ use schemas::ids::{CommandId, PaymentId};
 use schemas::message::PaymentState;
 
 use super::facts::{PaymentFacts, Wish};
+use super::family_audit::FamilyEnds;
 use super::fault::Fault;
 use super::verdict::Verdict;
 use super::{Violation, World, say};
@@ -61,7 +62,9 @@ impl World {
             }
         }
         self.audit_requests(&rows)?;
-        self.audit_accounts(&accounts, &merchants, &spent, &reserved)?;
+        let family = self.audit_family()?;
+        ends.extend(&family.rows);
+        self.audit_accounts(&accounts, &merchants, &spent, &reserved, &family)?;
         self.audit_bank(&rows)?;
         self.audit_devices()?;
         Ok(ends)
@@ -487,6 +490,7 @@ impl World {
         for ((who, _), request) in &self.facts.requests {
             let accepted = request.answer.as_ref().and_then(|answer| answer.payment);
             if let Some(payment) = accepted
+                && !self.facts.family.orders.contains_key(&payment)
                 && !known.contains(&payment)
             {
                 return Err(
@@ -515,6 +519,7 @@ impl World {
         merchants: &BTreeMap<String, u64>,
         spent: &BTreeMap<String, u64>,
         reserved: &BTreeMap<String, u64>,
+        family: &FamilyEnds,
     ) -> Result<(), Violation> {
         for person in self.plan.people.iter().filter(|person| !self.plan.is_http(person.tenant)) {
             let name = format!("person/{}", person.principal.id);
@@ -528,8 +533,10 @@ impl World {
         for account in accounts {
             let tenant = account.tenant.to_string();
             let net = i128::from(account.credits_posted.minor) - i128::from(account.debits_posted.minor);
+            let of_children = family.accounts.get(&format!("{tenant}/{}", account.account));
+            let of_children = of_children.copied().unwrap_or_default();
             let expected = if account.account.starts_with("merchant/") {
-                merchants.get(&tenant).copied().unwrap_or(0).into()
+                i128::from(merchants.get(&tenant).copied().unwrap_or(0))
             } else if let Some(name) = account.account.strip_prefix("person/") {
                 let who = format!("{tenant}/{name}");
                 let person = self.plan.people.iter().find(|person| person.principal.to_string() == who);
@@ -542,6 +549,7 @@ impl World {
             } else {
                 continue;
             };
+            let expected = expected + of_children;
             if net != expected {
                 let text =
                     format!("{tenant} {}: {net} in our books, {expected} by what happened", account.account);

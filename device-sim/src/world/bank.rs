@@ -8,7 +8,7 @@ use schemas::ids::PaymentId;
 
 use super::fault::Fault;
 use super::plan::Plan;
-use super::{EPOCH_MS, Happening, Violation, World, say};
+use super::{Happening, Violation, World, say};
 use crate::bank::{Book, Decision, Key, RefundRequest, TransferRequest};
 
 /// An adapter waits for an answer no longer than its setting, which is from this to five times as much, in
@@ -140,7 +140,7 @@ impl World {
                     not_after_ms: order.not_after.0,
                     reference: order.payment.to_string(),
                 };
-                self.bank.book.transfer(key, &request, EPOCH_MS + self.now, refuse)
+                self.bank.book.transfer(key, &request, self.plan.epoch_ms + self.now, refuse)
             }
             BankCallKind::Status => match self.bank.book.status(key) {
                 Some(decision) => Ok(decision),

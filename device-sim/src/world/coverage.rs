@@ -66,6 +66,7 @@ impl Coverage {
         PaymentState::Refunding,
         PaymentState::Held,
         PaymentState::RefundBlocked,
+        PaymentState::Prompting,
     ];
 }
 

@@ -7,6 +7,8 @@ use schemas::message::{Outcome, PaymentState, PaymentStatus, RequestAnswer};
 use schemas::signed::PaymentInformation;
 use schemas::wire::SignedBytes;
 
+use super::family_facts::FamilyFacts;
+
 /// A payment information that is in people's hands.
 #[derive(Debug, Clone)]
 pub(super) struct Offer {
@@ -22,9 +24,23 @@ pub(super) struct Offer {
 /// What a request wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wish {
-    Pay { offer: usize },
-    Cancel { payment: PaymentId },
-    Refund { payment: PaymentId },
+    Pay {
+        offer: usize,
+    },
+    Cancel {
+        payment: PaymentId,
+    },
+    Refund {
+        payment: PaymentId,
+    },
+    /// A guardian's order, by its number.
+    Order {
+        order: usize,
+    },
+    /// A guardian's limits, by their number.
+    Limit {
+        limits: usize,
+    },
 }
 
 /// A request on its way and afterwards.
@@ -121,6 +137,7 @@ pub(super) struct Facts {
     /// Payments that the operator finds in the queue as of unknown outcome.
     pub(super) unknown_named: BTreeSet<PaymentId>,
     pub(super) honest: BTreeMap<usize, bool>,
+    pub(super) family: FamilyFacts,
 }
 
 impl Facts {

@@ -138,6 +138,24 @@ faults! {
     Revoked = "revoked", 1000;
     /// A device is enrolled anew, with an empty disk.
     Replaced = "replaced", 1000;
+    /// A child says no.
+    ChildRejects = "child-rejects", 400;
+    /// A child presses both buttons.
+    ChildContradicts = "child-contradicts", 400;
+    /// A child does not answer.
+    ChildSilent = "child-silent", 250;
+    /// A child answers when the time is nearly or just over.
+    ChildLate = "child-late", 400;
+    /// Somebody who guards nobody orders for a child, or sets its limits.
+    StrangerOrders = "stranger-orders", 500;
+    /// A piggy bank answers what another one was asked.
+    AnswersForOther = "answers-for-other", 60;
+    /// A connection breaks just before a piggy bank's PUBACK for a prompt.
+    PromptPubackLost = "prompt-puback-lost", 400;
+    /// A child uses another piggy bank from now on.
+    PiggyBankSwapped = "piggy-bank-swapped", 1000;
+    /// A guardian is no guardian any more.
+    GuardianshipEnded = "guardianship-ended", 1000;
 }
 
 /// How often each fault strikes, in a thousand occasions.
@@ -159,6 +177,12 @@ impl std::str::FromStr for Fault {
     }
 }
 
+impl Fault {
+    fn is_of_families(self) -> bool {
+        self >= Fault::ChildRejects
+    }
+}
+
 impl Mix {
     /// Each seed draws its own: some worlds are calm, some have one trouble, some have all of them.
     pub(super) fn draw(seed: u64, plan: &mut Random) -> Self {
@@ -166,6 +190,8 @@ impl Mix {
         let mut mix = BTreeMap::new();
         for fault in Fault::ALL {
             let mut random = Random::named(seed, &format!("mix/{}", fault.as_str()));
+            // Families are few: they do more.
+            let share = if fault.is_of_families() && share > 0 { share.max(500) } else { share };
             if random.chance(share) {
                 let most = fault.most_permille();
                 mix.insert(*fault, random.range(most / 8 + 1, most));
@@ -188,13 +214,18 @@ impl Mix {
         self.drawn.contains_key(&fault)
     }
 
-    /// No fault was drawn at all: then everything must succeed.
+    /// No fault was drawn at all: then everything must succeed. What only a family does is no trouble to others.
     pub(super) fn is_calm(&self) -> bool {
+        self.drawn.keys().all(|fault| fault.is_of_families())
+    }
+
+    /// The same for families.
+    pub(super) fn is_calm_for_families(&self) -> bool {
         self.drawn.is_empty()
     }
 
     pub(super) fn describe(&self) -> String {
-        if self.is_calm() {
+        if self.drawn.is_empty() {
             return "calm".to_owned();
         }
         let parts: Vec<_> = self

@@ -16,9 +16,10 @@ use schemas_journal::{
 };
 
 use super::disk::{End, Flipped, flip_a_bit};
+use super::family_facts::What;
 use super::fault::Fault;
 use super::random::Random;
-use super::{EPOCH_MS, Happening, Violation, World, say};
+use super::{Happening, Violation, World, say};
 
 const TINY_FRAME_BYTES: u32 = 8 << 10;
 const CHAIN: ChainId = ChainId([1; 32]);
@@ -149,11 +150,15 @@ impl Core {
 
     /// The states of the payments under way, as an operator would list them.
     pub(super) fn open_states(&self) -> Vec<PaymentState> {
-        let payments = self.driver.iter().flat_map(|driver| driver.cloud().payments());
-        payments
-            .map(|payment| payment.state())
-            .filter(|state| super::Coverage::COLUMNS.contains(state))
-            .collect()
+        let clouds = || self.driver.iter().map(Driver::cloud);
+        let chip = clouds().flat_map(Cloud::payments).map(|payment| payment.state());
+        let child = clouds().flat_map(Cloud::child_payments).map(|payment| payment.state());
+        chip.chain(child).filter(|state| super::Coverage::COLUMNS.contains(state)).collect()
+    }
+
+    /// Outputs that wait for their sync.
+    pub(super) fn held_outputs(&self) -> usize {
+        self.driver.as_ref().map_or(0, Driver::held)
     }
 
     /// What `cloud-core audit verify` would say.
@@ -170,6 +175,10 @@ impl Core {
     }
 }
 
+fn payments_of(cloud: &Cloud) -> usize {
+    cloud.payments().count() + cloud.child_payments().count()
+}
+
 impl World {
     /// The core's time now.
     pub(super) fn stamp(&self) -> Timestamp {
@@ -180,7 +189,7 @@ impl World {
     /// the wall clock, and a run begins with the wall clock or the last journaled time (correctness.md 14).
     pub(super) fn core_time(&self, at_ms: u64) -> u64 {
         let run = self.core.times.iter().rev().find(|(opened_at, _)| *opened_at <= at_ms);
-        run.map_or(EPOCH_MS + at_ms, |(opened_at, time)| time + at_ms - opened_at)
+        run.map_or(self.plan.epoch_ms + at_ms, |(opened_at, time)| time + at_ms - opened_at)
     }
 
     /// A time of the core in the world's time; the past counts as now.
@@ -190,7 +199,7 @@ impl World {
 
     /// What the wall clock of the core's machine shows.
     fn wall(&self) -> Timestamp {
-        Timestamp((EPOCH_MS + self.now).saturating_add_signed(self.core.wall_ahead_ms))
+        Timestamp((self.plan.epoch_ms + self.now).saturating_add_signed(self.core.wall_ahead_ms))
     }
 
     pub(super) fn core_open(&mut self) -> Result<(), Violation> {
@@ -214,6 +223,7 @@ impl World {
         self.core.opened_at = self.now;
         self.core.times.push((self.now, self.wall().max(driver.cloud().at()).0));
         self.core.driver = Some(driver);
+        self.note_family(What::Start);
         self.core.stage = Stage::Idle;
         self.core.tick_at = None;
         self.core_kick();
@@ -222,14 +232,15 @@ impl World {
 
     pub(super) fn core_handle(&mut self, input: Input) -> Result<(), Violation> {
         let now = self.stamp();
-        let is_request = matches!(&input, Input::Publish { kind: Kind::PaymentRequest, .. });
+        let is_request =
+            matches!(&input, Input::Publish { kind: Kind::PaymentRequest | Kind::PaymentOrder, .. });
         let on_full_disk = is_request && !self.core_has_room();
         let Some(driver) = self.core.driver.as_mut() else { return Ok(()) };
-        let before = if on_full_disk { driver.cloud().payments().count() } else { 0 };
+        let before = if on_full_disk { payments_of(driver.cloud()) } else { 0 };
         let (decided, waiting) = (driver.decided(), driver.held());
         driver.handle(input, now);
         self.core.held.computed(driver.decided().value(), driver.held() - waiting);
-        if on_full_disk && driver.cloud().payments().count() > before {
+        if on_full_disk && payments_of(driver.cloud()) > before {
             return Err(self.broken("correctness.md 4", "a payment begins on a full disk"));
         }
         // Only events change the state: without a new one there is nothing new to check.
@@ -395,7 +406,9 @@ impl World {
             return Ok(());
         }
         self.core.tick_at = None;
-        self.core_handle(Input::Tick)
+        self.core_handle(Input::Tick)?;
+        self.note_family(What::Tick);
+        Ok(())
     }
 
     fn core_snapshot(&mut self) -> Result<(), Violation> {

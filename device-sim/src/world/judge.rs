@@ -33,7 +33,7 @@ impl World {
             }
             Down::PaymentStatus(status) => {
                 self.witness_status(&who, status)?;
-                self.may_hear(&who, status.payment)
+                self.may_hear(&who, status.payment) || self.may_hear_of_order(&who, status.payment)
             }
             Down::HealthCheck(check) => {
                 let offer = self.facts.offer_by_hash.get(&check.information_hash);
@@ -48,8 +48,14 @@ impl World {
                 let machine = self.facts.commands.get(&question.command).map(|facts| facts.machine);
                 machine.is_none_or(|machine| to == Party::Machine(machine))
             }
-            // No world has children yet.
-            Down::PaymentPrompt(_) | Down::ChildView(_) => false,
+            Down::PaymentPrompt(prompt) => {
+                self.witness_prompt(to, prompt)?;
+                true
+            }
+            Down::ChildView(view) => {
+                let child = Principal { tenant: who.tenant.clone(), id: view.child.clone() };
+                self.has_used(&child, &who)
+            }
             Down::CloudTime(_) | Down::Refused(_) => true,
         };
         if own {
@@ -75,7 +81,7 @@ impl World {
         let request = self.facts.payments.get(&payment)?.request.as_ref()?;
         match self.facts.requests.get(request)?.wish {
             Wish::Pay { offer } => Some(offer),
-            Wish::Cancel { .. } | Wish::Refund { .. } => None,
+            Wish::Cancel { .. } | Wish::Refund { .. } | Wish::Order { .. } | Wish::Limit { .. } => None,
         }
     }
 
@@ -107,7 +113,12 @@ impl World {
             return Err(self.broken("MO-3", format!("{who} gets two answers to {wish:?}")));
         }
         match (wish, answer.payment) {
-            (Wish::Refund { payment }, Some(_)) => self.facts.payment(payment).merchant_refunded = true,
+            (Wish::Refund { payment }, Some(_)) if !self.facts.family.orders.contains_key(&payment) => {
+                self.facts.payment(payment).merchant_refunded = true
+            }
+            (Wish::Order { .. }, Some(id)) if !self.is_order_of(id, who, answer.key) => {
+                return Err(self.broken("delivery", format!("{who} is told of the payment {id} of another")));
+            }
             (Wish::Pay { .. }, Some(id)) if self.payer(id).as_ref() != Some(who) => {
                 return Err(self.broken("delivery", format!("{who} is told of the payment {id} of another")));
             }
@@ -221,6 +232,9 @@ impl World {
                 .filter(|payment| !payment.at_rest())
                 .map(|payment| format!("{} {:?}", payment.id, payment.phase))
                 .collect();
+            let of_children = cloud.child_payments().filter(|payment| !payment.at_rest());
+            let of_children = of_children.map(|payment| format!("{} {:?}", payment.id, payment.phase));
+            let open: Vec<String> = open.into_iter().chain(of_children).collect();
             return Some(format!("open payments: {}", open.join("; ")));
         }
         if cloud.outbox().total() > 0 {
@@ -238,6 +252,9 @@ impl World {
                 return Some(format!("{who} is being revoked or replaced"));
             }
             let Some(device) = machine.device() else { return Some(format!("{who} is away")) };
+            if !machine.front.is_dark() || device.state().open_prompts() > 0 {
+                return Some(format!("{who} asks a child"));
+            }
             if machine.connection.is_none() || machine.state_told != machine.connection {
                 return Some(format!("{who} is not connected"));
             }
@@ -248,6 +265,9 @@ impl World {
             if !device.status(0).open_commands.is_empty() {
                 return Some(format!("{who} has open commands"));
             }
+        }
+        if self.facts.family.errand.is_some() {
+            return Some("a child's bonds are being changed".to_owned());
         }
         let waiting = self.people.iter().map(super::people::Person::waits).sum::<usize>();
         if waiting > 0 {

@@ -1,27 +1,25 @@
-//! Devices in the world: the real device state machine over a disk that loses what was not synced, and hardware that
-//! does what hardware does.
+//! Devices in the world: the real device state machine over a disk that loses what was not synced.
 
 use std::collections::BTreeMap;
 
-use edge_agent_device::{
-    Conditions, Delivery, Device, HardwareResult, IssueRequest, Output, Profile, Recovered, Settings,
-};
-use schemas::ids::{Code, CommandId, Instance, ItemId, MessageId, Nonce};
+use edge_agent_device::{Conditions, Delivery, Device, Output, Profile, Recovered, Settings};
+use schemas::ids::{CommandId, Instance, MessageId, PaymentId};
 use schemas::message;
 use schemas::topic::Kind;
 use schemas_journal::{Journal, JournalLimits, MemoryDisk, OpenError, Report};
 
 use super::client::{Down, Up};
-use super::facts::Offer;
 use super::fault::Fault;
 use super::lane::Party;
 use super::machine_disk::{CHAIN, SMALL};
 use super::office::Errand;
-use super::plan::{LONGEST_ACT_MS, MachinePlan};
+use super::piggy_bank::Front;
+use super::plan::{MachineKind, MachinePlan};
 use super::{Happening, Violation, World, say};
 
 const CHIP: &str = include_str!("../../../edge-agent/profiles/payment-chip.toml");
 const EXECUTOR: &str = include_str!("../../../edge-agent/profiles/vending-executor.toml");
+const PIGGY_BANK: &str = include_str!("../../../edge-agent/profiles/piggy-bank.toml");
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -62,8 +60,10 @@ pub(super) struct Machine {
     pub(super) deliveries: BTreeMap<u64, MessageId>,
     pub(super) packets: BTreeMap<u64, MessageId>,
     next: u64,
-    /// Commands that the cloud was promised.
+    /// Commands and prompts that the cloud was promised.
     promised: Vec<CommandId>,
+    prompts_promised: Vec<PaymentId>,
+    pub(super) front: Front,
     /// What the next append writes was decided then or later; and what the last one wrote.
     pub(super) decided_from: u64,
     pub(super) appended_from: u64,
@@ -71,7 +71,11 @@ pub(super) struct Machine {
 
 impl Machine {
     pub(super) fn new(plan: &MachinePlan) -> Result<Self, Violation> {
-        let text = if plan.is_chip { CHIP } else { EXECUTOR };
+        let text = match plan.kind {
+            MachineKind::Chip(_) => CHIP,
+            MachineKind::Executor => EXECUTOR,
+            MachineKind::PiggyBank => PIGGY_BANK,
+        };
         let profile = Profile::parse(text).map_err(|error| Violation::harness(error.to_string()))?;
         Ok(Self {
             settings: Settings::of(plan.principal.clone(), Instance(0)),
@@ -96,6 +100,8 @@ impl Machine {
             packets: BTreeMap::new(),
             next: 0,
             promised: Vec::new(),
+            prompts_promised: Vec::new(),
+            front: Front::default(),
             decided_from: 0,
             appended_from: 0,
         })
@@ -116,6 +122,11 @@ impl Machine {
         self.running.is_some() && self.connection.is_none()
     }
 
+    /// Up to where its journal is on the disk.
+    pub(super) fn synced(&self) -> u64 {
+        self.running.as_ref().map_or(0, |running| running.journal.synced().value())
+    }
+
     pub(super) fn is_away(&self) -> bool {
         self.running.is_none()
     }
@@ -129,10 +140,22 @@ impl Machine {
     }
 
     /// A clock that runs a little wrong; it began at the machine's own start.
-    fn boot_ms(&self, now: u64) -> u64 {
+    pub(super) fn boot_ms(&self, now: u64) -> u64 {
         let elapsed = i128::from(now.saturating_sub(self.booted_at));
         let drifted = elapsed + elapsed * i128::from(self.drift_ppm) / 1_000_000;
         u64::try_from(drifted).unwrap_or(0) + 1_000
+    }
+
+    /// The last moment of the world's time at which its clock shows this, about.
+    pub(super) fn world_time(&self, boot_ms: u64) -> u64 {
+        let shown = i128::from(boot_ms.saturating_sub(1_000));
+        let elapsed = shown * 1_000_000 / (1_000_000 + i128::from(self.drift_ppm));
+        self.booted_at + u64::try_from(elapsed).unwrap_or(0)
+    }
+
+    pub(super) fn next_tag(&mut self) -> u64 {
+        self.next += 1;
+        self.next
     }
 }
 
@@ -158,7 +181,10 @@ impl World {
             let (settings, profile) = (machine.settings.clone(), machine.profile.clone());
             let mut device = Device::open(settings, profile, recovered, seed, boot_ms);
             device.handle_conditions(machine.conditions.clone(), boot_ms);
-            let lost = machine.promised.iter().find(|id| device.state().command(id).is_none()).copied();
+            let lost = machine.promised.iter().find(|id| device.state().command(id).is_none());
+            let lost = lost.map(|id| format!("command {id}"));
+            let prompt = machine.prompts_promised.iter().find(|id| device.state().prompt(id).is_none());
+            let lost = lost.or(prompt.map(|id| format!("the prompt of {id}")));
             machine.running = Some(Running { device, journal });
             lost
         });
@@ -167,10 +193,8 @@ impl World {
         machine.wake_at = None;
         let who = machine.settings.principal.clone();
         let lost = opened.map_err(|error| self.broken("recovery", format!("{who}: {error}")))?;
-        if let Some(command) = lost {
-            return Err(
-                self.broken("MO-5 at the device", format!("{who} promised command {command} and lost it"))
-            );
+        if let Some(what) = lost {
+            return Err(self.broken("MO-5 at the device", format!("{who} promised {what} and lost it")));
         }
         say!(self, who, "starts");
         self.machine_kick(index);
@@ -299,6 +323,8 @@ impl World {
         let machine = &mut self.machines[index];
         machine.disk = MemoryDisk::new();
         machine.promised.clear();
+        machine.prompts_promised.clear();
+        machine.front.goes_dark();
         machine.running = None;
         machine.run += 1;
         machine.subscribed = false;
@@ -318,8 +344,7 @@ impl World {
             Output::Publish { connection, message, kind, payload } => {
                 self.witness_word(index, kind, &payload)?;
                 let machine = &mut self.machines[index];
-                machine.next += 1;
-                let tag = machine.next;
+                let tag = machine.next_tag();
                 machine.packets.insert(tag, message);
                 self.send_up(connection, Up::Publish { tag, kind, payload })?;
             }
@@ -335,7 +360,9 @@ impl World {
             }
             Output::Act { command, item, quantity } => self.hardware_acts(index, command, &item, quantity)?,
             Output::Issued { ticket, result } => self.information_issued(index, ticket, result),
-            Output::Show { .. } | Output::Prompt { .. } | Output::PromptAnswered { .. } => {}
+            Output::Prompt { shown } => self.shows(index, shown)?,
+            Output::PromptAnswered { ticket, result, .. } => self.press_answered(index, ticket, &result)?,
+            Output::Show { .. } => {}
         }
         Ok(())
     }
@@ -345,10 +372,18 @@ impl World {
         if machine.connection == Some(delivery.connection)
             && let Some(message) = machine.deliveries.remove(&delivery.token)
         {
+            let mut carries_prompt = false;
             if code == 0 {
                 let commands = self.facts.commands.iter().filter(|(_, facts)| facts.machine == index);
                 let promised = commands.map(|(id, _)| *id).find(|id| carries(*id) == message);
                 self.machines[index].promised.extend(promised);
+                let prompt = self.note_taken_in(message);
+                carries_prompt = prompt.is_some();
+                self.machines[index].prompts_promised.extend(prompt);
+            }
+            if carries_prompt && self.strikes(Fault::PromptPubackLost) {
+                self.break_connection(delivery.connection);
+                return Ok(());
             }
             let packet = u16::try_from(delivery.token).unwrap_or_default();
             return self.send_up(delivery.connection, Up::Acknowledge { packet, code });
@@ -382,6 +417,7 @@ impl World {
                     let message = message.unwrap_or(MessageId([0; 16]));
                     self.machines[index].deliveries.insert(delivery.token, message);
                 }
+                self.note_down(index, kind, &payload);
                 self.with_device(index, |device, boot_ms| {
                     device.handle_message(delivery, kind.as_str(), &payload, boot_ms);
                 });
@@ -421,6 +457,7 @@ impl World {
             let wait = self.random.of(Fault::NotReady).range(1_000, 60_000);
             self.after(wait, Happening::MachineReady(index));
         }
+        self.trouble_piggy_bank(index)?;
         self.trouble_office(index)
     }
 
@@ -449,191 +486,4 @@ pub(super) fn state_on(connection: u64) -> Vec<u8> {
 /// The message that carries a command (architecture.md: every message has an id that its content gives).
 fn carries(command: CommandId) -> MessageId {
     MessageId::derived("command", &[&command.0])
-}
-
-/// Hardware.
-impl World {
-    fn hardware_acts(
-        &mut self,
-        index: usize,
-        command: CommandId,
-        item: &ItemId,
-        quantity: u32,
-    ) -> Result<(), Violation> {
-        let who = self.machines[index].settings.principal.clone();
-        say!(self, who, "acts: {quantity} {item} for command {command}");
-        let Some(facts) = self.facts.commands.get_mut(&command) else {
-            return Err(self.broken("CP-8", format!("{who} acts on a command that nobody sent")));
-        };
-        facts.acts += 1;
-        let (start_by, refused) = (facts.start_by, facts.on_wire.contains(&(message::Outcome::Refused, 0)));
-        if facts.acts > 1 || facts.machine != index || facts.quantity != quantity {
-            return Err(self.broken("CP-9", format!("{who} acts again, or otherwise, on {command}")));
-        }
-        if refused {
-            return Err(self.broken("CP-9", format!("{who} acts on {command}, which it has refused")));
-        }
-        // Its disk may have been slow since it decided to act; before that it had to know that it was in time.
-        let decided_from = self.machines[index].appended_from;
-        let sets_clock = self.mix.has(Fault::CoreClockSet);
-        if !sets_clock && self.core_time(decided_from) > start_by {
-            let text =
-                format!("{who} began {command} at {decided_from} ms or later, and had to by {start_by}");
-            return Err(self.broken("correctness.md 14", text));
-        }
-        let took_ms = self.random.hardware.range(200, 8_000);
-        let (result, out, says_after) = self.draw_act(quantity, took_ms);
-        let run = self.machines[index].run;
-        let stops = self.random.hardware.chance(500);
-        self.after(
-            took_ms.saturating_sub(100),
-            Happening::HardwareMoves { machine: index, run, command, units: out, stops },
-        );
-        if let Some(result) = result {
-            if let Some(facts) = self.facts.commands.get_mut(&command) {
-                facts.lied = says_other(&result, out, quantity);
-            }
-            self.after(says_after, Happening::HardwareSays(index, run, command, result));
-        }
-        Ok(())
-    }
-
-    /// What it says (or nothing), what falls out, and when it speaks.
-    fn draw_act(&mut self, quantity: u32, took_ms: u64) -> (Option<HardwareResult>, u32, u64) {
-        let code = || Code::known("jam");
-        let some = self.random.hardware.units(0, quantity);
-        if self.strikes(Fault::ActHangs) {
-            return (None, some, 0);
-        }
-        if self.strikes(Fault::ActUnknown) {
-            return (Some(HardwareResult::Unknown { code: code() }), some, took_ms);
-        }
-        let late = self.strikes(Fault::ActLate);
-        let after =
-            if late { LONGEST_ACT_MS + self.random.of(Fault::ActLate).range(3_000, 90_000) } else { took_ms };
-        let (result, out) = if self.strikes(Fault::ActFails) {
-            (HardwareResult::Failed { code: code() }, 0)
-        } else if quantity > 1 && self.strikes(Fault::ActInPart) {
-            let delivered = self.random.of(Fault::ActInPart).units(1, quantity - 1);
-            (HardwareResult::DoneInPart { delivered }, delivered)
-        } else {
-            (HardwareResult::Done, quantity)
-        };
-        let out = if self.strikes(Fault::ActLies) { quantity - out } else { out };
-        (Some(result), out, after)
-    }
-
-    pub(super) fn hardware_moves(
-        &mut self,
-        index: usize,
-        run: u64,
-        command: CommandId,
-        units: u32,
-        stops: bool,
-    ) {
-        // Some machines stop with their computer, some go on.
-        if stops && self.machines[index].run != run {
-            return;
-        }
-        if let Some(facts) = self.facts.commands.get_mut(&command) {
-            facts.items_out += units;
-        }
-    }
-
-    pub(super) fn hardware_says(
-        &mut self,
-        index: usize,
-        run: u64,
-        command: CommandId,
-        result: HardwareResult,
-    ) {
-        if self.machines[index].run == run {
-            self.with_device(index, |device, boot_ms| device.handle_hardware(command, result, boot_ms));
-        }
-    }
-}
-
-fn says_other(result: &HardwareResult, out: u32, quantity: u32) -> bool {
-    match result {
-        HardwareResult::Done => out != quantity,
-        HardwareResult::DoneInPart { delivered } => out != *delivered,
-        HardwareResult::Failed { .. } => out != 0,
-        HardwareResult::Unknown { .. } => false,
-    }
-}
-
-/// The chip's counter: somebody wants to buy.
-impl World {
-    pub(super) fn ask_for_information(
-        &mut self,
-        chip: usize,
-        ticket: u64,
-        item: &ItemId,
-        quantity: u32,
-    ) -> bool {
-        let nonce = Nonce(self.random.ids.bytes());
-        let key = self.plan.machines[chip].key.clone();
-        let request = IssueRequest { ticket, item: item.clone(), quantity, valid_ms: None };
-        self.with_device(chip, |device, boot_ms| device.handle_issue_request(&request, nonce, &key, boot_ms))
-            .is_some()
-    }
-
-    fn information_issued(
-        &mut self,
-        chip: usize,
-        ticket: u64,
-        result: Result<edge_agent_device::Issued, edge_agent_device::IssueRefusal>,
-    ) {
-        let purchase = usize::try_from(ticket).unwrap_or(0);
-        match result {
-            Ok(issued) => {
-                let offer = self.facts.add_offer(Offer {
-                    signed: issued.signed,
-                    information: issued.information,
-                    chip,
-                    issued: true,
-                    asked_for: None,
-                });
-                self.offered(purchase, offer);
-            }
-            Err(why) => {
-                say!(self, "chip", "issues nothing: {why}");
-                self.try_purchase_again(purchase);
-            }
-        }
-    }
-
-    /// What a device says of a command, held against what its hardware did.
-    fn witness_word(&mut self, index: usize, kind: Kind, payload: &[u8]) -> Result<(), Violation> {
-        let Ok(envelope) = message::Up::decode(kind, payload) else {
-            return Err(self.broken("wire", "a device sends what cannot be read"));
-        };
-        use message::{CommandProgress, ExecutorOutcome, Outcome};
-        let said = match envelope.body {
-            message::Up::ExecutorCommand(said) => said,
-            message::Up::CommandStatus(said) if said.progress == CommandProgress::NeverSeen => {
-                ExecutorOutcome { command: said.command, outcome: Outcome::Refused, delivered: 0, code: None }
-            }
-            _ => return Ok(()),
-        };
-        let instance = self.machines[index].settings.instance;
-        let Some(facts) = self.facts.commands.get_mut(&said.command) else { return Ok(()) };
-        if facts.instance != instance {
-            return Ok(());
-        }
-        let honest = match said.outcome {
-            Outcome::Done => facts.items_out == facts.quantity,
-            Outcome::DoneInPart => facts.items_out == said.delivered,
-            Outcome::Failed => facts.items_out == 0,
-            Outcome::Refused => facts.acts == 0,
-            Outcome::Unknown => true,
-        };
-        facts.on_wire.insert((said.outcome, said.delivered));
-        let lied = facts.lied;
-        if honest || lied {
-            return Ok(());
-        }
-        let who = self.machines[index].settings.principal.clone();
-        Err(self.broken("CP-10, CP-11", format!("{who} reports {said:?}, which its hardware did not do")))
-    }
 }

@@ -102,6 +102,7 @@ impl World {
         end.befalls(&self.machines[index].disk, self.random.of(of));
         let machine = &mut self.machines[index];
         machine.running = None;
+        machine.front.goes_dark();
         machine.run += 1;
         machine.deliveries.clear();
         machine.packets.clear();

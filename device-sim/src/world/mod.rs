@@ -14,7 +14,12 @@ mod client;
 mod coverage;
 mod disk;
 mod facts;
+mod family;
+mod family_audit;
+mod family_book;
+mod family_facts;
 mod fault;
+mod hardware;
 mod host;
 mod judge;
 mod lane;
@@ -25,6 +30,7 @@ pub mod mutants;
 mod office;
 mod options;
 mod people;
+mod piggy_bank;
 mod plan;
 mod purse;
 mod random;
@@ -169,6 +175,11 @@ enum Happening {
     },
     /// The hardware speaks.
     HardwareSays(usize, u64, schemas::ids::CommandId, edge_agent_device::HardwareResult),
+    /// A child presses a button of a piggy bank.
+    Press {
+        machine: usize,
+        press: piggy_bank::Press,
+    },
     /// A purchase begins, or is tried again.
     Shop(usize),
     /// A person does something that was on their mind.
@@ -285,6 +296,7 @@ impl World {
             let at = self.random.network.range(0, 500);
             self.after(at, Happening::Connect(Party::Machine(machine)));
         }
+        self.found_family()?;
         for person in 0..self.people.len() {
             let at = self.random.network.range(0, 1_000);
             self.after(at, Happening::Connect(Party::Person(person)));
@@ -293,6 +305,7 @@ impl World {
             (0..self.plan.drawn(fault)).for_each(|_| self.coverage.count(fault, &[]));
         }
         self.draw_purchases();
+        self.draw_orders();
         let end = self.options.faults_end_ms.unwrap_or(u64::MAX).min(self.plan.faults_end_ms);
         self.after(end, Happening::Heal);
         self.after(1_000, Happening::Trouble);
@@ -356,6 +369,7 @@ impl World {
             Happening::HardwareSays(machine, run, command, result) => {
                 self.hardware_says(machine, run, command, result);
             }
+            Happening::Press { machine, press } => self.press(machine, press),
             Happening::Shop(purchase) => self.begin_purchase(purchase),
             Happening::Act(person, deed) => self.act(person, deed)?,
             Happening::BankHears(call) => self.bank_hears(call)?,
@@ -403,6 +417,7 @@ impl World {
         for machine in 0..self.machines.len() {
             self.trouble_machine(machine)?;
         }
+        self.trouble_family()?;
         self.trouble_bank();
         self.trouble_disks()?;
         self.trouble_clock()?;
@@ -424,6 +439,7 @@ impl World {
         for machine in 0..self.machines.len() {
             self.run_errand(machine)?;
         }
+        self.run_family_errand()?;
         let unrest = self.unrest();
         match unrest {
             None => Ok(true),
@@ -445,7 +461,7 @@ impl World {
             violation,
             rows: self.rows,
             either: self.either,
-            payments: self.facts.payments.len() as u64,
+            payments: (self.facts.payments.len() + self.facts.family.orders.len()) as u64,
             coverage: self.coverage,
             steps: self.steps,
             virtual_ms: self.now,

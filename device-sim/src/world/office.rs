@@ -12,6 +12,7 @@ use schemas::ids::{Hash, PaymentId};
 use schemas::message::PaymentState;
 use schemas::signed::PublicKey;
 
+use super::family_facts::What;
 use super::fault::Fault;
 use super::{Happening, Violation, World, say};
 
@@ -30,8 +31,9 @@ impl World {
         }
         // What is away for long is the first to be replaced.
         let likely = match self.machines[index].is_away() {
-            true if self.has_open_command(index) => 250,
+            true if self.has_open_command(index) || self.has_open_prompt(index) => 250,
             true => 80,
+            false if self.has_open_prompt(index) => 15,
             false => 2,
         };
         if self.machines[index].errand.is_none() && self.random.office.chance(likely) {
@@ -50,6 +52,12 @@ impl World {
         let executor = &self.machines[index].settings.principal;
         let mut payments = self.core.cloud().into_iter().flat_map(Cloud::payments);
         payments.any(|payment| payment.executor.as_ref() == Some(executor) && open(payment))
+    }
+
+    fn has_open_prompt(&self, index: usize) -> bool {
+        let piggy_bank = &self.machines[index].settings.principal;
+        let mut payments = self.core.cloud().into_iter().flat_map(Cloud::child_payments);
+        payments.any(|payment| payment.piggy_bank == *piggy_bank && !payment.at_rest())
     }
 
     fn is_blocked(&self, payment: PaymentId) -> bool {
@@ -93,7 +101,8 @@ impl World {
                 self.orphan(index);
                 let device = self.plan.machines[index].principal.clone();
                 say!(self, "operator", "revokes {device}");
-                let ticket = self.operate(AdminCommand::RevokeDevice { device })?;
+                let ticket = self.operate(AdminCommand::RevokeDevice { device: device.clone() })?;
+                self.note_family(What::Revoked(device));
                 self.machines[index].errand = Some(Errand::Revoke(run, ticket));
                 Ok(())
             }

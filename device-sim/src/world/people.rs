@@ -19,7 +19,7 @@ use super::facts::{Request, Wish};
 use super::fault::Fault;
 use super::lane::Party;
 use super::plan::PersonPlan;
-use super::{EPOCH_MS, Happening, Violation, World, say};
+use super::{Happening, Violation, World, say};
 
 /// Something on a person's mind.
 #[derive(Debug, Clone)]
@@ -142,7 +142,10 @@ impl World {
     fn read(&mut self, index: usize, kind: Kind, payload: &[u8]) {
         let Ok(envelope) = message::Down::decode(kind, payload) else { return };
         if let message::Down::PaymentStatus(status) = &envelope.body {
-            self.note_status(index, status);
+            let who = self.plan.people[index].principal.clone();
+            if !self.note_family_status(&who, status) {
+                self.note_status(index, status);
+            }
         }
         if self.strikes(Fault::TerminalLoses) {
             if !std::mem::replace(&mut self.people[index].will_look, true) {
@@ -153,8 +156,16 @@ impl World {
         }
         match envelope.body {
             message::Down::PaymentVerification(request) => self.asked(index, request),
-            message::Down::PaymentStatus(status) => self.heard_status(index, &status),
+            message::Down::PaymentStatus(status) => {
+                self.heard_status(index, &status);
+                self.heard_family_status(index, &status);
+            }
             message::Down::RequestAnswer(answer) => {
+                if let Some(payment) = answer.payment
+                    && matches!(self.wish_of(index, answer.key), Some(Wish::Order { .. }))
+                {
+                    self.order_answered(index, payment);
+                }
                 if let Some(payment) = answer.payment
                     && matches!(self.wish_of(index, answer.key), Some(Wish::Pay { .. }))
                     && self.strikes(Fault::Cancel)
@@ -255,11 +266,15 @@ impl World {
             }
             Wish::Cancel { payment } => message::Up::PaymentCancel(PaymentCancel { payment }),
             Wish::Refund { payment } => message::Up::PaymentRefund(PaymentRefund { payment }),
+            Wish::Order { order } => message::Up::PaymentOrder(self.facts.family.wishes[order].clone()),
+            Wish::Limit { limits } => {
+                message::Up::ChildLimits(self.facts.family.limit_wishes[limits].clone())
+            }
         };
         self.facts.requests.insert((who, key), Request { wish, promised: false, heard: None, answer: None });
         let kind = body.kind();
         let not_after = self.terminal_time(index).plus_ms(self.random.people.range(60_000, 600_000));
-        self.expect_payment(index, key, not_after);
+        self.expect_work(index, key, not_after, &body);
         let payload =
             Envelope::request(MessageId(self.random.ids.bytes()), key, not_after, body.clone()).encode();
         if self.strikes(Fault::SendsTwice) {
@@ -268,12 +283,12 @@ impl World {
         }
         if self.strikes(Fault::KeyReused) {
             let other = not_after.plus_ms(1_000);
-            self.expect_payment(index, key, other);
+            self.expect_work(index, key, other, &body);
             let payload = Envelope::request(MessageId(self.random.ids.bytes()), key, other, body).encode();
             let wait = self.random.of(Fault::KeyReused).range(0, 5_000);
             self.after(wait, Happening::Act(index, Deed::Repeat(kind, payload)));
         }
-        if self.strikes(Fault::NewKey) {
+        if !matches!(wish, Wish::Order { .. } | Wish::Limit { .. }) && self.strikes(Fault::NewKey) {
             let wait = self.random.of(Fault::NewKey).range(100, 20_000);
             self.after(wait, Happening::Act(index, Deed::Ask(wish)));
         }
@@ -282,7 +297,16 @@ impl World {
 
     /// What the clock of this person's terminal shows.
     fn terminal_time(&self, index: usize) -> Timestamp {
-        Timestamp((EPOCH_MS + self.now).saturating_add_signed(self.plan.people[index].ahead_ms))
+        Timestamp((self.plan.epoch_ms + self.now).saturating_add_signed(self.plan.people[index].ahead_ms))
+    }
+
+    fn expect_work(&mut self, index: usize, key: IdempotencyKey, not_after: Timestamp, body: &message::Up) {
+        let who = self.plan.people[index].principal.clone();
+        match body {
+            message::Up::PaymentOrder(order) => self.expect_order(&who, key, not_after, order),
+            message::Up::ChildLimits(_) => {}
+            _ => self.expect_payment(index, key, not_after),
+        }
     }
 
     /// A payment is named after who asked, with which key, until when.

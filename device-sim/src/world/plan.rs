@@ -10,10 +10,11 @@ use schemas::money::{Currency, Money};
 use schemas::signed::PublicKey;
 use schemas::time::Timestamp;
 
-use super::Violation;
 use super::client::Habits;
+use super::family::FamilyPlan;
 use super::fault::Fault;
 use super::random::{Random, Streams};
+use super::{EPOCH_MS, Violation};
 
 /// The longest act of the shipped executor profile, in milliseconds.
 pub(super) const LONGEST_ACT_MS: u64 = 30_000;
@@ -25,10 +26,22 @@ pub(super) struct TenantPlan {
     pub(super) deadlines: Deadlines,
 }
 
+/// What a person does in a world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PersonKind {
+    /// Buys at chips.
+    Payer,
+    /// Speaks for the merchant.
+    Till,
+    /// Orders for children.
+    Guardian,
+}
+
 pub(super) struct PersonPlan {
     pub(super) principal: Principal,
     pub(super) tenant: usize,
     pub(super) key: SigningKey,
+    pub(super) kind: PersonKind,
     pub(super) is_till: bool,
     pub(super) wealth: Money,
     /// How far the terminal's clock is ahead.
@@ -36,10 +49,20 @@ pub(super) struct PersonPlan {
     pub(super) habits: Habits,
 }
 
+/// What a device is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MachineKind {
+    /// A chip, with the index of its executor.
+    Chip(Option<usize>),
+    Executor,
+    PiggyBank,
+}
+
 pub(super) struct MachinePlan {
     pub(super) principal: Principal,
     pub(super) tenant: usize,
     pub(super) key: SigningKey,
+    pub(super) kind: MachineKind,
     pub(super) is_chip: bool,
     /// For a chip: the index of its executor.
     pub(super) executor: Option<usize>,
@@ -55,13 +78,16 @@ pub(super) struct Plan {
     pub(super) tenants: Vec<TenantPlan>,
     pub(super) people: Vec<PersonPlan>,
     pub(super) machines: Vec<MachinePlan>,
+    pub(super) family: Option<FamilyPlan>,
+    /// The world's clock begins here, in milliseconds since 1970.
+    pub(super) epoch_ms: u64,
     pub(super) purchases: u64,
     pub(super) faults_end_ms: u64,
     /// Of every connection.
     pub(super) lane: Limits,
 }
 
-fn name<T: std::str::FromStr>(text: &str) -> Result<T, Violation>
+pub(super) fn name<T: std::str::FromStr>(text: &str) -> Result<T, Violation>
 where
     T::Err: std::fmt::Display,
 {
@@ -77,6 +103,8 @@ impl Plan {
             tenants: Vec::new(),
             people: Vec::new(),
             machines: Vec::new(),
+            family: None,
+            epoch_ms: EPOCH_MS,
             // A calm machine is never asked for more than its queue holds.
             purchases: if mix.is_calm() { random.plan.range(2, 4) } else { random.plan.range(3, 14) },
             faults_end_ms: random.plan.range(60_000, 600_000),
@@ -92,6 +120,8 @@ impl Plan {
             ][(first + number) % 3];
             plan.add_tenant(random, mix, id, on_unknown, http)?;
         }
+        // After everybody else, who so stay as they are.
+        plan.draw_family(random, mix)?;
         Ok(plan)
     }
 
@@ -111,41 +141,64 @@ impl Plan {
         };
         let deadlines = draw_deadlines(&mut random.plan, mix.is_calm());
         self.tenants.push(TenantPlan { id: name(id)?, bank, on_unknown, deadlines });
-        for (person, is_till) in [("ann", false), ("bob", false), ("till", true)] {
+        let kinds = [("ann", PersonKind::Payer), ("bob", PersonKind::Payer), ("till", PersonKind::Till)];
+        for (person, kind) in kinds {
             let poor = random.of(Fault::Poor).chance(mix.permille(Fault::Poor));
             let ordinary = random.plan.range(50_000, 200_000);
             let minor = if poor { random.of(Fault::Poor).range(0, 500) } else { ordinary };
-            let principal: Principal = name(&format!("{id}/{person}"))?;
             let clock = random.of(Fault::TerminalClock);
             let is_wrong = clock.chance(mix.permille(Fault::TerminalClock));
             let ahead_ms = if is_wrong { clock.step_ms() } else { 0 };
-            self.people.push(PersonPlan {
-                ahead_ms,
-                habits: draw_habits(&mut random.plan, &principal),
-                principal,
-                tenant,
-                key: SigningKey::from_bytes(&random.plan.bytes()),
-                is_till,
-                wealth: self.currency.minor(minor),
-            });
+            let wealth = self.currency.minor(minor);
+            self.add_person(&mut random.plan, &format!("{id}/{person}"), tenant, kind, wealth)?;
+            self.people.iter_mut().last().into_iter().for_each(|person| person.ahead_ms = ahead_ms);
         }
         for number in 0..random.plan.range(1, 2) {
             let executor = random.plan.chance(750).then_some(self.machines.len());
             if executor.is_some() {
-                self.add_machine(random, mix, &format!("{id}/vend-{number}"), tenant, None)?;
+                let vend = format!("{id}/vend-{number}");
+                self.add_machine(random, mix, &vend, tenant, MachineKind::Executor)?;
             }
-            self.add_machine(random, mix, &format!("{id}/chip-{number}"), tenant, Some(executor))?;
+            self.add_machine(
+                random,
+                mix,
+                &format!("{id}/chip-{number}"),
+                tenant,
+                MachineKind::Chip(executor),
+            )?;
         }
         Ok(())
     }
 
-    fn add_machine(
+    pub(super) fn add_person(
+        &mut self,
+        random: &mut Random,
+        principal: &str,
+        tenant: usize,
+        kind: PersonKind,
+        wealth: Money,
+    ) -> Result<(), Violation> {
+        let principal: Principal = name(principal)?;
+        self.people.push(PersonPlan {
+            ahead_ms: 0,
+            habits: draw_habits(random, &principal),
+            principal,
+            tenant,
+            key: SigningKey::from_bytes(&random.bytes()),
+            kind,
+            is_till: kind == PersonKind::Till,
+            wealth,
+        });
+        Ok(())
+    }
+
+    pub(super) fn add_machine(
         &mut self,
         random: &mut Streams,
         mix: &super::fault::Mix,
         principal: &str,
         tenant: usize,
-        chip: Option<Option<usize>>,
+        kind: MachineKind,
     ) -> Result<(), Violation> {
         let drift = random.of(Fault::ClockDrift);
         let drifts = drift.chance(mix.permille(Fault::ClockDrift));
@@ -154,8 +207,9 @@ impl Plan {
             principal: name(principal)?,
             tenant,
             key: SigningKey::from_bytes(&random.plan.bytes()),
-            is_chip: chip.is_some(),
-            executor: chip.flatten(),
+            kind,
+            is_chip: matches!(kind, MachineKind::Chip(_)),
+            executor: if let MachineKind::Chip(executor) = kind { executor } else { None },
             drift_ppm,
             small_disk: mix.has(Fault::DeviceDiskFull),
             habits: Habits {
@@ -227,11 +281,15 @@ impl Plan {
             }
         }
         for machine in &self.machines {
-            let profile = if machine.is_chip { "payment-chip" } else { "vending-executor" };
+            let (profile, longest_act_ms) = match machine.kind {
+                MachineKind::Chip(_) => ("payment-chip", 0),
+                MachineKind::Executor => ("vending-executor", LONGEST_ACT_MS),
+                MachineKind::PiggyBank => ("piggy-bank", 0),
+            };
             commands.push(AdminCommand::CreateDevice {
                 device: machine.principal.clone(),
                 profile: profile.to_owned(),
-                longest_act_ms: if machine.is_chip { 0 } else { LONGEST_ACT_MS },
+                longest_act_ms,
             });
         }
         for machine in self.machines.iter().filter(|machine| machine.is_chip) {
@@ -242,6 +300,7 @@ impl Plan {
                 items: BTreeMap::new(),
             });
         }
+        commands.extend(self.family_commands());
         Ok(commands)
     }
 }

@@ -88,6 +88,7 @@ impl World {
             facts.consent = facts.consent.filter(|heard| heard.position <= found);
             facts.done = facts.done.filter(|heard| heard.position <= found);
         }
+        self.facts.family.forget_unheard(found);
     }
 
     /// MO-6: each payer's account at the bank lacks exactly what that payer's payments have cost.

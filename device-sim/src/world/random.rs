@@ -24,6 +24,8 @@ pub(super) struct Streams {
     pub(super) hardware: Random,
     /// The operator and the technician.
     pub(super) office: Random,
+    /// Children, their guardians and piggy banks.
+    pub(super) family: Random,
     faults: Vec<Random>,
 }
 
@@ -41,6 +43,7 @@ impl Streams {
             machines: named("machines"),
             hardware: named("hardware"),
             office: named("office"),
+            family: named("family"),
             faults: Fault::ALL.iter().map(|fault| Random::named(seed, fault.as_str())).collect(),
         }
     }

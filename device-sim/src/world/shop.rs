@@ -6,6 +6,7 @@ use schemas::signed::PaymentInformation;
 use super::facts::{Offer, Wish};
 use super::fault::Fault;
 use super::people::Deed;
+use super::plan::PersonKind;
 use super::{Happening, World};
 
 /// Tries at the chip's counter until somebody gives up.
@@ -29,7 +30,8 @@ impl World {
             let tenant = self.plan.machines[chip].tenant;
             let payers: Vec<usize> = (0..self.plan.people.len())
                 .filter(|index| {
-                    self.plan.people[*index].tenant == tenant && !self.plan.people[*index].is_till
+                    let person = &self.plan.people[*index];
+                    person.tenant == tenant && person.kind == PersonKind::Payer
                 })
                 .collect();
             let payer = payers[self.random.shop.index(payers.len())];
@@ -85,7 +87,7 @@ impl World {
             let other = (0..self.plan.people.len()).find(|index| {
                 *index != payer
                     && self.plan.people[*index].tenant == tenant
-                    && !self.plan.people[*index].is_till
+                    && self.plan.people[*index].kind == PersonKind::Payer
             });
             if let Some(other) = other {
                 self.present(other, offer);

@@ -23,6 +23,8 @@ pub(super) struct Note {
     pub(super) word: Option<(CommandId, Word)>,
     /// The payment that its payer consents to.
     pub(super) consent: Option<PaymentId>,
+    /// The entry of what it means for a child's payment.
+    pub(super) family: Option<u64>,
 }
 
 /// What a client has put on the wire, as far as the rules need it.
@@ -179,11 +181,13 @@ impl Tap {
     }
 
     /// The core refuses it. MQTT 3.1.1 has no word for that in its PUBACK.
-    /// The consent in it was not heard then.
-    pub(super) fn refused(&mut self, token: u64) -> Option<PaymentId> {
-        let found = self.publishes.iter_mut().find(|known| known.token == Some(token))?;
+    /// The consent in it was not heard then, nor what it meant for a child's payment.
+    pub(super) fn refused(&mut self, token: u64) -> (Option<PaymentId>, Option<u64>) {
+        let Some(found) = self.publishes.iter_mut().find(|known| known.token == Some(token)) else {
+            return (None, None);
+        };
         found.refused = true;
-        found.note.as_ref()?.consent
+        found.note.as_ref().map_or((None, None), |note| (note.consent, note.family))
     }
 
     /// The core is told that the client has acknowledged `message`.

@@ -42,7 +42,7 @@ fn the_same_seed_twice_gives_the_same_trace() {
     }
 }
 
-/// MO-1 to MO-9, CP-1 to CP-18: no rule is broken in three hundred worlds. And they are not idle: each row of the
+/// MO-1 to MO-9, CP-1 to CP-18, PC-1 to PC-5, PC-8, PC-13, PC-15: no rule is broken in three hundred worlds. And they are not idle: each row of the
 /// table is reached, each fault strikes, and little stays undecided (correctness.md 22).
 #[test]
 fn three_hundred_worlds_come_to_rest() {
@@ -69,6 +69,16 @@ fn three_hundred_worlds_come_to_rest() {
         "cancelled",
         "sold",
         "merchant_refunded",
+        "child: settled",
+        "child: settled for less",
+        "child: rejected",
+        "child: expired",
+        "child: answered too late",
+        "child: cancelled",
+        "child: piggy bank gone",
+        "child: guardianship ended",
+        "child: given back",
+        "child: order refused",
     ];
     for row in table {
         assert!(rows.contains_key(row), "no payment ended `{row}`: {rows:?}");

@@ -14,6 +14,7 @@ use schemas::topic::Kind;
 
 use super::client::{Client, Down, Saying, Up};
 use super::facts::Word;
+use super::family_facts::What;
 use super::fault::Fault;
 use super::lane::{Connection, Party, Piece};
 use super::tap::{Broken, Note, RequestKey, Sight};
@@ -459,12 +460,17 @@ impl World {
     ) -> Result<(), Violation> {
         let (request, word) = self.read_publish(party, kind, &payload);
         let consent = self.consent_in(party, kind, &payload);
+        let family = self.read_family(party, kind, &payload);
+        let waiting = self.core.held_outputs();
         let content = (qos == Qos::AtLeastOnce).then(|| payload.clone());
         let connection = ConnectionId(id);
         self.core_handle(Input::Publish { connection, token: token.0, kind, payload })?;
         if let Some((command, word)) = word {
             self.facts.heard.entry(command).or_default().push(word);
         }
+        // Of a connection that has given way nothing is taken.
+        let taken = self.core.held_outputs() > waiting;
+        let family = family.filter(|_| taken).and_then(|what| self.note_family(what));
         let heard = self.heard_now();
         if let Some(payment) = consent {
             self.facts.payment(payment).consent.get_or_insert(heard);
@@ -473,7 +479,7 @@ impl World {
         if let Some(found) = request.as_ref().and_then(|request| self.facts.requests.get_mut(request)) {
             found.heard.get_or_insert((self.core.run, position));
         }
-        let note = Note { position, request, word, consent };
+        let note = Note { position, request, word, consent, family };
         let Some((connection, content)) = self.connections.get_mut(&id).zip(content) else { return Ok(()) };
         connection.tap.handed_over(token.0, kind, &content, note).map_err(|broken| self.rule(broken))
     }
@@ -548,10 +554,12 @@ impl World {
                 self.tell_session(connection, |session| session.handle_standing(now, result))
             }
             Output::Promise { connection, token, result } => {
-                if let (Err(_), Some(found)) = (result, self.connections.get_mut(&connection.0))
-                    && let Some(payment) = found.tap.refused(token)
-                {
-                    self.facts.payment(payment).consent = None;
+                if let (Err(_), Some(found)) = (result, self.connections.get_mut(&connection.0)) {
+                    let (consent, family) = found.tap.refused(token);
+                    if let Some(payment) = consent {
+                        self.facts.payment(payment).consent = None;
+                    }
+                    family.into_iter().for_each(|entry| self.facts.family.forget(entry));
                 }
                 let promise =
                     result.map_or_else(|refusal| Promise::Refused(refusal.code()), |()| Promise::Kept);
@@ -585,7 +593,10 @@ impl World {
                 Ok(())
             }
             Output::Sign { ticket, order } => {
-                self.core_handle(Input::Signed { ticket, order, certificate: vec![0x30] })
+                let device = order.principal.clone();
+                self.core_handle(Input::Signed { ticket, order, certificate: vec![0x30] })?;
+                self.note_family(What::Enrolled(device));
+                Ok(())
             }
             Output::Enrolled { ticket, result } => self.enrolled(ticket, &result),
         }

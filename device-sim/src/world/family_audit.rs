@@ -1,0 +1,192 @@
+//! The auditor of families: every payment from a child's account against the outcome table, every account of the
+//! tenant, everybody who had to be told (PC-1 to PC-5, PC-8, PC-13, PC-15).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cloud_core_flows::admin::{AdminAnswer, AdminCommand, ChildPaymentRow, Filter, Listing};
+use schemas::ids::{IdempotencyKey, PaymentId, Principal};
+use schemas::message::{PaymentState, ResultTo};
+
+use super::family_book::{Book, Broken, End, Standing};
+use super::family_facts::{OrderFacts, What};
+use super::{Violation, World, say};
+
+/// What a family adds to the audit of the accounts.
+#[derive(Debug, Default)]
+pub(super) struct FamilyEnds {
+    /// Payments by row of the table.
+    pub(super) rows: BTreeMap<&'static str, u64>,
+    /// What children's payments and deposits have left on each account, as `tenant/person/name`, in minor units.
+    pub(super) accounts: BTreeMap<String, i128>,
+}
+
+impl World {
+    pub(super) fn audit_family(&mut self) -> Result<FamilyEnds, Violation> {
+        if !self.has_family() {
+            return Ok(FamilyEnds::default());
+        }
+        let list = AdminCommand::Find { listing: Listing::ChildPayments, filter: Filter::default() };
+        let AdminAnswer::ChildPayments(rows) = self.operate_now(list)? else {
+            return Err(Violation::harness("no list of children's payments"));
+        };
+        let judged = self.judge_family(&rows);
+        let (ends, either) = judged.map_err(|(rule, text)| self.broken(rule, text))?;
+        either.into_iter().for_each(|why| self.allow_either(why));
+        for row in &rows {
+            say!(self, "auditor", "{}: {} of {}, paid {}", row.payment, row.state, row.amount, row.paid);
+        }
+        Ok(ends)
+    }
+
+    fn judge_family(&self, rows: &[ChildPaymentRow]) -> Result<(FamilyEnds, Vec<&'static str>), Broken> {
+        let Some(mut book) = Book::new(self, rows) else { return Ok((FamilyEnds::default(), Vec::new())) };
+        book.walk()?;
+        let mut ends = FamilyEnds { rows: BTreeMap::new(), accounts: book.accounts };
+        for row in rows {
+            let facts = self.facts.family.orders.get(&row.payment);
+            let (Some(facts), Some(standing)) = (facts, book.payments.get(&row.payment)) else {
+                return Err(("PC-1", format!("nobody has ordered {row:?}")));
+            };
+            self.audit_order(row, facts, standing)?;
+            *ends.rows.entry(row_of(standing, row)).or_default() += 1;
+        }
+        if book.refused > 0 {
+            ends.rows.insert("child: order refused", book.refused);
+        }
+        self.audit_promises(rows)?;
+        self.audit_presses()?;
+        if self.mix.is_calm_for_families() {
+            let settled = |row: &ChildPaymentRow| row.state == PaymentState::Settled;
+            // One of two guardians may have ordered for a child that is not theirs.
+            let decided = rows.len() as u64 + book.refused;
+            if !rows.iter().all(settled) || decided != self.facts.family.orders.len() as u64 {
+                return Err(("calm", "nothing went wrong, and a child's payment was not settled".to_owned()));
+            }
+        }
+        Ok((ends, book.either))
+    }
+
+    fn audit_order(
+        &self,
+        row: &ChildPaymentRow,
+        facts: &OrderFacts,
+        standing: &Standing,
+    ) -> Result<(), Broken> {
+        let wrong = |rule, text: &str| {
+            let told: Vec<String> =
+                facts.told.iter().map(|(who, told)| format!("{who}: {}", told.state)).collect();
+            Err((rule, format!("{text}: {row:?}, by what happened {standing:?}, told {told:?}")))
+        };
+        if !row.at_rest {
+            return wrong("MO-9", "a child's payment is not at rest");
+        }
+        let Some(end) = standing.end else { return wrong("outcome table", "nothing has ended it") };
+        if row.state != end.state() {
+            return wrong("outcome table", "a child's payment ended otherwise");
+        }
+        let paid = if end == End::Settled { row.amount.minor } else { 0 };
+        if row.paid.minor != paid {
+            return wrong("who ends up with what", "the child has paid something else");
+        }
+        if let Some((machine, prompt)) = &facts.prompt {
+            let answer_by = standing.opened_at + self.prompt_ms();
+            let right = self.plan.machines[*machine].principal == standing.piggy_bank;
+            if !right || prompt.amount != row.amount || prompt.answer_by.0 != answer_by {
+                return wrong("PC-2", "the child was asked otherwise, or elsewhere");
+            }
+        }
+        let unpaid = |state: &PaymentState| {
+            *state == end.state() || end == End::GivenBack && *state == PaymentState::Settled
+        };
+        if !facts.ends_told.iter().all(unpaid) {
+            return wrong("PC-5", "somebody was told of another end");
+        }
+        self.audit_result(row, facts, standing, end).or_else(|text| wrong("PC-5", text))
+    }
+
+    /// PC-5: who has to know how it ended knows it.
+    fn audit_result(
+        &self,
+        row: &ChildPaymentRow,
+        facts: &OrderFacts,
+        standing: &Standing,
+        end: End,
+    ) -> Result<(), &'static str> {
+        let tell = facts.order.tell.unwrap_or(ResultTo::Both);
+        let told = |who: &Principal| {
+            facts.told.get(who).is_some_and(|told| told.state == row.state && told.paid == row.paid)
+        };
+        let taken_back = matches!(end, End::PiggyBankGone | End::GuardianshipEnded | End::Cancelled);
+        if (tell != ResultTo::PiggyBank || taken_back) && !told(&standing.guardian) {
+            return Err("the guardian was not told how it ended");
+        }
+        // It had the question on its screen, or waiting for that.
+        let asked = facts.taken_in && (taken_back || end == End::Expired);
+        if (tell != ResultTo::Guardian || asked) && !standing.orphaned && !told(&standing.piggy_bank) {
+            return Err("the piggy bank was not told how it ended");
+        }
+        Ok(())
+    }
+
+    fn prompt_ms(&self) -> u64 {
+        self.plan.family.as_ref().map_or(0, |family| self.plan.tenants[family.tenant].deadlines.prompt_ms)
+    }
+
+    /// MO-5: of which a guardian was told, that there is.
+    fn audit_promises(&self, rows: &[ChildPaymentRow]) -> Result<(), Broken> {
+        let known: BTreeSet<PaymentId> = rows.iter().map(|row| row.payment).collect();
+        for facts in self.facts.family.orders.values() {
+            let request = self.facts.requests.get(&facts.request);
+            let accepted =
+                request.and_then(|request| request.answer.as_ref()).and_then(|answer| answer.payment);
+            if let Some(payment) = accepted.filter(|payment| !known.contains(payment)) {
+                return Err((
+                    "MO-5",
+                    format!("{} was told of {payment}, and there is none", facts.request.0),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// PC-3: what a child was shown to have answered has reached the core.
+    fn audit_presses(&self) -> Result<(), Broken> {
+        for (payment, facts) in &self.facts.family.orders {
+            for pressed in facts.pressed.iter().filter(|pressed| pressed.taken) {
+                let machine = &self.machines[pressed.machine];
+                if machine.revoked || machine.settings.instance != pressed.instance {
+                    continue;
+                }
+                let who = &self.plan.machines[pressed.machine].principal;
+                let is_it = |what: &What| {
+                    matches!(what, What::Answer { device, payment: of, answer }
+                        if device == who && of == payment && *answer == pressed.answer)
+                };
+                if !self.facts.family.log.iter().any(|entry| is_it(&entry.what)) {
+                    return Err(("PC-3", format!("the answer for {payment} at {who} has never arrived")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this payment is one that was ordered with this key.
+    pub(super) fn is_order_of(&self, payment: PaymentId, by: &Principal, key: IdempotencyKey) -> bool {
+        let facts = self.facts.family.orders.get(&payment);
+        facts.is_some_and(|facts| facts.request == (by.clone(), key))
+    }
+}
+
+fn row_of(standing: &Standing, row: &ChildPaymentRow) -> &'static str {
+    match standing.end {
+        Some(End::Settled) if row.amount != row.ordered => "child: settled for less",
+        Some(End::Settled) | None => "child: settled",
+        Some(End::Rejected) => "child: rejected",
+        Some(End::GivenBack) => "child: given back",
+        Some(_) if standing.answered_late => "child: answered too late",
+        Some(End::Expired) => "child: expired",
+        Some(End::Cancelled) => "child: cancelled",
+        Some(End::PiggyBankGone) => "child: piggy bank gone",
+        Some(End::GuardianshipEnded) => "child: guardianship ended",
+    }
+}
