@@ -276,33 +276,20 @@ impl<D: Disk> Driver<D> {
 
     /// Evolves by what was decided and holds the outputs back.
     fn take(&mut self, mut decision: Decision, now: Timestamp) {
-        let mut shown = std::mem::take(&mut decision.shown);
-        self.carry_out(decision, now);
-        shown.sort();
-        shown.dedup();
-        for child in shown {
-            let mut view = Decision::default();
-            child::view::show(&self.cloud, &child, now, &mut view);
-            self.carry_out(view, now);
-        }
-    }
-
-    fn carry_out(&mut self, mut decision: Decision, now: Timestamp) {
         if Mutant::RepeatAnsweredUnsynced.is_active() && decision.events.is_empty() {
             let replies = decision.outputs.extract_if(.., |output| matches!(output, Output::Reply { .. }));
             replies.for_each(|output| self.held.push_front((Position::ZERO, output)));
         }
-        let mut encoded = decision.encoded.into_iter();
-        for event in decision.events {
-            let record = Record { at: now, event, by: decision.by.clone() };
-            self.cloud.evolve(&record);
-            decision.outputs.extend(feed::of_record(&self.cloud, &self.lobby, &record));
-            let bytes = encoded.next().unwrap_or_else(|| record.encode());
-            self.pending.push(PendingRecord { bytes, ends_decision: false });
-            self.decided = Position::new(self.decided.value() + 1);
-        }
-        if let Some(last) = self.pending.last_mut() {
-            last.ends_decision = true;
+        self.evolve(&mut decision, now);
+        let mut shown = std::mem::take(&mut decision.shown);
+        shown.sort();
+        shown.dedup();
+        for child in shown {
+            // What a child sees follows from the state after the decision. A decision of its own: a batch may show many.
+            let mut view = Decision::default();
+            child::view::show(&self.cloud, &child, now, &mut view);
+            self.evolve(&mut view, now);
+            decision.append(view);
         }
         decision.outputs.extend(feed::of_presences(&self.cloud, &mut self.lobby));
         let position = self.decided;
@@ -314,6 +301,22 @@ impl<D: Disk> Driver<D> {
             for connection in self.lobby.listening(&principal) {
                 self.held.push_back((position, Output::Wake { connection }));
             }
+        }
+    }
+
+    /// Its events happen, and are one decision for the journal.
+    fn evolve(&mut self, decision: &mut Decision, now: Timestamp) {
+        let mut encoded = std::mem::take(&mut decision.encoded).into_iter();
+        for event in std::mem::take(&mut decision.events) {
+            let record = Record { at: now, event, by: decision.by.clone() };
+            self.cloud.evolve(&record);
+            decision.outputs.extend(feed::of_record(&self.cloud, &self.lobby, &record));
+            let bytes = encoded.next().unwrap_or_else(|| record.encode());
+            self.pending.push(PendingRecord { bytes, ends_decision: false });
+            self.decided = Position::new(self.decided.value() + 1);
+        }
+        if let Some(last) = self.pending.last_mut() {
+            last.ends_decision = true;
         }
     }
 

@@ -9,6 +9,7 @@ use crate::books::Role;
 use crate::cloud::Cloud;
 use crate::decision::Decision;
 use crate::limits;
+use crate::registry::Standing;
 
 /// Owes the child's piggy bank the newest view; older ones that nobody has fetched are withdrawn.
 pub(crate) fn show(cloud: &Cloud, child: &Principal, now: Timestamp, out: &mut Decision) {
@@ -16,6 +17,10 @@ pub(crate) fn show(cloud: &Cloud, child: &Principal, now: Timestamp, out: &mut D
     let Some(id) = found.bonds.piggy_bank.clone() else { return };
     let Some(currency) = cloud.registry.tenant(&child.tenant).map(|tenant| tenant.currency) else { return };
     let piggy_bank = Principal { tenant: child.tenant.clone(), id };
+    // A revoked one will never fetch it (correctness.md 20).
+    if cloud.registry.device(&piggy_bank).is_none_or(|device| device.standing == Standing::Revoked) {
+        return;
+    }
     let available = cloud.ledger.available(Role::Person(child).account(&child.tenant)).unwrap_or_default();
     let coming = found.allowances.iter().map(|(guardian, allowance)| ComingAllowance {
         guardian: guardian.clone(),
