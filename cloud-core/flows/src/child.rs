@@ -16,7 +16,7 @@
 //! | order refused (guardianship, limits, balance, piggy bank) | nothing | nothing | no payment: guardian |
 //! | confirmed by `settle_at` | pays `amount` | has `amount` | settled: as the order says |
 //! | rejected by `settle_at` | nothing | nothing | rejected: as the order says |
-//! | no answer by `settle_at` | nothing | nothing | expired: as the order says, and a piggy bank that fetched the prompt |
+//! | no answer by `settle_at` | nothing | nothing | expired: as the order says, and the piggy bank |
 //! | an answer that arrives later, or a second one | as the first end says | as the first end says | unchanged: piggy bank |
 //! | cancelled by the guardian before an answer | nothing | nothing | cancelled: guardian, piggy bank |
 //! | cancelled after an answer | as answered | as answered | refused `already_ended`: guardian |
@@ -404,12 +404,12 @@ impl<'a> ChildFlow<'a> {
     /// show the prompt hears that it has ended.
     fn tell_end(&mut self, payment: &ChildPayment, state: PaymentState, reason: Option<Code>) {
         let prompt = prompt_id(payment.id);
-        let waits = self.cloud.outbox.contains(&payment.piggy_bank, prompt);
-        if waits {
+        if self.cloud.outbox.contains(&payment.piggy_bank, prompt) {
             self.out.withdraw(&payment.piggy_bank, prompt, "superseded");
         }
+        // Also where its PUBACK has not come: it may have the prompt all the same.
         let answered = matches!(state, PaymentState::Settled | PaymentState::Rejected);
-        let shows = !waits && !answered && !payment.at_rest();
+        let shows = !answered && !payment.at_rest();
         let taken_back = matches!(state, PaymentState::Refused | PaymentState::Cancelled);
         // It is being revoked or has just been enrolled anew: nobody there will fetch it (correctness.md 20).
         let gone = reason.as_ref().is_some_and(|code| code.as_str() == DEVICE_GONE);
