@@ -423,6 +423,15 @@ fn the_result_goes_to_whom_the_order_names() {
     }
 }
 
+/// PC-5: a prompt that is still owed may be on the screen: only its PUBACK is missing.
+#[test]
+fn a_piggy_bank_hears_of_an_end_also_before_its_puback_has_come() {
+    let mut w = family();
+    let payment = placed(&mut w, 1, PaymentOrder { tell: Some(ResultTo::Guardian), ..order(500) });
+    w.request("mum", 2, Up::PaymentCancel(PaymentCancel { payment }));
+    assert_eq!(w.told_state("piggy", payment), Some(PaymentState::Cancelled));
+}
+
 /// PC-15: given back by whoever got it, whole and once.
 #[test]
 fn settled_to_refunded_once_by_its_payee() {
