@@ -372,11 +372,10 @@ impl Cloud {
         self.opened_at
     }
 
-    /// When the next thing is due that happens by time alone.
+    /// When the next thing is due that happens by time alone, allowances aside.
     pub fn next_due(&self) -> Option<Timestamp> {
         let timer = self.timers.first().map(|(at, _)| *at);
-        let allowance = self.registry.next_allowance();
-        timer.into_iter().chain(self.outbox.next_expiry()).chain(allowance).min()
+        timer.into_iter().chain(self.outbox.next_expiry()).min()
     }
 
     pub(crate) fn due_payment(&self, now: Timestamp) -> Option<AnyPayment<'_>> {

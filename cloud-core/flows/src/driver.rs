@@ -11,7 +11,7 @@ mod operate;
 use std::collections::VecDeque;
 
 use schemas::cbor;
-use schemas::ids::{Hash, PaymentId, Principal};
+use schemas::ids::{Hash, PaymentId, Principal, PrincipalId};
 use schemas::time::Timestamp;
 use schemas::topic::Role;
 use schemas_journal::{
@@ -201,7 +201,8 @@ impl<D: Disk> Driver<D> {
 
     /// When an [`Input::Tick`] is wanted.
     pub fn next_due(&self) -> Option<Timestamp> {
-        self.cloud.next_due().into_iter().chain(self.lobby.summary_due()).min()
+        let allowance = self.cloud.registry.next_allowance().filter(|_| self.has_room());
+        self.cloud.next_due().into_iter().chain(self.lobby.summary_due()).chain(allowance).min()
     }
 
     /// The state, for reading. What is read here may not be synced yet: ask by [`Input::Admin`] to be sure.
@@ -354,13 +355,23 @@ impl<D: Disk> Driver<D> {
                     AnyPayment::Chip(payment) => ChipFlow { cloud, now, out }.timeout(payment),
                     AnyPayment::Child(payment) => ChildFlow { cloud, now, out }.timeout(payment),
                 }
-            } else if let Some((child, guardian)) = self.cloud.registry.due_allowance(now) {
+            } else if let Some((child, guardian)) = self.due_allowance(now) {
                 ChildFlow { cloud: &self.cloud, now, out: &mut decision }.pay_allowance(child, guardian);
             } else {
                 return;
             }
             self.take(decision, now);
         }
+    }
+
+    /// Whether new payments may begin: what is left of a full disk is for the end of open ones (correctness.md 4).
+    fn has_room(&self) -> bool {
+        self.journal.room() == Room::Ample
+    }
+
+    /// One that is due; on a full disk they wait.
+    fn due_allowance(&self, now: Timestamp) -> Option<(&Principal, &PrincipalId)> {
+        self.cloud.registry.due_allowance(now).filter(|_| self.has_room())
     }
 
     fn decide(&mut self, input: Input, now: Timestamp) -> Decision {
@@ -519,7 +530,7 @@ impl<D: Disk> Driver<D> {
             return;
         }
         let is_probe = self.lobby.probe.as_ref().is_some_and(|(name, _)| *name == principal);
-        let has_room = self.journal.room() == Room::Ample;
+        let has_room = self.has_room();
         let cloud = &self.cloud;
         let mut incoming =
             Incoming { cloud, now, connection, principal: &principal, is_probe, has_room, out };

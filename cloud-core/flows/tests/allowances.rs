@@ -199,3 +199,38 @@ fn an_allowance_ends_with_the_guardianship() {
     assert_eq!(w.bank, BankKind::Internal);
     w.finish();
 }
+
+/// correctness.md 4: what is left of a full disk is for the end of open payments; allowances wait, and are paid later.
+#[test]
+fn an_allowance_waits_for_room_on_the_disk() {
+    let mut w = family();
+    w.restores_after_each_input = false;
+    pay_in(&mut w, "dad", 1_000);
+    let first_at = w.now + DAY_MS;
+    assert_eq!(set(&mut w, "dad", 1, Some(schedule(100, Every::Day, first_at))), None);
+    w.disk.set_capacity_bytes(Some(0));
+    let is_full = (2..=255).any(|key| {
+        let not_after = Timestamp(w.now + 60_000);
+        let body = Up::SavingsGoals(SavingsGoals {
+            child: "mia".parse().unwrap(),
+            goals: Goals::new(vec![
+                Goal { title: Text::new("x".repeat(80)), amount: eur(u64::from(key)) };
+                8
+            ])
+            .unwrap(),
+        });
+        let refused = w.request_raw("dad", key, not_after, body).0.is_err();
+        w.fetch("dad");
+        w.fetch("piggy");
+        refused
+    });
+    assert!(is_full);
+    w.pass(2 * DAY_MS);
+    assert_eq!(w.balance("person/mia"), i128::from(HAS));
+    w.disk.set_capacity_bytes(None);
+    w.driver.retry_spare();
+    w.flush();
+    w.pass(1);
+    assert_eq!(w.balance("person/mia"), i128::from(HAS) + 200, "both that fell due meanwhile");
+    w.finish();
+}
