@@ -33,7 +33,7 @@ const MAX_WAITING: usize = 4_096;
 /// Connections that watch, at most.
 const MAX_OBSERVERS: usize = 256;
 /// The router keeps at most so much for links that lag, for each filter.
-const LOG_BYTES: usize = 64 << 10;
+const LOG_BYTES: usize = 1 << 20;
 /// How often links of connections that have ended are taken away.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// The known killer: the router panics when a topic begins with a character that is not ASCII. For tests.
@@ -290,7 +290,8 @@ impl Hub {
         let (ended, generation) = (self.feed.commands.clone(), self.generation);
         let inbox = inbox.clone();
         self.tokio.spawn(async move {
-            if carry(answers, &inbox).await.is_err() {
+            // The link of an observer that has gone is taken away by `sweep`: that is no end of the router.
+            if carry(answers, &inbox).await.is_err() && inbox.strong_count() > 0 {
                 // If there is no room, the next event finds out.
                 let _ = ended.try_send(Command::LinkEnded { generation });
             }
@@ -302,7 +303,10 @@ impl Hub {
     fn rebuild(&mut self, error: &LinkError) {
         tracing::warn!(%error, "the feed's router has ended and is built anew; observers may have missed events");
         self.feed.counters.restarts.fetch_add(1, Relaxed);
+        // One that is alive after all would stay for ever: it holds a sender of its own.
+        let _ = self.publish_raw(DEADLY_TOPIC, Vec::new());
         self.router = None;
+        self.generation += 1;
         std::thread::sleep(REBUILD_PAUSE);
         for (connection, watcher) in std::mem::take(&mut self.watchers) {
             let Some(inbox) = watcher.inbox.upgrade() else { continue };

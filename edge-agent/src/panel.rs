@@ -78,6 +78,7 @@ impl PanelSettings {
             seen,
             quiet_ms: rules.quiet_ms,
             last_boot_ms: 0,
+            drawn: None,
             inputs: inputs.clone(),
         };
         if let Some(settings) = rules.buttons.clone() {
@@ -154,6 +155,8 @@ struct Keys {
     seen: watch::Receiver<View>,
     quiet_ms: u64,
     last_boot_ms: u64,
+    /// Of a screen: what it has drawn, and since when. A press means what somebody could see.
+    drawn: Option<(Option<PaymentId>, u64)>,
     inputs: mpsc::Sender<Input>,
 }
 
@@ -170,6 +173,14 @@ impl Keys {
         }
     }
 
+    /// A screen has drawn this.
+    fn drawn(&mut self, view: &View, now_boot_ms: u64) {
+        let payment = view.shown.as_ref().map(|shown| shown.prompt.prompt.payment);
+        if self.drawn.map(|(drawn, _)| drawn) != Some(payment) {
+            self.drawn = Some((payment, now_boot_ms));
+        }
+    }
+
     fn quit(&self) {
         // An agent that is gone needs no telling.
         let _ = self.inputs.blocking_send(Input::Quit);
@@ -181,7 +192,12 @@ impl Keys {
         let before_boot_ms = std::mem::replace(&mut self.last_boot_ms, now_boot_ms);
         let view = self.seen.borrow();
         let shown = view.shown.as_ref()?;
-        let quiet_since_boot_ms = before_boot_ms.max(shown.since_boot_ms);
+        let since_boot_ms = match self.drawn {
+            None => shown.since_boot_ms,
+            Some((drawn, _)) if drawn != Some(shown.prompt.prompt.payment) => return None,
+            Some((_, since_boot_ms)) => since_boot_ms,
+        };
+        let quiet_since_boot_ms = before_boot_ms.max(since_boot_ms);
         let counts = now_boot_ms.saturating_sub(quiet_since_boot_ms) >= self.quiet_ms
             && now_boot_ms <= shown.prompt.until_boot_ms;
         counts.then_some(shown.prompt.prompt.payment)
@@ -223,7 +239,7 @@ pub(crate) mod tests {
     fn a_press_counts_after_a_quiet_time_and_until_the_end() {
         let (view, seen) = watch::channel(View::default());
         let (inputs, _receiver) = mpsc::channel(1);
-        let mut keys = Keys { seen, quiet_ms: 500, last_boot_ms: 0, inputs };
+        let mut keys = Keys { seen, quiet_ms: 500, last_boot_ms: 0, drawn: None, inputs };
         assert_eq!(keys.counts(900), None, "nothing is asked");
         view.send_modify(|view| view.shown = Some(shown(1, 1_000)));
         for (at, counts) in [(1_499, false), (1_998, false), (2_498, true), (2_500, false), (3_000, true)] {

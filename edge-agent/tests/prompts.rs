@@ -277,7 +277,7 @@ fn a_program_asks_and_its_exit_code_answers() {
     let machine = Machine::new(&cloud, "piggy-bank");
     let asked = machine.data.with_file_name("asked");
     let script = format!(
-        "printf '%s\\n' \\\"$*\\\" >> '{}'; case $1 in 01*) exit 0;; 02*) exit 10;; *) exec sleep 1000;; esac",
+        "printf '%s\\n' \\\"$*\\\" >> '{}'; case $1 in 01*) exit 20;; 02*) exit 21;; *) exec sleep 1000;; esac",
         asked.display()
     );
     let path = profile(&machine, |text| {

@@ -1,5 +1,6 @@
 //! The read-only feed: what observers of a tenant hear. Best effort by contract: whoever must not miss anything reads
-//! the journal. No personal data: no payer, no free text.
+//! the journal. No payment names its payer. Presence and `state` name every principal of the tenant, people's terminals
+//! too, with what they said themselves: an observer is somebody whom the tenant shows this.
 //!
 //! An event goes out twice, as CBOR on `ft/{tenant}/feed/{kind}` and as JSON on `ft/{tenant}/feed/json/{kind}`; a
 //! [`PresenceEvent`] also as CBOR on the `state` of its principal.

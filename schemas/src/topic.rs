@@ -310,9 +310,10 @@ impl FromStr for Topic {
                     Err(TopicError::Direction)
                 }
             }
+            // Before the feed: a principal may be called so, and no kind is called `state`.
+            [ROOT, tenant, id, "state"] => Ok(Topic::State { principal: principal(tenant, id)? }),
             [ROOT, tenant, "feed", kind] => feed(tenant, kind, FeedFormat::Cbor),
             [ROOT, tenant, "feed", "json", kind] => feed(tenant, kind, FeedFormat::Json),
-            [ROOT, tenant, id, "state"] => Ok(Topic::State { principal: principal(tenant, id)? }),
             _ => Err(TopicError::Form),
         }
     }

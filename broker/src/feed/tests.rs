@@ -166,6 +166,7 @@ async fn more_observers_than_there_is_room_for_are_sent_away_and_room_comes_back
     for observer in &mut observers {
         observer.hear(&event(1).encode(FeedFormat::Cbor)).await;
     }
+    assert_eq!(feed.counters.restarts.load(Relaxed), 0, "who goes takes nobody's feed along");
 }
 
 /// The lane does not notice that the router dies: a publish is promised meanwhile.

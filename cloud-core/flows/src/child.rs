@@ -23,7 +23,7 @@
 //! | another piggy bank bound; guardianship ended | nothing | nothing | refused: guardian, piggy bank |
 //! | piggy bank revoked or enrolled anew | nothing | nothing | refused: guardian |
 //! | the piggy bank does not take the prompt | nothing | nothing | refused: guardian |
-//! | the payee gives a settled payment back | has it back | nothing | refunded, once: everyone concerned |
+//! | the payee gives a settled payment back | has it back | nothing | refunded, once: everyone concerned; it was spent on its day all the same |
 
 pub(crate) mod allowance;
 pub(crate) mod view;
@@ -34,6 +34,7 @@ use schemas::message::{
 };
 use schemas::money::Money;
 use schemas::time::Timestamp;
+use schemas::topic::Kind;
 use schemas::wire::Text;
 use schemas_mutants::Mutant;
 
@@ -151,7 +152,14 @@ impl<'a> ChildFlow<'a> {
         if !Mutant::LimitsNotAsked.is_active() {
             child.check_limits(amount, &order.categories, at)?;
         }
-        if self.cloud.open_child_payments_of(&name).len() >= limits::OPEN_PAYMENTS_OF_PAYER {
+        if child.kept >= limits::KEPT_PAYMENTS_OF_CHILD {
+            let text =
+                "too many payments of this child are remembered: wait until the first of them are forgotten";
+            return Err(Rejection::new("too_many_payments", text));
+        }
+        let open = |who: &Principal| self.cloud.open_child_payments_of(who).len();
+        if open(&name) >= limits::OPEN_PAYMENTS_OF_PAYER || open(guardian) >= limits::OPEN_ORDERS_OF_GUARDIAN
+        {
             let text = "too many payments wait for this child: let it answer first, or cancel one";
             return Err(Rejection::new("too_many_open", text));
         }
@@ -322,7 +330,9 @@ impl<'a> ChildFlow<'a> {
             let text = "your account does not cover it: pay in first, or wait for further income";
             return Err(Rejection::new("payee_account", text));
         }
-        self.book_surely(payment, legs.given_back());
+        self.out.book(self.cloud, &[legs.given_back()], self.now).map_err(|reason| {
+            Rejection::new("books_refused", format!("the books refuse to give it back: {reason}"))
+        })?;
         let reason = Some(Code::known("given_back"));
         self.close(payment, PaymentState::Refunded, reason.clone(), payment.position);
         self.tell_end(payment, PaymentState::Refunded, reason);
@@ -334,6 +344,11 @@ impl<'a> ChildFlow<'a> {
         match payment.phase {
             ChildPhase::Prompting { .. } => {
                 self.release(payment, PaymentState::Expired, Some(Code::known("child_silent")), None);
+            }
+            // Looked at again after another retention: an operator still has to.
+            ChildPhase::Closed(_) if self.cloud.exceptions.of(payment.id).next().is_some() => {
+                let (phase, payment) = (payment.phase, payment.id);
+                self.out.event(Event::ChildPaymentMoved { payment, phase, reason: None, position: None });
             }
             ChildPhase::Closed(_) => {
                 self.out.retire(self.cloud, payment.id, &ChildLegs::all_ids(payment.id));
@@ -363,7 +378,13 @@ impl<'a> ChildFlow<'a> {
     }
 
     /// Other bonds, or none: what was ordered under the former ones ends where it no longer holds.
-    pub(crate) fn bonds_changed(&mut self, child: &Principal, bonds: Option<&Bonds>) {
+    pub(crate) fn bonds_changed(&mut self, child: &Principal, former: &Child, bonds: Option<&Bonds>) {
+        self.leave_piggy_bank(child, former, bonds);
+        for (guardian, allowance) in &former.allowances {
+            if bonds.is_none_or(|bonds| !bonds.guardians.contains(guardian)) {
+                self.forget_last(child, guardian, allowance);
+            }
+        }
         for payment in
             self.cloud.open_child_payments_of(child).into_iter().filter(|open| open.child == *child)
         {
@@ -374,6 +395,18 @@ impl<'a> ChildFlow<'a> {
             } else if !used {
                 self.end_once(payment, "piggy_bank_changed");
             }
+        }
+    }
+
+    /// What the child has is no longer the business of a device that it does not use any more.
+    fn leave_piggy_bank(&mut self, child: &Principal, former: &Child, bonds: Option<&Bonds>) {
+        let Some(id) = &former.bonds.piggy_bank else { return };
+        if bonds.and_then(|bonds| bonds.piggy_bank.as_ref()) == Some(id) {
+            return;
+        }
+        let device = Principal { tenant: child.tenant.clone(), id: id.clone() };
+        for owed in self.cloud.outbox.messages(&device).filter(|owed| owed.kind == Kind::ChildView) {
+            self.out.withdraw(&device, owed.message, "superseded");
         }
     }
 
@@ -418,7 +451,7 @@ impl<'a> ChildFlow<'a> {
             parties.push(payment.guardian.clone());
         }
         if !gone && (shows || matches!(payment.tell, ResultTo::PiggyBank | ResultTo::Both)) {
-            parties.push(payment.piggy_bank.clone());
+            parties.extend(self.piggy_bank_to_tell(payment, state));
         }
         // Whoever gets the money hears of it, and of its way back.
         if matches!(state, PaymentState::Settled | PaymentState::Refunded) {
@@ -426,6 +459,15 @@ impl<'a> ChildFlow<'a> {
         }
         let parties: Vec<&Principal> = parties.iter().collect();
         self.tell(payment, state, reason, &parties);
+    }
+
+    /// The one that was asked; of what comes back long after that, the one that the child uses then.
+    fn piggy_bank_to_tell(&self, payment: &ChildPayment, state: PaymentState) -> Option<Principal> {
+        if state != PaymentState::Refunded {
+            return Some(payment.piggy_bank.clone());
+        }
+        let id = self.cloud.registry.child(&payment.child)?.bonds.piggy_bank.clone()?;
+        Some(Principal { tenant: payment.child.tenant.clone(), id })
     }
 
     fn tell(&mut self, payment: &ChildPayment, state: PaymentState, reason: Option<Code>, to: &[&Principal]) {
@@ -436,7 +478,11 @@ impl<'a> ChildFlow<'a> {
                 continue;
             }
             self.out.supersede(self.cloud, party, payment.id);
-            let status = child_status(payment, state, reason.clone(), self.now);
+            // That the account had less is for the family to know.
+            let is_family = device.is_some() || **party == payment.guardian;
+            let ordered = if is_family { payment.ordered } else { payment.amount };
+            let seen = ChildPayment { ordered, ..payment.clone() };
+            let status = child_status(&seen, state, reason.clone(), self.now);
             let id = status_id(payment.id, party, state);
             let until = self.now.plus_ms(limits::STATUS_LIFE_MS);
             self.out.owe(self.cloud, party, id, Down::PaymentStatus(status), until);

@@ -29,8 +29,16 @@ pub struct Child {
     /// What its guardians pay to it by themselves (PC-14).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub allowances: BTreeMap<PrincipalId, Allowance>,
+    /// Its payments in memory: open ones, and closed ones until their retention ends.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) kept: u32,
     /// What its payments have taken, or reserved, on the last day that had one.
     pub(crate) spent: Spent,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 fn is_nothing(goals: &Goals) -> bool {
@@ -83,6 +91,8 @@ impl Spent {
                 *spent = spent.saturating_sub(minor);
             }
         }
+        // Names that came and went leave nothing.
+        self.by_category.retain(|_, spent| *spent > 0);
     }
 }
 
@@ -102,6 +112,7 @@ impl Child {
             limits: None,
             goals: Goals::default(),
             allowances: BTreeMap::new(),
+            kept: 0,
             spent: Spent::default(),
         }
     }
@@ -182,8 +193,7 @@ impl Registry {
 
     /// The child whose piggy bank this is.
     pub(crate) fn child_using(&self, device: &Principal) -> Option<&Principal> {
-        let uses = |bonds: &Bonds| bonds.piggy_bank.as_ref() == Some(&device.id);
-        self.of_tenant(&device.tenant).find(|(_, child)| uses(&child.bonds)).map(|(child, _)| child)
+        self.piggy_banks.get(device)
     }
 
     /// A child that this person guards, or is.
@@ -263,15 +273,12 @@ impl Registry {
     pub(crate) fn bind_child(&mut self, command: AdminCommand) {
         match command {
             AdminCommand::BindChild { child, bonds } => {
-                let former: Vec<_> = self.guardians_who_pay(&child);
+                let entry = self.children.get(&child).cloned();
+                let mut entry = entry.unwrap_or_else(|| Child::new(bonds.clone()));
                 // Who is no guardian any more pays no allowance any more.
-                for guardian in former.iter().filter(|guardian| !bonds.guardians.contains(guardian)) {
-                    self.set_allowance(&child, guardian, None);
-                }
-                match self.children.get_mut(&child) {
-                    Some(found) => found.bonds = bonds,
-                    None => drop(self.children.insert(child, Child::new(bonds))),
-                }
+                entry.allowances.retain(|guardian, _| bonds.guardians.contains(guardian));
+                entry.bonds = bonds;
+                self.put_child(&child, Some(entry));
             }
             AdminCommand::UnbindChild { child } => self.put_child(&child, None),
             _ => {}
@@ -284,19 +291,23 @@ impl Registry {
             let due = entry.allowances.iter();
             due.map(|(guardian, allowance)| (allowance.next_at, child.clone(), guardian.clone())).collect()
         };
+        let device = |entry: &Child| {
+            let id = entry.bonds.piggy_bank.clone();
+            id.map(|id| Principal { tenant: child.tenant.clone(), id })
+        };
         if let Some(former) = self.children.remove(child) {
+            if let Some(device) = device(&former) {
+                self.piggy_banks.remove(&device);
+            }
             for due in due(&former) {
                 self.allowances_due.remove(&due);
             }
         }
         if let Some(entry) = entry {
             self.allowances_due.extend(due(&entry));
+            self.piggy_banks.extend(device(&entry).map(|device| (device, child.clone())));
             self.children.insert(child.clone(), entry);
         }
-    }
-
-    fn guardians_who_pay(&self, child: &Principal) -> Vec<PrincipalId> {
-        self.children.get(child).into_iter().flat_map(|child| child.allowances.keys().cloned()).collect()
     }
 
     pub(crate) fn set_goals(&mut self, child: &Principal, goals: &Goals) {

@@ -133,9 +133,10 @@ impl Cloud {
         }
     }
 
-    /// Where the tenant's retention changes, its closed payments leave memory at another time.
+    /// Where the tenant's retention changes, or goes with it, its closed payments leave memory at another time.
     fn register(&mut self, command: &AdminCommand, at: Timestamp) {
-        let AdminCommand::ChangeTenant { tenant, .. } = command else {
+        let (AdminCommand::ChangeTenant { tenant, .. } | AdminCommand::DeleteTenant { tenant }) = command
+        else {
             return self.registry.register(command, at);
         };
         let of_tenant = self.every_payment().filter(|payment| payment.tenant() == tenant);
@@ -179,6 +180,7 @@ impl Cloud {
             Event::ChildPaymentOpened(payment) => {
                 if let Some(child) = self.registry.children.get_mut(&payment.child) {
                     child.spent.add(payment.day, payment.amount.minor, &payment.categories);
+                    child.kept = child.kept.saturating_add(1);
                 }
                 self.child_payments.insert(payment.id, payment.clone());
                 self.list_open(payment.id);
@@ -275,7 +277,11 @@ impl Cloud {
             self.commands.remove(&command.id);
             self.command_messages.remove(&Command::message(command.id));
         }
-        self.child_payments.remove(&id);
+        if let Some(payment) = self.child_payments.remove(&id)
+            && let Some(child) = self.registry.children.get_mut(&payment.child)
+        {
+            child.kept = child.kept.saturating_sub(1);
+        }
         if let Some(at) = before {
             self.timers.remove(&(at, id));
         }

@@ -477,7 +477,10 @@ impl<D: Disk> Driver<D> {
         let is_device = self.cloud.registry().device(&principal).is_some();
         out.disconnect(self.lobby.subscribe(connection, is_device, now), DisconnectReason::TakenOver);
         offer_open_questions(&self.cloud, &principal, now, out);
-        out.shown.extend(self.cloud.registry.child_using(&principal).cloned());
+        // What is left of a full disk is not for views.
+        if self.has_room() {
+            out.shown.extend(self.cloud.registry.child_using(&principal).cloned());
+        }
         out.woken.push(principal);
     }
 

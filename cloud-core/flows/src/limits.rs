@@ -12,6 +12,11 @@ pub const OPEN_PAYMENTS_OF_DEVICE: usize = 64;
 pub const EXCEPTIONS: usize = 100_000;
 /// Longest free text of an operator (profile, bank address, account), in bytes.
 pub const REGISTERED_TEXT_BYTES: usize = 200;
+/// Open payments that one guardian has ordered, from all its children. Refusal: `too_many_open`.
+pub const OPEN_ORDERS_OF_GUARDIAN: usize = 64;
+/// Payments of one child in memory, open and closed: a guardian who orders and cancels without end fills no books.
+/// Refusal: `too_many_payments`.
+pub const KEPT_PAYMENTS_OF_CHILD: u32 = 1_000;
 /// Guardians of one child.
 pub const GUARDIANS_OF_CHILD: usize = schemas::limits::GUARDIANS_OF_CHILD;
 /// How far ahead the first payment of an allowance lies at most, in milliseconds: a year.

@@ -54,6 +54,11 @@ impl Outbox {
         (self.next_sequence, oldest.copied())
     }
 
+    /// The sequence of the last message that was queued.
+    pub(crate) fn last_sequence(&self) -> u64 {
+        self.next_sequence
+    }
+
     /// Whether `principal` can be given `more` messages.
     pub(crate) fn has_room(&self, principal: &Principal, more: usize) -> bool {
         self.depth(principal) + more <= limits::OUTBOX_MESSAGES

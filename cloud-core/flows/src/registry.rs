@@ -177,6 +177,9 @@ pub struct Registry {
     /// Persons whose accounts guardians may order payments from.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) children: BTreeMap<Principal, Child>,
+    /// Derived from the children: which of them uses which device.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) piggy_banks: BTreeMap<Principal, Principal>,
     /// Derived from the children: when allowances are due.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(crate) allowances_due: BTreeSet<(Timestamp, Principal, PrincipalId)>,

@@ -113,17 +113,16 @@ fn decide_one(
             Ok(())
         }
         C::BindChild { child, bonds } => {
-            let is_new = registry.child(child).is_none();
             desk::register(cloud, registry, command, now, out)?;
             out.shown.push(child.clone());
-            if !is_new {
-                ChildFlow { cloud, now, out }.bonds_changed(child, Some(bonds));
+            if let Some(former) = registry.child(child) {
+                ChildFlow { cloud, now, out }.bonds_changed(child, former, Some(bonds));
             }
             Ok(())
         }
         C::UnbindChild { child } => {
-            if registry.child(child).is_some() {
-                ChildFlow { cloud, now, out: &mut *out }.bonds_changed(child, None);
+            if let Some(former) = registry.child(child) {
+                ChildFlow { cloud, now, out: &mut *out }.bonds_changed(child, former, None);
                 out.event(Event::Registered(command.clone()));
             } else {
                 registry.require_person(child)?;

@@ -145,7 +145,7 @@ fn refusals_of_allowances_and_goals_are_reached() {
         ("ann", schedule(100, Every::Day, soon), "not_guardian"),
         ("dad", schedule(0, Every::Day, soon), "amount_zero"),
         ("dad", usd, "currency_mismatch"),
-        ("dad", schedule(100, Every::Day, w.now - 60_001), "first_at_past"),
+        ("dad", schedule(100, Every::Day, w.now), "first_at_past"),
         ("dad", schedule(100, Every::Day, w.now + 367 * DAY_MS), "first_at_too_far"),
     ]) {
         assert_eq!(set(&mut w, guardian, key, Some(schedule)).as_deref(), Some(code));
@@ -232,5 +232,32 @@ fn an_allowance_waits_for_room_on_the_disk() {
     w.flush();
     w.pass(1);
     assert_eq!(w.balance("person/mia"), i128::from(HAS) + 200, "both that fell due meanwhile");
+    w.finish();
+}
+
+/// A guardian who corrects an allowance just after it was paid does not pay it twice; bonds that end leave nothing behind.
+#[test]
+fn one_due_time_is_paid_once_whatever_is_set_again() {
+    let mut w = family();
+    pay_in(&mut w, "dad", 1_000);
+    let first_at = w.now + DAY_MS;
+    assert_eq!(set(&mut w, "dad", 1, Some(schedule(100, Every::Day, first_at))), None);
+    w.pass(DAY_MS);
+    assert_eq!(w.balance("person/mia"), i128::from(HAS) + 100);
+    let corrected = schedule(200, Every::Day, first_at);
+    assert_eq!(set(&mut w, "dad", 2, Some(corrected)).as_deref(), Some("first_at_past"));
+    assert_eq!(set(&mut w, "dad", 3, None), None);
+    assert_eq!(set(&mut w, "dad", 4, Some(corrected)).as_deref(), Some("first_at_past"));
+    w.pass(1_000);
+    assert_eq!(w.balance("person/mia"), i128::from(HAS) + 100);
+    let later = schedule(100, Every::Day, w.now + 1_000);
+    assert_eq!(set(&mut w, "dad", 5, Some(later)), None);
+    w.pass(1_000);
+    bind(&mut w, "mia", bonds(&["mum"], Some("piggy"))).unwrap();
+    assert_eq!(
+        w.driver.cloud().ledger().transfers().count(),
+        5,
+        "four deposits; the first correction's payment"
+    );
     w.finish();
 }

@@ -657,3 +657,44 @@ fn a_tenant_with_a_bank_of_its_own_has_no_children() {
     assert_eq!(bind(&mut w, "bob", bonds(&["ann"], None)), Err("no_internal_account".to_owned()));
     w.finish();
 }
+
+/// PC-8: that the account had less is for the family to know, not for a payee outside.
+#[test]
+fn a_payee_outside_the_family_does_not_learn_what_the_account_had() {
+    let mut w = family();
+    let payee = Some("merchant/shop".parse().unwrap());
+    let payment = placed(&mut w, 1, PaymentOrder { payee, minimum: Some(eur(1)), ..order(9_000) });
+    answer(&mut w, "piggy", payment, ChildAnswer::Confirm).unwrap();
+    let told = w.told("till", payment).unwrap();
+    assert_eq!((told.amount, told.paid, told.text.as_str()), (eur(HAS), eur(HAS), "mia paid 20.00 EUR."));
+    assert_eq!(w.told("mum", payment).unwrap().amount, eur(9_000));
+    // What comes back later is told where the child is then.
+    bind(&mut w, "mia", bonds(&["mum"], Some("piggy3"))).unwrap();
+    w.fetch("piggy");
+    w.request("till", 2, Up::PaymentRefund(PaymentRefund { payment }));
+    assert_eq!(w.told_state("piggy", payment), Some(PaymentState::Settled), "the former one hears no more");
+    assert_eq!(w.told_state("piggy3", payment), Some(PaymentState::Refunded));
+    w.finish();
+}
+
+/// A guardian who orders and withdraws without end is stopped before it fills the books.
+#[test]
+fn remembered_payments_of_a_child_are_bounded() {
+    let mut w = family();
+    w.restores_after_each_input = false;
+    let mut refused = None;
+    for round in 0..cloud_core_flows::limits::KEPT_PAYMENTS_OF_CHILD + 1 {
+        let key = u8::try_from(round % 125).unwrap();
+        let answer = place(&mut w, "mum", key, order(10));
+        refused = answer.refused;
+        let Some(payment) = answer.payment else { break };
+        w.request("mum", key + 125, Up::PaymentCancel(PaymentCancel { payment }));
+        w.fetch("piggy");
+        w.now += 1_000;
+    }
+    assert_eq!(refused.unwrap().as_str(), "too_many_payments");
+    w.pass(8 * 24 * 60 * MINUTE_MS);
+    let payment = placed(&mut w, 252, order(10));
+    answer(&mut w, "piggy", payment, ChildAnswer::Reject).unwrap();
+    w.finish();
+}

@@ -266,6 +266,37 @@ fn closed_payments_leave_memory_by_the_new_retention() {
     assert_eq!(w.driver.cloud().payments().count(), 0);
 }
 
+/// What a deleted tenant's closed payments wait for comes to an end too, and holds up nobody behind it.
+#[test]
+fn closed_payments_of_a_deleted_tenant_leave_memory() {
+    let mut w = World::new(BankKind::Internal, OnUnknown::Refund);
+    w.admin(change_tenant(&[("retention_ms", 30 * 24 * 3_600_000)], None)).unwrap();
+    let payment = w.begin("ann", 1);
+    w.cancel("ann", 2, payment);
+    for name in ["person/ann", "person/bob"] {
+        w.admin(withdraw(name, common::FUNDS, "all")).unwrap();
+    }
+    let steps = [
+        AdminCommand::UnbindChip { chip: who("chip") },
+        delete_device("vend"),
+        delete_device("spare"),
+        delete_device("chip"),
+        delete_merchant(),
+        delete_person("till"),
+        delete_person("ann"),
+        delete_person("bob"),
+        AdminCommand::DeleteTenant { tenant: acme() },
+    ];
+    for step in steps {
+        w.admin(step).unwrap();
+    }
+    w.driver.cloud().check().unwrap();
+    w.pass(8 * 24 * 3_600_000);
+    assert_eq!(w.driver.cloud().payments().count(), 0);
+    assert_eq!(w.driver.next_due(), None);
+    w.check_replay();
+}
+
 /// CP-15, MO-8: every record of an operator's decision names the operator.
 #[test]
 fn the_journal_names_the_operator() {

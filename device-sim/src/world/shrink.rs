@@ -198,7 +198,9 @@ mod tests {
             let shrunk =
                 shrink(seed, &options, 200).unwrap_or_else(|| panic!("world {seed} does not fail again"));
             assert!(shrunk.after.faults.contains(&Fault::BankAnswerLost));
-            assert!(shrunk.after.payments <= shrunk.before.payments && shrunk.runs <= 200, "{shrunk:?}");
+            // Not by payments: without faults more of what people want comes about.
+            let fewer = shrunk.after.faults.len() <= shrunk.before.faults.len();
+            assert!(fewer && shrunk.runs <= 200, "{shrunk:?}");
             let again = attempt(seed, &shrunk.options, false).1;
             assert_eq!(again, Some(shrunk.failure), "the printed options repeat it");
             before += shrunk.before.faults.len();

@@ -144,7 +144,7 @@ pub enum DisplaySettings {
     Screen,
     /// The terminal in which the agent runs, or nothing where there is none.
     Auto,
-    /// A program per prompt, killed when the prompt ends. Exit code 0 confirm, 10 reject, anything else no answer.
+    /// A program per prompt, killed when the prompt ends. Exit code 20 confirm, 21 reject, anything else (0 too) no answer.
     Process {
         /// Program and arguments; `{payment}`, `{amount}`, `{payee}`, `{note}`, `{categories}`, `{child}`,
         /// `{guardian}` and `{answer_by}` are replaced within an argument.
@@ -383,8 +383,8 @@ mod tests {
             (EXECUTOR, "kind = \"simulated\"", "kind = \"process\"\nargv = []\ntimeout_ms = 1", "argv"),
             (EXECUTOR, "queue_max = 4", "queue_max = 0", "queue_max"),
             (PIGGY_BANK, "\"answers-prompts\"", "", "go together"),
-            (PIGGY_BANK, "queue_max = 4", "queue_max = 17", "queue_max"),
-            (PIGGY_BANK, "queue_max = 4", "queue_max = 4\nquiet_ms = 5001", "quiet_ms"),
+            (PIGGY_BANK, "queue_max = 16", "queue_max = 17", "queue_max"),
+            (PIGGY_BANK, "queue_max = 16", "queue_max = 16\nquiet_ms = 5001", "quiet_ms"),
             (PIGGY_BANK, "kind = \"auto\"", "kind = \"process\"\nargv = []", "argv"),
             (
                 PIGGY_BANK,

@@ -12,6 +12,10 @@ use tokio::task::AbortHandle;
 use super::{Shown, plain};
 use crate::agent::Input;
 
+/// Exit codes. Anything else is no answer.
+const CONFIRM: i32 = 20;
+const REJECT: i32 = 21;
+
 /// Starts a program when a prompt appears and kills it when the prompt ends.
 #[derive(Debug)]
 pub(super) struct Programs {
@@ -78,8 +82,9 @@ async fn ask(argv: &[String], prompt: &PaymentPrompt) -> Option<ChildAnswer> {
     let status = child.wait().await;
     group.0 = None;
     match status.ok()?.code() {
-        Some(0) => Some(ChildAnswer::Confirm),
-        Some(10) => Some(ChildAnswer::Reject),
+        // Not 0: that is how a window ends that somebody has closed, or a program that was asked for its version.
+        Some(CONFIRM) => Some(ChildAnswer::Confirm),
+        Some(REJECT) => Some(ChildAnswer::Reject),
         code => {
             tracing::warn!(program, ?code, "the program that asks ended without an answer");
             None
@@ -149,8 +154,9 @@ mod tests {
     async fn exit_codes_are_answers() {
         let prompt = shown(1, 0).prompt.prompt;
         for (script, expected) in [
-            ("test \"$2\" = '2.50 EUR lunch,sweets'", Some(ChildAnswer::Confirm)),
-            ("exit 10", Some(ChildAnswer::Reject)),
+            ("test \"$2\" = '2.50 EUR lunch,sweets' && exit 20", Some(ChildAnswer::Confirm)),
+            ("exit 21", Some(ChildAnswer::Reject)),
+            ("exit 0", None),
             ("exit 1", None),
             ("kill -9 $$", None),
         ] {

@@ -74,6 +74,7 @@ fn run(terminal: &mut DefaultTerminal, keys: &mut Keys, stop: &AtomicBool) -> io
     while !stop.load(Ordering::Relaxed) {
         let view = keys.view();
         terminal.draw(|frame| draw(frame, &view, boot_ms()))?;
+        keys.drawn(&view, boot_ms());
         if !event::poll(REDRAW)? {
             continue;
         }

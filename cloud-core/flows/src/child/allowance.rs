@@ -75,7 +75,8 @@ impl ChildFlow<'_> {
             if schedule.amount.currency != currency {
                 return Err(Rejection::new("currency_mismatch", format!("children here have {currency}")));
             }
-            if schedule.first_at.plus_ms(limits::CLOCK_SKEW_MS) < self.now {
+            // Never at a time at which a former one may have been paid.
+            if schedule.first_at <= self.now {
                 return Err(Rejection::new("first_at_past", "the first time has passed: name a later one"));
             }
             if schedule.first_at > self.now.plus_ms(limits::FIRST_ALLOWANCE_MS) {
@@ -165,7 +166,7 @@ impl ChildFlow<'_> {
     }
 
     /// The last one is long over, and its id never comes again: the ledger need not know it any more.
-    fn forget_last(&mut self, child: &Principal, guardian: &PrincipalId, allowance: &Allowance) {
+    pub(super) fn forget_last(&mut self, child: &Principal, guardian: &PrincipalId, allowance: &Allowance) {
         let last = allowance.last_at.map(|at| books::allowance_id(allowance_id(child, guardian, at)));
         if let Some(last) = last.filter(|last| self.cloud.ledger.transfer(*last).is_some())
             && let Ok(events) = self.cloud.ledger.decide_retire(&[last])

@@ -39,7 +39,7 @@ pub(crate) fn show(cloud: &Cloud, child: &Principal, now: Timestamp, out: &mut D
         out.withdraw(&piggy_bank, older.message, "superseded");
     }
     // Each is a message of its own: the acknowledgement of an older one must not clear a newer one.
-    let (sequence, _) = cloud.outbox.sequences();
-    let id = MessageId::derived("child-view", &[child.to_string().as_bytes(), &sequence.to_be_bytes()]);
+    let sequence = cloud.outbox.last_sequence().to_be_bytes();
+    let id = MessageId::derived("child-view", &[child.to_string().as_bytes(), &sequence]);
     out.owe(cloud, &piggy_bank, id, Down::ChildView(view), now.plus_ms(limits::STATUS_LIFE_MS));
 }

@@ -65,6 +65,10 @@ impl ChipFlow<'_> {
     /// Resolves what is open of a payment; doing so again changes nothing.
     pub(crate) fn resolve(&mut self, id: PaymentId, resolution: Resolution) -> Result<(), Rejection> {
         let Some(payment) = self.cloud.payment(id) else {
+            if self.cloud.child_payment(id).is_some() {
+                self.take_note(id, resolution);
+                return Ok(());
+            }
             return self.resolve_without_payment(id, resolution);
         };
         match (&payment.phase, resolution) {
