@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::mpsc as channel;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cloud_core_flows::driver::run_snapshot;
 use schemas_journal::{
@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 /// The result of a job.
 #[derive(Debug)]
 pub(super) enum Done {
-    Synced(Result<Synced, DiskError>),
+    Synced(Result<Synced, DiskError>, Duration),
     Spare(Result<SpareReady, DiskError>),
     Snapshot(Result<SnapshotTaken, SnapshotError>),
     /// A thread ended by a panic: without its word the owner would wait for ever.
@@ -28,6 +28,7 @@ enum Background {
 
 /// The threads. They end when this is dropped.
 pub(super) struct Workers {
+    disk: FileDisk,
     sync: channel::Sender<SyncPoint>,
     background: channel::Sender<Background>,
 }
@@ -41,16 +42,14 @@ impl Workers {
             thread::Builder::new().name("journal-sync".into()).spawn(move || {
                 let _last_word = LastWord(done.clone());
                 for point in points {
-                    let started = Instant::now();
-                    let result = point.run(&disk);
-                    metrics::histogram!("farthing_journal_sync_seconds")
-                        .record(started.elapsed().as_secs_f64());
-                    if done.blocking_send(Done::Synced(result)).is_err() {
+                    let (result, took) = run_sync(point, &disk);
+                    if done.blocking_send(Done::Synced(result, took)).is_err() {
                         return;
                     }
                 }
             })?;
         }
+        let own = disk.clone();
         let (disk, done) = (disk.clone(), done.clone());
         thread::Builder::new().name("journal-files".into()).spawn(move || {
             let _last_word = LastWord(done.clone());
@@ -64,12 +63,17 @@ impl Workers {
                 }
             }
         })?;
-        Ok(Self { sync, background })
+        Ok(Self { disk: own, sync, background })
     }
 
     /// The owner sends the next one only when the last one is done.
     pub(super) fn sync(&self, point: SyncPoint) -> Result<(), channel::SendError<SyncPoint>> {
         self.sync.send(point)
+    }
+
+    /// The same on the owner's thread, which hears nothing meanwhile.
+    pub(super) fn sync_here(&self, point: SyncPoint) -> (Result<Synced, DiskError>, Duration) {
+        run_sync(point, &self.disk)
     }
 
     /// The journal gives out one at a time.
@@ -81,6 +85,14 @@ impl Workers {
     pub(super) fn snapshot(&self, job: SnapshotJob) {
         let _ = self.background.send(Background::Snapshot(job));
     }
+}
+
+fn run_sync(point: SyncPoint, disk: &FileDisk) -> (Result<Synced, DiskError>, Duration) {
+    let started = Instant::now();
+    let result = point.run(disk);
+    let took = started.elapsed();
+    metrics::histogram!("farthing_journal_sync_seconds").record(took.as_secs_f64());
+    (result, took)
 }
 
 /// Speaks only when its thread panics.
