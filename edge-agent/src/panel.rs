@@ -230,6 +230,8 @@ pub(crate) mod tests {
             categories: Categories::new(vec!["lunch".parse().unwrap(), "sweets".parse().unwrap()]).unwrap(),
             note: Some(Text::new("Enjoy\u{1b}[2J {payee}!\u{202e}")),
             answer_by: Timestamp(1_795_000_060_000),
+            mode: None,
+            identify: None,
         };
         Shown { prompt: ShownPrompt { prompt, until_boot_ms: 60_000 }, since_boot_ms }
     }

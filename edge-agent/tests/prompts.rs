@@ -32,6 +32,8 @@ fn prompt(number: u8, answer_by_ms: u64) -> PaymentPrompt {
         categories: Categories::new(vec!["lunch".parse().unwrap()]).unwrap(),
         note: Some(Text::new("Enjoy\u{1b}[2J!")),
         answer_by: Timestamp(answer_by_ms),
+        mode: None,
+        identify: None,
     }
 }
 

@@ -102,6 +102,10 @@ text_id!(
     CategoryId, is_name, Name
 );
 text_id!(
+    /// Somewhere to pay (`school-canteen`), within its tenant.
+    PlaceId, is_name, Name
+);
+text_id!(
     /// A stable snake_case code that programs may rely on (`nonce_used`, `already_commanded`).
     Code, is_code, Code
 );

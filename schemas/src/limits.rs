@@ -20,6 +20,16 @@ pub const REQUEST_LIFE_MS: u64 = 24 * 60 * 60 * 1000;
 pub const CATEGORIES_OF_PAYMENT: usize = 8;
 /// Most categories with a limit of their own.
 pub const CATEGORY_LIMITS: usize = 32;
+/// Most places of one tenant, so that all of them fit one message.
+pub const PLACES: usize = 32;
+/// Longest title of a place, in bytes.
+pub const PLACE_TITLE_BYTES: usize = 64;
+/// Largest radius of a place, in metres.
+pub const PLACE_RADIUS_M: u32 = 100_000;
+/// Longest text of a code that is scanned, in bytes.
+pub const CODE_TEXT_BYTES: usize = 1_024;
+/// Largest signed catalogue of places, in bytes.
+pub const CATALOGUE_BYTES: usize = 7 * 1024;
 /// Most goals that a child saves for.
 pub const GOALS: usize = 8;
 /// Most guardians of one child.

@@ -1,9 +1,12 @@
 //! Every message. Each goes in an [`Envelope`](crate::envelope::Envelope) as `body`. Those of the chip payment are
-//! here, those of the parent-child payment in `message/child.rs`.
+//! here, those of the parent-child payment in `message/child.rs` and
+//! `message/code.rs`.
 
 mod child;
+mod code;
 
 pub use child::*;
+pub use code::*;
 
 use crate::ids::{Code, CommandId, Hash, IdempotencyKey, Instance, ItemId, Nonce, PaymentId};
 use crate::money::Money;
@@ -145,6 +148,8 @@ wire_enum! {
         WrittenOff = "written_off",
         /// The piggy bank asks the child (PC-2).
         Prompting = "prompting",
+        /// The child has agreed and pays with a code; nobody has accepted it yet (PC-6, PC-7).
+        Presenting = "presenting",
         /// Final: taken from the child's account, and booked (PC-4, PC-8).
         Settled = "settled",
         /// Final: the child said no; nothing moved (PC-4).
@@ -304,13 +309,6 @@ wire! {
     }
 }
 
-impl crate::wire::WireType for Option<Outcome> {
-    const CDDL: &'static str = "\"done\" / \"done_in_part\" / \"failed\" / \"refused\" / \"unknown\" / null";
-    fn json_schema() -> serde_json::Value {
-        serde_json::json!({ "oneOf": [<Outcome as crate::wire::WireType>::json_schema(), { "type": "null" }] })
-    }
-}
-
 macro_rules! bodies {
     ($(#[$doc:meta])* $name:ident { $($variant:ident($type:ty),)* }) => {
         $(#[$doc])*
@@ -359,6 +357,8 @@ bodies! {
         StatusRequest(StatusRequest),
         PaymentOrder(PaymentOrder),
         PaymentPrompt(PromptAnswer),
+        PaymentScan(PaymentScan),
+        Places(PlacesRequest),
         ChildLimits(ChildLimits),
         ChildAllowance(ChildAllowance),
         SavingsGoals(SavingsGoals),
@@ -377,6 +377,8 @@ bodies! {
         ExecutorCommand(ExecutorCommand),
         CommandStatus(CommandStatusRequest),
         PaymentPrompt(PaymentPrompt),
+        PaymentCode(PaymentCode),
+        Places(PlacesAnswer),
         ChildView(ChildView),
         CloudTime(CloudTimeAnswer),
         Refused(Refused),

@@ -1,19 +1,27 @@
-//! What is signed: payment information by a chip, verification by a payer. Each is a CWT (RFC 8392) in a COSE_Sign1
-//! (RFC 9052) with EdDSA over Ed25519 (RFC 8032), about 150 bytes, small enough for a QR code.
+//! What is signed: payment information by a chip, verification by a payer, and with what a child pays at a terminal
+//! (`signed/code.rs`). Each is a CWT (RFC 8392) in a COSE_Sign1 (RFC 9052) with EdDSA over Ed25519 (RFC 8032), about 150
+//! bytes, small enough for a QR code.
 //!
 //! Each kind has its own external AAD, so that one can never be taken for the other.
 //!
-//! | claim | label | payment information | verification |
-//! |---|---|---|---|
-//! | iss | 1 | chip, `tenant/name` | payer, `tenant/name` |
-//! | aud | 3 | merchant | payee as it was shown |
-//! | exp | 4 | seconds since 1970 | seconds since 1970 |
-//! | iat | 6 | seconds since 1970 | - |
-//! | cti | 7 | 8-byte nonce | 16-byte payment id |
-//! | amount | -70001 | minor units | minor units |
-//! | currency | -70002 | ISO 4217 letters | ISO 4217 letters |
-//! | item | -70003 | name | - |
-//! | quantity | -70004 | units | - |
+//! | claim | label | payment information | verification | payment QR | payment token |
+//! |---|---|---|---|---|---|
+//! | iss | 1 | chip, `tenant/name` | payer, `tenant/name` | tenant | piggy bank, `tenant/name` |
+//! | aud | 3 | merchant | payee as it was shown | merchant | - |
+//! | exp | 4 | seconds since 1970 | seconds since 1970 | seconds since 1970 | seconds since 1970 |
+//! | iat | 6 | seconds since 1970 | - | seconds since 1970 | seconds since 1970 |
+//! | cti | 7 | 8-byte nonce | 16-byte payment id | 16-byte payment id | 16-byte payment id |
+//! | amount | -70001 | minor units | minor units | minor units | minor units |
+//! | currency | -70002 | ISO 4217 letters | ISO 4217 letters | ISO 4217 letters | ISO 4217 letters |
+//! | item | -70003 | name | - | - | - |
+//! | quantity | -70004 | units | - | - | - |
+//! | device | -70005 | - | - | name, if asked for | name, if asked for |
+//! | child | -70006 | - | - | name, if asked for | name, if asked for |
+//! | categories | -70007 | - | - | names, if asked for | names, if asked for |
+
+mod code;
+
+pub use code::{Catalogue, CodeText, PaymentQr, PaymentToken, Payer, Presented, SignedCatalogue};
 
 use coset::cbor::value::Value;
 use coset::cwt::{ClaimsSet, ClaimsSetBuilder, Timestamp as NumericDate};
@@ -34,8 +42,8 @@ const QUANTITY: i64 = -70_004;
 /// Why a signed structure was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignedError {
-    /// Longer than [`limits::SIGNED_BYTES`].
-    #[error("a signed structure has at most 512 bytes")]
+    /// Longer than [`limits::SIGNED_BYTES`], or [`limits::CATALOGUE_BYTES`] for a catalogue.
+    #[error("too large: a signed structure has at most 512 bytes, a catalogue 7 KiB")]
     TooLarge,
     /// Not a COSE_Sign1 with EdDSA and these claims.
     #[error("not a signed structure of this kind")]
@@ -222,10 +230,14 @@ fn sign(claims: ClaimsSet, aad: &[u8], key: &SigningKey) -> SignedBytes {
 }
 
 fn parse(signed: &SignedBytes) -> Result<CoseSign1, SignedError> {
-    if signed.0.len() > limits::SIGNED_BYTES {
+    parse_within(&signed.0, limits::SIGNED_BYTES)
+}
+
+fn parse_within(bytes: &[u8], most: usize) -> Result<CoseSign1, SignedError> {
+    if bytes.len() > most {
         return Err(SignedError::TooLarge);
     }
-    let parsed = CoseSign1::from_slice(&signed.0).map_err(|_| SignedError::Form)?;
+    let parsed = CoseSign1::from_slice(bytes).map_err(|_| SignedError::Form)?;
     let algorithm = RegisteredLabelWithPrivate::Assigned(iana::Algorithm::EdDSA);
     if parsed.protected.header.alg != Some(algorithm) || !parsed.unprotected.is_empty() {
         return Err(SignedError::Form);
@@ -277,6 +289,11 @@ impl Claims {
             (Some((_, value)), None) => Ok(value),
             _ => Err(SignedError::Form),
         }
+    }
+
+    fn has(&self, label: i64) -> bool {
+        let wanted = coset::cwt::ClaimName::PrivateUse(label);
+        self.0.rest.iter().any(|(name, _)| *name == wanted)
     }
 
     fn number(&self, label: i64) -> Result<u64, SignedError> {

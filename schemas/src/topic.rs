@@ -81,7 +81,7 @@ kinds! {
     PaymentCancel = "payment-cancel", up: true, down: false;
     /// A merchant gives a completed payment back (CP-16).
     PaymentRefund = "payment-refund", up: true, down: false;
-    /// The answer to a request: one of the three above, a payment order, limits, an allowance, goals.
+    /// The answer to a request: one of the three above, a payment order, a scan, limits, an allowance, goals.
     RequestAnswer = "request-answer", up: false, down: true;
     /// Did this chip issue exactly this, and is it ready? (CP-3)
     HealthCheck = "health-check", up: true, down: true;
@@ -101,6 +101,12 @@ kinds! {
     PaymentOrder = "payment-order", up: true, down: false;
     /// For a child to see on its piggy bank; and the child's answer (PC-2, PC-3).
     PaymentPrompt = "payment-prompt", up: true, down: true;
+    /// With this a child pays at a terminal (PC-6, PC-7).
+    PaymentCode = "payment-code", up: false, down: true;
+    /// A terminal hands in a code that it has scanned (PC-10).
+    PaymentScan = "payment-scan", up: true, down: false;
+    /// Where can be paid for what; and the answer (PC-9).
+    Places = "places", up: true, down: true;
     /// A guardian sets a child's limits (PC-13).
     ChildLimits = "child-limits", up: true, down: false;
     /// A guardian sets or ends the allowance of a child (PC-14).
@@ -124,6 +130,7 @@ impl Kind {
                 | Kind::PaymentCancel
                 | Kind::PaymentRefund
                 | Kind::PaymentOrder
+                | Kind::PaymentScan
                 | Kind::ChildLimits
                 | Kind::ChildAllowance
                 | Kind::SavingsGoals

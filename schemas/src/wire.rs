@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 use crate::ids::{
     Code, CommandId, Hash, IdempotencyKey, Instance, ItemId, MerchantId, MessageId, Nonce, PaymentId,
 };
-use crate::ids::{Principal, PrincipalId, TenantId};
+use crate::ids::{PlaceId, Principal, PrincipalId, TenantId};
 use crate::money::Money;
+use crate::signed::{CodeText, PublicKey, SignedCatalogue};
 use crate::time::Timestamp;
 
 /// A type that may stand in a wire structure.
@@ -85,6 +86,12 @@ macro_rules! wire_enum {
             const CDDL: &'static str = $crate::wire::choice!($($text),*);
             fn json_schema() -> serde_json::Value {
                 serde_json::json!({ "type": "string", "enum": [$($text),*] })
+            }
+        }
+        impl $crate::wire::WireType for Option<$name> {
+            const CDDL: &'static str = concat!($crate::wire::choice!($($text),*), " / null");
+            fn json_schema() -> serde_json::Value {
+                serde_json::json!({ "oneOf": [<$name as $crate::wire::WireType>::json_schema(), { "type": "null" }] })
             }
         }
     };
@@ -179,6 +186,7 @@ impl<'de> serde::Deserialize<'de> for Text {
 }
 
 wire_type! {
+    bool => "bool", { "type": "boolean" };
     u32 => "uint .size 4", { "type": "integer", "minimum": 0, "maximum": 4_294_967_295_u64 };
     u64 => "uint", { "type": "integer", "minimum": 0 };
     Timestamp => "uint ; milliseconds since 1970", { "type": "integer", "minimum": 0, "description": "milliseconds since 1970" };
@@ -188,6 +196,7 @@ wire_type! {
     PrincipalId => "name", { "type": "string", "pattern": "^[a-z0-9][a-z0-9-]{0,31}$" };
     MerchantId => "name", { "type": "string", "pattern": "^[a-z0-9][a-z0-9-]{0,31}$" };
     ItemId => "name", { "type": "string", "pattern": "^[a-z0-9][a-z0-9-]{0,31}$" };
+    PlaceId => "name", { "type": "string", "pattern": "^[a-z0-9][a-z0-9-]{0,31}$" };
     Principal => "principal", { "type": "string", "examples": ["acme/chip-7"] };
     Code => "code", { "type": "string", "pattern": "^[a-z0-9_]{1,64}$" };
     Text => "text-512", { "type": "string", "maxLength": 512 };
@@ -196,6 +205,9 @@ wire_type! {
     PaymentId => "id16", { "type": "string", "pattern": "^[0-9a-f]{32}$" };
     CommandId => "id16", { "type": "string", "pattern": "^[0-9a-f]{32}$" };
     Nonce => "bstr .size 8", { "type": "string", "pattern": "^[0-9a-f]{16}$" };
+    PublicKey => "bstr .size 32", { "type": "string", "pattern": "^[0-9a-f]{64}$", "description": "Ed25519" };
     Hash => "bstr .size 32", { "type": "string", "pattern": "^[0-9a-f]{64}$" };
+    CodeText => "text .size (1..1024)", { "type": "string", "minLength": 1, "maxLength": 1024 };
+    SignedCatalogue => "bstr .size (1..7168)", { "type": "string", "contentEncoding": "base64url" };
     SignedBytes => "bstr .size (1..512)", { "type": "string", "contentEncoding": "base64url" };
 }

@@ -11,6 +11,7 @@ use schemas::envelope::Envelope;
 use schemas::feed::*;
 use schemas::ids::{Code, CommandId, Hash, IdempotencyKey, Instance, MessageId, Nonce, PaymentId};
 use schemas::message::*;
+use schemas::signed::{Catalogue, PublicKey, SignedCatalogue};
 use schemas::time::Timestamp;
 use schemas::topic::{FeedFormat, FeedKind, Kind};
 use schemas::wire::{SignedBytes, Text};
@@ -98,6 +99,11 @@ fn samples() -> (Vec<Envelope<Up>>, Vec<Envelope<Down>>) {
             payee: Some("merchant/canteen".parse().unwrap()),
             note: Some(Text::new("Lunch")),
             tell: Some(ResultTo::Both),
+            mode: Some(PaymentMode::Qr),
+            place: Some("school".parse().unwrap()),
+            show: Some(ShowCode::OnRequest),
+            contains: Some(code_claims()),
+            identify: Some(true),
         })),
         message(Up::PaymentPrompt(PromptAnswer {
             payment,
@@ -108,7 +114,14 @@ fn samples() -> (Vec<Envelope<Up>>, Vec<Envelope<Down>>) {
                 accuracy_m: 12,
                 at,
             }),
+            identified: Some(true),
         })),
+        request(Up::PaymentScan(PaymentScan {
+            code: "FQ1:6BF+70790".parse().unwrap(),
+            amount: Some(amount),
+            scanned_at: at,
+        })),
+        message(Up::Places(PlacesRequest { version: 1 })),
         request(Up::ChildLimits(ChildLimits {
             child: "mia".parse().unwrap(),
             per_payment: Some(amount),
@@ -176,7 +189,25 @@ fn samples() -> (Vec<Envelope<Up>>, Vec<Envelope<Down>>) {
             categories: categories(),
             note: None,
             answer_by: at,
+            mode: Some(PaymentMode::Qr),
+            identify: None,
         })),
+        message(Down::PaymentCode(PaymentCode {
+            payment,
+            mode: PaymentMode::Qr,
+            amount,
+            payee: Text::new("Canteen"),
+            code: Some("FQ1:6BF+70790".parse().unwrap()),
+            contains: code_claims(),
+            child: "mia".parse().unwrap(),
+            categories: categories(),
+            place: Some("school".parse().unwrap()),
+            show: ShowCode::AtOnce,
+            check_place: true,
+            places_version: 2,
+            expires_at: at,
+        })),
+        message(Down::Places(PlacesAnswer { version: 2, catalogue: Some(catalogue()), signer: PublicKey([7; 32]) })),
         message(Down::ChildView(ChildView {
             child: "mia".parse().unwrap(),
             available: amount,
@@ -192,6 +223,24 @@ fn samples() -> (Vec<Envelope<Up>>, Vec<Envelope<Down>>) {
         })),
     ];
     (up, down)
+}
+
+fn code_claims() -> CodeClaims {
+    CodeClaims::new(vec![CodeClaim::Device, CodeClaim::Category]).unwrap()
+}
+
+fn catalogue() -> SignedCatalogue {
+    let place = Place {
+        place: "school".parse().unwrap(),
+        title: Text::new("School canteen"),
+        latitude_e7: 525_200_000,
+        longitude_e7: 134_000_000,
+        radius_m: 100,
+        categories: categories(),
+    };
+    let places = Places::new(vec![place]).unwrap();
+    let catalogue = Catalogue { tenant: "acme".parse().unwrap(), version: 2, places };
+    catalogue.sign(&ed25519_dalek::SigningKey::from_bytes(&[7; 32])).unwrap()
 }
 
 fn refused() -> Refused {

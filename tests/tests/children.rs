@@ -84,15 +84,8 @@ fn terminal(fleet: &Fleet, name: &str) -> Terminal {
 }
 
 fn order() -> PaymentOrder {
-    PaymentOrder {
-        child: "mia".parse().unwrap(),
-        amount: "5.00 EUR".parse().unwrap(),
-        minimum: None,
-        categories: Categories::new(vec!["toys".parse().unwrap()]).unwrap(),
-        payee: None,
-        note: None,
-        tell: None,
-    }
+    let categories = Categories::new(vec!["toys".parse().unwrap()]).unwrap();
+    PaymentOrder::deduction("mia".parse().unwrap(), "5.00 EUR".parse().unwrap(), categories)
 }
 
 /// What is on a piggy bank's screen.

@@ -127,6 +127,8 @@ impl<'a> ChildFlow<'a> {
             categories: payment.categories.clone(),
             note: payment.note.clone(),
             answer_by: payment.answer_by,
+            mode: None,
+            identify: None,
         }
     }
 

@@ -104,8 +104,8 @@ impl Incoming<'_> {
             | Up::CommandStatus(_)
             | Up::PaymentPrompt(_)
             | Up::Refused(_) => !person,
-            Up::DeviceReport(_) => self.cloud.registry.device(self.principal).is_some(),
-            Up::CloudTime(_) => true,
+            Up::DeviceReport(_) | Up::Places(_) => self.cloud.registry.device(self.principal).is_some(),
+            Up::CloudTime(_) | Up::PaymentScan(_) => true,
         }
     }
 
@@ -141,8 +141,10 @@ impl Incoming<'_> {
             Up::DeviceReport(report) => {
                 self.out.event(Event::DeviceReported { device: principal.clone(), report });
             }
+            Up::Places(_) => {}
             // Requests: answered in `request`.
             Up::PaymentRequest(_)
+            | Up::PaymentScan(_)
             | Up::PaymentCancel(_)
             | Up::PaymentRefund(_)
             | Up::PaymentOrder(_)

@@ -146,7 +146,10 @@ fn sentence(payment: &ChipPayment, news: &News) -> String {
         }
         PaymentState::WrittenOff => format!("Closed by the operator{because}."),
         // Of another flow.
-        PaymentState::Prompting | PaymentState::Settled | PaymentState::Rejected => state_alone(news.state),
+        PaymentState::Prompting
+        | PaymentState::Presenting
+        | PaymentState::Settled
+        | PaymentState::Rejected => state_alone(news.state),
     }
 }
 

@@ -24,15 +24,12 @@ use schemas::wire::Text;
 const MINUTE_MS: u64 = 60_000;
 
 fn order(minor: u64) -> PaymentOrder {
-    PaymentOrder {
-        child: "mia".parse().unwrap(),
-        amount: eur(minor),
-        minimum: None,
-        categories: categories(&["toys"]),
-        payee: None,
-        note: Some(Text::new("For the ball")),
-        tell: None,
-    }
+    let plain = PaymentOrder::deduction("mia".parse().unwrap(), eur(minor), categories(&["toys"]));
+    PaymentOrder { note: Some(Text::new("For the ball")), ..plain }
+}
+
+fn said_yes(payment: PaymentId) -> PromptAnswer {
+    PromptAnswer { payment, answer: ChildAnswer::Confirm, position: None, identified: None }
 }
 
 fn categories(names: &[&str]) -> Categories {
@@ -62,7 +59,7 @@ fn answer(
 ) -> Result<(), PromiseRefusal> {
     let position =
         Some(Position { latitude_e7: 525_200_080, longitude_e7: 0, accuracy_m: 9, at: Timestamp(w.now) });
-    w.say(device, Up::PaymentPrompt(PromptAnswer { payment, answer, position }))
+    w.say(device, Up::PaymentPrompt(PromptAnswer { payment, answer, position, identified: None }))
 }
 
 fn prompts(w: &mut World, device: &str) -> Vec<PaymentPrompt> {
@@ -394,7 +391,7 @@ fn only_the_piggy_bank_that_was_asked_may_answer() {
     assert_eq!(state(&w, payment), PaymentState::Prompting);
     let said = w.say(
         "mum",
-        Up::PaymentPrompt(PromptAnswer { payment, answer: ChildAnswer::Confirm, position: None }),
+        Up::PaymentPrompt(said_yes(payment)),
     );
     assert_eq!(said, Err(PromiseRefusal::NotAuthorized));
     answer(&mut w, "piggy", payment, ChildAnswer::Confirm).unwrap();
@@ -559,7 +556,7 @@ fn a_power_cut_loses_nothing_and_gives_the_child_its_time_back() {
 }
 
 fn common_answer(w: &World, payment: PaymentId) -> cloud_core_flows::port::Input {
-    let body = Up::PaymentPrompt(PromptAnswer { payment, answer: ChildAnswer::Confirm, position: None });
+    let body = Up::PaymentPrompt(said_yes(payment));
     let payload = schemas::envelope::Envelope::message(MessageId([7; 16]), body).encode();
     let connection = w.connections[&who("piggy")];
     let kind = schemas::topic::Kind::PaymentPrompt;

@@ -220,15 +220,8 @@ async fn allowance(fleet: &mut Fleet, narrator: &mut Narrator) -> anyhow::Result
 }
 
 fn order(amount: &str, category: &str) -> anyhow::Result<PaymentOrder> {
-    Ok(PaymentOrder {
-        child: "mia".parse()?,
-        amount: format!("{amount} EUR").parse()?,
-        minimum: None,
-        categories: Categories::new(vec![category.parse()?])?,
-        payee: None,
-        note: None,
-        tell: None,
-    })
+    let categories = Categories::new(vec![category.parse()?])?;
+    Ok(PaymentOrder::deduction("mia".parse()?, format!("{amount} EUR").parse()?, categories))
 }
 
 async fn place(fleet: &mut Fleet, narrator: &Narrator, order: PaymentOrder) -> anyhow::Result<PaymentId> {

@@ -246,14 +246,12 @@ impl World {
         let names: Vec<CategoryId> = names.filter_map(|name| name.parse().ok()).collect();
         let categories = Categories::new(names).unwrap_or_else(|error| unreachable!("{error}"));
         PaymentOrder {
-            child,
-            amount: currency.minor(minor),
             minimum: random.chance(400).then(|| currency.minor(random.range(0, minor))),
-            categories,
             payee,
             note: random.chance(300).then(|| Text::new("as we said")),
             tell: [None, Some(ResultTo::Both), Some(ResultTo::Guardian), Some(ResultTo::PiggyBank)]
                 [random.index(4)],
+            ..PaymentOrder::deduction(child, currency.minor(minor), categories)
         }
     }
 

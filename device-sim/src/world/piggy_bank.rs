@@ -244,7 +244,7 @@ impl World {
         if !self.strikes(Fault::AnswersForOther) {
             return Ok(());
         }
-        let answer = PromptAnswer { payment, answer: ChildAnswer::Confirm, position: None };
+        let answer = PromptAnswer { payment, answer: ChildAnswer::Confirm, position: None, identified: None };
         let id = MessageId(self.random.of(Fault::AnswersForOther).bytes());
         let payload = Envelope::message(id, message::Up::PaymentPrompt(answer)).encode();
         let tag = self.machines[index].next_tag();

@@ -59,7 +59,7 @@ impl Reporter {
         position: Option<Position>,
     ) -> SpoolEntry {
         let id = self.id("payment-prompt", &[&payment.0, answer.as_str().as_bytes()]);
-        entry(id, Up::PaymentPrompt(PromptAnswer { payment, answer, position }))
+        entry(id, Up::PaymentPrompt(PromptAnswer { payment, answer, position, identified: None }))
     }
 
     /// The same poisonous payload is refused under the same id.

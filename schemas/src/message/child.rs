@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use geographiclib_rs::{Geodesic, InverseGeodesic};
+use rust_decimal::Decimal;
+use rust_decimal::prelude::{FromPrimitive, ToPrimitive};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Value, json};
 
-use crate::ids::{CategoryId, MerchantId, PaymentId, PrincipalId};
+use super::code::{CodeClaims, PaymentMode, ShowCode};
+use crate::ids::{CategoryId, MerchantId, PaymentId, PlaceId, PrincipalId};
 use crate::limits;
 use crate::money::Money;
 use crate::time::Timestamp;
@@ -30,6 +34,16 @@ wire! {
         pub note: Option<Text>,
         /// Who is told the result; both if left out (PC-5).
         pub tell: Option<ResultTo>,
+        /// How the child pays once it has agreed; left out: its money moves at once, which is a deduction.
+        pub mode: Option<PaymentMode>,
+        /// The only place where a code counts; left out: each where one of the categories can be paid for.
+        pub place: Option<PlaceId>,
+        /// When the piggy bank shows the code; left out: at once (PC-6).
+        pub show: Option<ShowCode>,
+        /// What a code says of who pays, beside the amount; left out: the device (PC-6, PC-7).
+        pub contains: Option<CodeClaims>,
+        /// Whether the piggy bank has to make sure that it is this child who agrees; left out: no (PC-16).
+        pub identify: Option<bool>,
     }
 }
 wire_enum! {
@@ -64,6 +78,10 @@ wire! {
         pub note: Option<Text>,
         /// The child's answer counts until then.
         pub answer_by: Timestamp,
+        /// What a yes leads to; left out: a deduction.
+        pub mode: Option<PaymentMode>,
+        /// Whether the piggy bank has to make sure who says yes; left out: no (PC-16).
+        pub identify: Option<bool>,
     }
 }
 wire_enum! {
@@ -84,6 +102,8 @@ wire! {
         pub answer: ChildAnswer,
         /// Where the piggy bank was; left out if it did not know.
         pub position: Option<Position>,
+        /// Whether the piggy bank has made sure who answered; left out: it was not asked to (PC-16).
+        pub identified: Option<bool>,
     }
 }
 wire! {
@@ -145,6 +165,26 @@ wire_enum! {
         Week = "week",
         /// Each month; on its last day where it is too short.
         Month = "month",
+    }
+}
+
+impl PaymentOrder {
+    /// All of the amount, at once, to the child's receiving account or the guardian; whoever orders otherwise says so.
+    pub fn deduction(child: PrincipalId, amount: Money, categories: Categories) -> Self {
+        Self {
+            child,
+            amount,
+            minimum: None,
+            categories,
+            payee: None,
+            note: None,
+            tell: None,
+            mode: None,
+            place: None,
+            show: None,
+            contains: None,
+            identify: None,
+        }
     }
 }
 
@@ -285,6 +325,9 @@ pub enum ChildMessageError {
     /// None, too many, or one twice.
     #[error("a payment has 1 to 8 different categories")]
     Categories,
+    /// None, or one twice.
+    #[error("a code says one to three of device, child and category")]
+    Claims,
     /// Too many.
     #[error("at most 32 categories have limits of their own")]
     TooManyLimits,
@@ -406,7 +449,29 @@ pub struct Position {
     pub at: Timestamp,
 }
 
-fn degrees_e7<'de, D: Deserializer<'de>, const MOST: i32>(deserializer: D) -> Result<i32, D::Error> {
+impl Position {
+    /// Metres along the ground to another point, to the nearest metre (WGS 84, Karney's geodesics).
+    ///
+    /// ```
+    /// # use schemas::message::Position;
+    /// # use schemas::time::Timestamp;
+    /// let berlin = Position { latitude_e7: 525_200_080, longitude_e7: 134_049_540, accuracy_m: 5, at: Timestamp(0) };
+    /// assert_eq!(berlin.distance_m(525_200_080, 134_049_540), 0);
+    /// assert_eq!(berlin.distance_m(525_300_080, 134_049_540), 1_113); // 0.01 degrees north
+    /// ```
+    pub fn distance_m(&self, latitude_e7: i32, longitude_e7: i32) -> u64 {
+        let degrees = |e7: i32| Decimal::new(i64::from(e7), 7).to_f64().unwrap_or_default();
+        let metres: f64 = Geodesic::wgs84().inverse(
+            degrees(self.latitude_e7),
+            degrees(self.longitude_e7),
+            degrees(latitude_e7),
+            degrees(longitude_e7),
+        );
+        Decimal::from_f64(metres).and_then(|metres| metres.round().to_u64()).unwrap_or(u64::MAX)
+    }
+}
+
+pub(super) fn degrees_e7<'de, D: Deserializer<'de>, const MOST: i32>(deserializer: D) -> Result<i32, D::Error> {
     let degrees = i32::deserialize(deserializer)?;
     let most = MOST * 10_000_000;
     if (-most..=most).contains(&degrees) {
@@ -447,6 +512,8 @@ macro_rules! value_on_the_wire {
     )* };
 }
 
+pub(super) use {short_list, value_on_the_wire};
+
 text_on_the_wire! {
     Payee => "payee", { "type": "string", "examples": ["guardian", "person/grandma", "merchant/canteen"] };
     QuietHours => "quiet-hours", { "type": "string", "examples": ["21:00-07:00"] };
@@ -480,13 +547,6 @@ value_on_the_wire! {
             "accuracy_m": { "type": "integer" }, "at": { "type": "integer" }
         }
     };
-}
-
-impl WireType for Option<ResultTo> {
-    const CDDL: &'static str = "\"guardian\" / \"piggy_bank\" / \"both\" / null";
-    fn json_schema() -> Value {
-        json!({ "oneOf": [<ResultTo as WireType>::json_schema(), { "type": "null" }] })
-    }
 }
 
 #[cfg(test)]

@@ -226,6 +226,8 @@ pub(crate) fn prompt(number: u8, now: u64) -> PaymentPrompt {
         categories: Categories::new(vec!["lunch".parse().unwrap()]).unwrap(),
         note: Some(Text::new("Enjoy!")),
         answer_by: Timestamp(EPOCH_MS + now + 60_000),
+        mode: None,
+        identify: None,
     }
 }
 
