@@ -21,7 +21,7 @@
 
 mod code;
 
-pub use code::{Catalogue, CodeText, PaymentQr, PaymentToken, Payer, Presented, SignedCatalogue};
+pub use code::{Catalogue, CodeText, Payer, PaymentQr, PaymentToken, Presented, SignedCatalogue};
 
 use coset::cbor::value::Value;
 use coset::cwt::{ClaimsSet, ClaimsSetBuilder, Timestamp as NumericDate};

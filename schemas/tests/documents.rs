@@ -207,7 +207,11 @@ fn samples() -> (Vec<Envelope<Up>>, Vec<Envelope<Down>>) {
             places_version: 2,
             expires_at: at,
         })),
-        message(Down::Places(PlacesAnswer { version: 2, catalogue: Some(catalogue()), signer: PublicKey([7; 32]) })),
+        message(Down::Places(PlacesAnswer {
+            version: 2,
+            catalogue: Some(catalogue()),
+            signer: PublicKey([7; 32]),
+        })),
         message(Down::ChildView(ChildView {
             child: "mia".parse().unwrap(),
             available: amount,

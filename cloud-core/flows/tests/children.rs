@@ -389,10 +389,7 @@ fn only_the_piggy_bank_that_was_asked_may_answer() {
         assert_eq!(said, Err(PromiseRefusal::Implementation), "{device}");
     }
     assert_eq!(state(&w, payment), PaymentState::Prompting);
-    let said = w.say(
-        "mum",
-        Up::PaymentPrompt(said_yes(payment)),
-    );
+    let said = w.say("mum", Up::PaymentPrompt(said_yes(payment)));
     assert_eq!(said, Err(PromiseRefusal::NotAuthorized));
     answer(&mut w, "piggy", payment, ChildAnswer::Confirm).unwrap();
     w.finish();

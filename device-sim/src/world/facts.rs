@@ -41,6 +41,10 @@ pub(super) enum Wish {
     Limit {
         limits: usize,
     },
+    /// A guardian's allowance, by its number.
+    Allow {
+        allowance: usize,
+    },
 }
 
 /// A request on its way and afterwards.

@@ -7,9 +7,11 @@ use cloud_core_flows::admin::{AdminCommand, BankKind};
 use cloud_core_flows::children::Bonds;
 use schemas::ids::{CategoryId, Principal, PrincipalId};
 use schemas::message::{
-    Categories, CategoryAmounts, ChildLimits, Payee, PaymentOrder, PaymentState, PaymentStatus, ResultTo,
+    AllowanceSchedule, Categories, CategoryAmounts, ChildAllowance, ChildLimits, Every, Payee, PaymentOrder,
+    PaymentState, PaymentStatus, ResultTo,
 };
 use schemas::money::Money;
+use schemas::time::Timestamp;
 use schemas::wire::Text;
 
 use super::facts::Wish;
@@ -214,6 +216,32 @@ impl World {
             let limits = self.facts.family.limit_wishes.len() - 1;
             let at = self.random.family.range(1_000, self.plan.faults_end_ms / 2);
             self.after(at, Happening::Act(by, Deed::Ask(Wish::Limit { limits })));
+        }
+    }
+
+    /// Allowances that fall due while things go wrong: set, set otherwise, ended.
+    pub(super) fn draw_allowances(&mut self) {
+        let Some(family) = &self.plan.family else { return };
+        let (guardians, stranger) = (family.guardians.clone(), family.stranger);
+        let count = self.random.family.index(if self.mix.is_calm() { 2 } else { 5 });
+        for _ in 0..count {
+            let by = if self.strikes(Fault::StrangerOrders) {
+                stranger
+            } else {
+                guardians[self.random.family.index(guardians.len())]
+            };
+            let at = self.random.family.range(1_000, self.plan.faults_end_ms / 2);
+            let child = self.a_child();
+            let first_at = Timestamp(EPOCH_MS.max(self.plan.epoch_ms) + at);
+            let random = &mut self.random.family;
+            let schedule = random.chance(850).then(|| AllowanceSchedule {
+                amount: self.plan.currency.minor(random.range(1, 7_000)),
+                every: if random.chance(500) { Every::Week } else { Every::Month },
+                first_at: first_at.plus_ms(random.range(500, 60_000)),
+            });
+            let allowance = self.facts.family.allowance_wishes.len();
+            self.facts.family.allowance_wishes.push(ChildAllowance { child, schedule });
+            self.after(at, Happening::Act(by, Deed::Ask(Wish::Allow { allowance })));
         }
     }
 

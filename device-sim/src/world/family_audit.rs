@@ -9,6 +9,7 @@ use schemas::message::{PaymentState, ResultTo};
 
 use super::family_book::{Book, Broken, End, Standing};
 use super::family_facts::{OrderFacts, What};
+use super::fault::Fault;
 use super::{Violation, World, say};
 
 /// What a family adds to the audit of the accounts.
@@ -52,6 +53,22 @@ impl World {
         }
         if book.refused > 0 {
             ends.rows.insert("child: order refused", book.refused);
+        }
+        for (id, (guardian, told)) in &self.facts.family.allowances {
+            let paid = book.allowed.get(id).copied();
+            let state = paid.map(|paid| if paid { PaymentState::Settled } else { PaymentState::Refused });
+            if told.iter().any(|told| Some(*told) != state) {
+                return Err(("PC-14", format!("{guardian} was told {told:?} of {id}, which is {state:?}")));
+            }
+            if told.is_empty() && state.is_some() && !self.mix.has(Fault::TerminalLoses) {
+                return Err(("PC-14", format!("{guardian} was not told of {id}, which is {state:?}")));
+            }
+            if let Some(paid) = paid {
+                *ends
+                    .rows
+                    .entry(if paid { "child: allowance" } else { "child: allowance missed" })
+                    .or_default() += 1;
+            }
         }
         self.audit_promises(rows)?;
         self.audit_presses()?;
@@ -122,7 +139,12 @@ impl World {
         }
         // It had the question on its screen, or waiting for that.
         let asked = facts.taken_in && (taken_back || end == End::Expired);
-        if (tell != ResultTo::Guardian || asked) && !standing.orphaned && !told(&standing.piggy_bank) {
+        // What comes back is told where the child is by then.
+        let elsewhere = end == End::GivenBack
+            && self.facts.family.bonds_now().get(&standing.child).and_then(|bonds| bonds.piggy_bank.as_ref())
+                != Some(&standing.piggy_bank.id);
+        let gone = standing.orphaned || elsewhere;
+        if (tell != ResultTo::Guardian || asked) && !gone && !told(&standing.piggy_bank) {
             return Err("the piggy bank was not told how it ended");
         }
         Ok(())

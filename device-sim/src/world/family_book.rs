@@ -5,13 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cloud_core_flows::admin::{ChildPaymentRow, Deadlines};
 use cloud_core_flows::children::Bonds;
-use schemas::ids::{PaymentId, Principal};
-use schemas::message::{ChildAnswer, ChildLimits, Payee, PaymentState, RequestAnswer};
+use schemas::ids::{PaymentId, Principal, PrincipalId};
+use schemas::message::{
+    AllowanceSchedule, ChildAllowance, ChildAnswer, ChildLimits, Payee, PaymentState, RequestAnswer,
+};
 use schemas::time::Timestamp;
 
 use super::World;
 use super::family::{DAY_MS, zone_min};
-use super::family_facts::{Entry, OrderFacts, What};
+use super::family_facts::{Entry, OrderFacts, What, allowance_id};
 use super::tap::RequestKey;
 
 const REQUEST_LIFE_MS: u64 = 24 * 3_600_000;
@@ -78,6 +80,10 @@ pub(super) struct Book<'a> {
     pub(super) payments: BTreeMap<PaymentId, Standing>,
     /// What each account of the family's tenant has by children's payments and their deposits, in minor units.
     pub(super) accounts: BTreeMap<String, i128>,
+    /// Allowances as they were set, and whether the first one is still to come.
+    allowances: BTreeMap<(Principal, PrincipalId), (AllowanceSchedule, bool)>,
+    /// Payments of allowances that fell due: whether they were made.
+    pub(super) allowed: BTreeMap<PaymentId, bool>,
     pub(super) refused: u64,
     /// More than one row was right.
     pub(super) either: Vec<&'static str>,
@@ -98,6 +104,8 @@ impl<'a> Book<'a> {
             used: BTreeMap::new(),
             payments: BTreeMap::new(),
             accounts: BTreeMap::new(),
+            allowances: BTreeMap::new(),
+            allowed: BTreeMap::new(),
             refused: 0,
             either: Vec::new(),
         };
@@ -127,7 +135,13 @@ impl<'a> Book<'a> {
                 let back = at + self.deadlines.reconnect_ms;
                 self.open().for_each(|payment| payment.settle_at = payment.settle_at.max(back));
             }
-            What::Tick => self.end_where(|payment| (payment.settle_at <= at).then_some(End::Expired)),
+            What::Tick { has_room } => {
+                self.end_where(|payment| (payment.settle_at <= at).then_some(End::Expired));
+                // On a full disk they wait.
+                if *has_room {
+                    self.pay_allowances(at);
+                }
+            }
             What::Bonds { child, bonds } => {
                 let gone = |payment: &Standing| {
                     let guards =
@@ -141,6 +155,9 @@ impl<'a> Book<'a> {
                     }
                 };
                 self.end_where(gone);
+                self.allowances.retain(|(of, guardian), _| {
+                    of != child || bonds.as_ref().is_some_and(|now| now.guardians.contains(guardian))
+                });
                 if let Some(found) = self.children.get_mut(child) {
                     found.bonds = bonds.clone();
                 }
@@ -158,6 +175,11 @@ impl<'a> Book<'a> {
             What::Limits { request, not_after, limits } => {
                 if self.is_new(at, request, *not_after) {
                     return self.limits(request, limits);
+                }
+            }
+            What::Allowance { request, not_after, set } => {
+                if self.is_new(at, request, *not_after) {
+                    return self.allow(at, request, set);
                 }
             }
             What::Cancel { request, not_after, payment } => {
@@ -394,6 +416,61 @@ impl Book<'_> {
             book.limits = Some(limits.clone());
         }
         Ok(())
+    }
+}
+
+/// Allowances (PC-14). The second payment of one lies beyond the end of every world.
+impl Book<'_> {
+    fn allow(&mut self, at: u64, request: &RequestKey, set: &ChildAllowance) -> Result<(), Broken> {
+        let child = Principal { tenant: request.0.tenant.clone(), id: set.child.clone() };
+        let answer = self.answered(request);
+        let bonds = self.children.get(&child).and_then(|book| book.bonds.as_ref());
+        let guards = bonds.is_some_and(|bonds| bonds.guardians.contains(&request.0.id));
+        let key = (child, request.0.id.clone());
+        let is_known = self.allowances.get(&key).map(|(schedule, _)| *schedule) == set.schedule;
+        let may = guards && (is_known || set.schedule.is_none_or(|schedule| schedule.first_at.0 > at));
+        if answer.is_some_and(|answer| answer.refused.is_none() != may) {
+            let text =
+                format!("{} sets {set:?} at {at}, should succeed: {may}, is answered {answer:?}", request.0);
+            return Err(("PC-14", text));
+        }
+        match set.schedule {
+            _ if !may || is_known => {}
+            Some(schedule) => drop(self.allowances.insert(key, (schedule, true))),
+            None => drop(self.allowances.remove(&key)),
+        }
+        Ok(())
+    }
+
+    /// In the order in which they fell due: who has too little for the second one may have paid the first.
+    fn pay_allowances(&mut self, at: u64) {
+        let due =
+            self.allowances.iter().filter(|(_, (schedule, is_due))| *is_due && schedule.first_at.0 <= at);
+        let mut due: Vec<(AllowanceSchedule, Principal, PrincipalId)> = due
+            .map(|((child, guardian), (schedule, _))| (*schedule, child.clone(), guardian.clone()))
+            .collect();
+        due.sort_by_key(|(schedule, child, guardian)| (schedule.first_at, child.clone(), guardian.clone()));
+        for (schedule, child, guardian) in due {
+            let amount = schedule.amount.minor;
+            let payer = format!("person/{guardian}");
+            let people = &self.world.plan.people;
+            let wealth = people
+                .iter()
+                .find(|one| one.principal.tenant == child.tenant && one.principal.id == guardian);
+            let wealth = wealth.map_or(0, |person| i128::from(person.wealth.minor));
+            let moved = self.accounts.get(&format!("{}/{payer}", child.tenant)).copied().unwrap_or_default();
+            let is_paid = wealth + moved >= i128::from(amount);
+            if is_paid {
+                let tenant = child.tenant.to_string();
+                self.post(&tenant, &payer, -i128::from(amount));
+                self.post(&tenant, &format!("person/{}", child.id), i128::from(amount));
+                if let Some(book) = self.children.get_mut(&child) {
+                    book.available += amount;
+                }
+            }
+            self.allowed.insert(allowance_id(&child, &guardian, schedule.first_at), is_paid);
+            self.allowances.insert((child, guardian), (schedule, false));
+        }
     }
 }
 

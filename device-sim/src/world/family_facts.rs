@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cloud_core_flows::children::Bonds;
-use schemas::ids::{IdempotencyKey, Instance, MessageId, PaymentId, Principal};
+use schemas::ids::{IdempotencyKey, Instance, MessageId, PaymentId, Principal, PrincipalId};
 use schemas::message::{
-    self, ChildAnswer, ChildLimits, Down, Payee, PaymentOrder, PaymentPrompt, PaymentState, PaymentStatus,
+    self, ChildAllowance, ChildAnswer, ChildLimits, Down, Payee, PaymentOrder, PaymentPrompt, PaymentState,
+    PaymentStatus,
 };
 use schemas::time::Timestamp;
 use schemas::topic::Kind;
@@ -21,8 +22,10 @@ use super::{Violation, World};
 pub(super) enum What {
     /// The core has started.
     Start,
-    /// Its timer has run.
-    Tick,
+    /// Its timer has run, with room on its disk for new work or without.
+    Tick {
+        has_room: bool,
+    },
     /// The operator binds; none: a child no more.
     Bonds {
         child: Principal,
@@ -37,6 +40,11 @@ pub(super) enum What {
         request: RequestKey,
         not_after: Timestamp,
         limits: ChildLimits,
+    },
+    Allowance {
+        request: RequestKey,
+        not_after: Timestamp,
+        set: ChildAllowance,
     },
     Cancel {
         request: RequestKey,
@@ -103,6 +111,9 @@ pub(super) struct OrderFacts {
 pub(super) struct FamilyFacts {
     pub(super) wishes: Vec<PaymentOrder>,
     pub(super) limit_wishes: Vec<ChildLimits>,
+    pub(super) allowance_wishes: Vec<ChildAllowance>,
+    /// Payments of allowances that may come: who pays, and what they were told of it.
+    pub(super) allowances: BTreeMap<PaymentId, (Principal, BTreeSet<PaymentState>)>,
     pub(super) orders: BTreeMap<PaymentId, OrderFacts>,
     pub(super) log: Vec<Entry>,
     pub(super) errand: Option<FamilyErrand>,
@@ -187,6 +198,9 @@ impl World {
             (message::Up::ChildLimits(limits), Some((request, not_after))) => {
                 Some(What::Limits { request, not_after, limits })
             }
+            (message::Up::ChildAllowance(set), Some((request, not_after))) => {
+                Some(What::Allowance { request, not_after, set })
+            }
             (message::Up::PaymentCancel(cancel), Some((request, not_after)))
                 if is_of_family(&cancel.payment) =>
             {
@@ -226,6 +240,15 @@ impl World {
         self.facts.family.orders.insert(order_id(by, key, not_after), facts);
     }
 
+    /// A guardian is about to set an allowance. Each of its payments has a name of its own.
+    pub(super) fn expect_allowance(&mut self, by: &Principal, set: &ChildAllowance) {
+        let child = Principal { tenant: by.tenant.clone(), id: set.child.clone() };
+        if let Some(schedule) = &set.schedule {
+            let id = allowance_id(&child, &by.id, schedule.first_at);
+            self.facts.family.allowances.entry(id).or_insert((by.clone(), BTreeSet::new()));
+        }
+    }
+
     /// PC-2: a prompt leaves the core.
     pub(super) fn witness_prompt(&mut self, to: Party, prompt: &PaymentPrompt) -> Result<(), Violation> {
         let who = self.principal(to);
@@ -251,12 +274,18 @@ impl World {
     }
 
     /// Who may hear of a child's payment: who ordered it, the piggy bank that was asked, and who gets the money.
-    pub(super) fn may_hear_of_order(&self, who: &Principal, payment: PaymentId) -> bool {
+    pub(super) fn may_hear_of_order(&self, who: &Principal, status: &PaymentStatus) -> bool {
+        let payment = status.payment;
+        if let Some((guardian, _)) = self.facts.family.allowances.get(&payment) {
+            return guardian == who;
+        }
         let Some(facts) = self.facts.family.orders.get(&payment) else { return false };
         let asked = facts.prompt.as_ref().map(|(machine, _)| &self.plan.machines[*machine].principal);
         // A prompt that was taken back before it left: its piggy bank may hear of the end all the same.
         let child = Principal { tenant: facts.request.0.tenant.clone(), id: facts.order.child.clone() };
-        let bound = facts.prompt.is_none() && self.has_used(&child, who);
+        // And of what comes back the one hears that the child uses by then.
+        let is_late = facts.prompt.is_none() || status.state == PaymentState::Refunded;
+        let bound = is_late && self.has_used(&child, who);
         facts.request.0 == *who || asked == Some(who) || bound || self.payee_of(payment).as_ref() == Some(who)
     }
 
@@ -295,6 +324,10 @@ impl World {
 
     /// A status has reached a terminal or a piggy bank. True if it is of a child's payment.
     pub(super) fn note_family_status(&mut self, who: &Principal, status: &PaymentStatus) -> bool {
+        if let Some((_, told)) = self.facts.family.allowances.get_mut(&status.payment) {
+            told.insert(status.state);
+            return true;
+        }
         let Some(facts) = self.facts.family.orders.get_mut(&status.payment) else { return false };
         if facts.told.get(who).is_none_or(|known| known.at <= status.at) {
             facts.told.insert(who.clone(), status.clone());
@@ -331,4 +364,13 @@ impl World {
 pub(super) fn order_id(by: &Principal, key: IdempotencyKey, not_after: Timestamp) -> PaymentId {
     let parts = [by.to_string().into_bytes(), key.0.to_vec(), not_after.0.to_be_bytes().to_vec()];
     PaymentId::derived("child-payment", &parts.each_ref().map(Vec::as_slice))
+}
+
+/// A payment of an allowance is named after whose it is, who pays it, and when it was due.
+pub(super) fn allowance_id(child: &Principal, guardian: &PrincipalId, due_at: Timestamp) -> PaymentId {
+    let child = child.to_string();
+    PaymentId::derived(
+        "allowance",
+        &[child.as_bytes(), guardian.as_str().as_bytes(), &due_at.0.to_be_bytes()],
+    )
 }

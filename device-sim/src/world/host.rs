@@ -406,8 +406,9 @@ impl World {
             return Ok(());
         }
         self.core.tick_at = None;
+        let has_room = self.core_has_room();
         self.core_handle(Input::Tick)?;
-        self.note_family(What::Tick);
+        self.note_family(What::Tick { has_room });
         Ok(())
     }
 

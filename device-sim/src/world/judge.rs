@@ -33,7 +33,7 @@ impl World {
             }
             Down::PaymentStatus(status) => {
                 self.witness_status(&who, status)?;
-                self.may_hear(&who, status.payment) || self.may_hear_of_order(&who, status.payment)
+                self.may_hear(&who, status.payment) || self.may_hear_of_order(&who, status)
             }
             Down::HealthCheck(check) => {
                 let offer = self.facts.offer_by_hash.get(&check.information_hash);
@@ -56,6 +56,8 @@ impl World {
                 let child = Principal { tenant: who.tenant.clone(), id: view.child.clone() };
                 self.has_used(&child, &who)
             }
+            // No world has places yet.
+            Down::PaymentCode(_) | Down::Places(_) => false,
             Down::CloudTime(_) | Down::Refused(_) => true,
         };
         if own {
@@ -81,7 +83,11 @@ impl World {
         let request = self.facts.payments.get(&payment)?.request.as_ref()?;
         match self.facts.requests.get(request)?.wish {
             Wish::Pay { offer } => Some(offer),
-            Wish::Cancel { .. } | Wish::Refund { .. } | Wish::Order { .. } | Wish::Limit { .. } => None,
+            Wish::Cancel { .. }
+            | Wish::Refund { .. }
+            | Wish::Order { .. }
+            | Wish::Limit { .. }
+            | Wish::Allow { .. } => None,
         }
     }
 
@@ -354,6 +360,8 @@ fn shortened(body: &Down) -> String {
         Down::CommandStatus(question) => format!("what became of command {}", question.command),
         Down::ChildView(view) => format!("{} has {}", view.child, view.available),
         Down::PaymentPrompt(prompt) => format!("ask {} for {}", prompt.child, prompt.amount),
+        Down::PaymentCode(code) => format!("pay {} with a code: {}", code.amount, code.payment),
+        Down::Places(answer) => format!("places, version {}", answer.version),
         Down::CloudTime(answer) => format!("it is {}", answer.now),
         Down::Refused(refused) => format!("refused: {}", refused.code),
     }

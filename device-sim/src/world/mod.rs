@@ -306,6 +306,7 @@ impl World {
         }
         self.draw_purchases();
         self.draw_orders();
+        self.draw_allowances();
         let end = self.options.faults_end_ms.unwrap_or(u64::MAX).min(self.plan.faults_end_ms);
         self.after(end, Happening::Heal);
         self.after(1_000, Happening::Trouble);

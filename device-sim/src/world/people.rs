@@ -270,6 +270,9 @@ impl World {
             Wish::Limit { limits } => {
                 message::Up::ChildLimits(self.facts.family.limit_wishes[limits].clone())
             }
+            Wish::Allow { allowance } => {
+                message::Up::ChildAllowance(self.facts.family.allowance_wishes[allowance].clone())
+            }
         };
         self.facts.requests.insert((who, key), Request { wish, promised: false, heard: None, answer: None });
         let kind = body.kind();
@@ -288,7 +291,9 @@ impl World {
             let wait = self.random.of(Fault::KeyReused).range(0, 5_000);
             self.after(wait, Happening::Act(index, Deed::Repeat(kind, payload)));
         }
-        if !matches!(wish, Wish::Order { .. } | Wish::Limit { .. }) && self.strikes(Fault::NewKey) {
+        if !matches!(wish, Wish::Order { .. } | Wish::Limit { .. } | Wish::Allow { .. })
+            && self.strikes(Fault::NewKey)
+        {
             let wait = self.random.of(Fault::NewKey).range(100, 20_000);
             self.after(wait, Happening::Act(index, Deed::Ask(wish)));
         }
@@ -305,6 +310,7 @@ impl World {
         match body {
             message::Up::PaymentOrder(order) => self.expect_order(&who, key, not_after, order),
             message::Up::ChildLimits(_) => {}
+            message::Up::ChildAllowance(set) => self.expect_allowance(&who, set),
             _ => self.expect_payment(index, key, not_after),
         }
     }

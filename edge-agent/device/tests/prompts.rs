@@ -61,7 +61,8 @@ fn a_prompt_is_shown_and_answered_only_after_sync() {
     bench.sync();
     let outputs = bench.released();
     assert_eq!((told(&outputs), screen(&outputs)), (vec![Ok(())], vec![None]));
-    let expected = PromptAnswer { payment: id(1), answer: ChildAnswer::Confirm, position: None, identified: None };
+    let expected =
+        PromptAnswer { payment: id(1), answer: ChildAnswer::Confirm, position: None, identified: None };
     assert_eq!(answers(&outputs), [expected]);
 }
 

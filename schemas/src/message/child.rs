@@ -471,7 +471,9 @@ impl Position {
     }
 }
 
-pub(super) fn degrees_e7<'de, D: Deserializer<'de>, const MOST: i32>(deserializer: D) -> Result<i32, D::Error> {
+pub(super) fn degrees_e7<'de, D: Deserializer<'de>, const MOST: i32>(
+    deserializer: D,
+) -> Result<i32, D::Error> {
     let degrees = i32::deserialize(deserializer)?;
     let most = MOST * 10_000_000;
     if (-most..=most).contains(&degrees) {

@@ -3,9 +3,7 @@
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Value, json};
 
-use super::child::{
-    Categories, ChildMessageError, Position, degrees_e7, short_list, value_on_the_wire,
-};
+use super::child::{Categories, ChildMessageError, Position, degrees_e7, short_list, value_on_the_wire};
 use crate::ids::{PaymentId, PlaceId, PrincipalId};
 use crate::limits;
 use crate::money::Money;

@@ -290,7 +290,11 @@ impl Catalogue {
             .create_signature(Self::AAD, |bytes| key.sign(bytes).to_bytes().to_vec())
             .build();
         let bytes = signed.to_vec().map_err(|_| SignedError::Form)?;
-        if bytes.len() > limits::CATALOGUE_BYTES { Err(SignedError::TooLarge) } else { Ok(SignedCatalogue(bytes)) }
+        if bytes.len() > limits::CATALOGUE_BYTES {
+            Err(SignedError::TooLarge)
+        } else {
+            Ok(SignedCatalogue(bytes))
+        }
     }
 
     /// Reads and checks the signature.
