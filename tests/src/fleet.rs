@@ -145,6 +145,7 @@ impl Fleet {
                 },
                 on_unknown: OnUnknown::Refund,
                 deadlines: self.options.deadlines,
+                code_rules: Default::default(),
             },
             AdminCommand::CreatePerson { person: principal("till"), public_key: None, bank_account: None },
             AdminCommand::CreateMerchant {

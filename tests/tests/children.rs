@@ -41,6 +41,7 @@ fn family() -> Fleet {
             bank: BankKind::Internal,
             on_unknown: OnUnknown::Refund,
             deadlines: DEADLINES,
+            code_rules: Default::default(),
         },
         person("mia"),
         person("dad"),

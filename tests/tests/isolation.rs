@@ -38,6 +38,7 @@ impl Room {
             bank: cloud_core_flows::admin::BankKind::Internal,
             on_unknown: cloud_core_flows::admin::OnUnknown::Refund,
             deadlines: Default::default(),
+            code_rules: Default::default(),
         });
         let mut room = Self { fleet, tokens: BTreeMap::new() };
         for name in ["acme/ann", "acme/bob", "other/ann"] {

@@ -28,6 +28,7 @@ impl Room {
             bank: cloud_core_flows::admin::BankKind::Internal,
             on_unknown: cloud_core_flows::admin::OnUnknown::Refund,
             deadlines: Default::default(),
+            code_rules: Default::default(),
         });
         for screen in ["acme/screen", "other/screen"] {
             let observer = screen.parse().unwrap();

@@ -7,7 +7,7 @@ mod answer;
 
 use std::collections::BTreeMap;
 
-use schemas::ids::{Hash, ItemId, MerchantId, PaymentId, Principal, PrincipalId, TenantId};
+use schemas::ids::{Hash, ItemId, MerchantId, PaymentId, PlaceId, Principal, PrincipalId, TenantId};
 use schemas::money::{Currency, Money};
 use schemas::signed::PublicKey;
 use schemas::time::Timestamp;
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use answer::*;
 
 use crate::children::Bonds;
+use crate::places::{CodeRules, CodeRulesChange, RegisteredPlace};
 use crate::port::ConnectionId;
 use crate::right::OperatorRole;
 
@@ -166,6 +167,8 @@ pub enum Listing {
     Children,
     /// Payments from children's accounts in memory, newest first.
     ChildPayments,
+    /// Places where children may pay.
+    Places,
     /// What was deleted: names that are not given again.
     Deleted,
 }
@@ -216,6 +219,9 @@ admin_commands! {
         on_unknown: OnUnknown,
         /// Its deadlines.
         deadlines: Deadlines,
+        /// How long codes are valid (PC-6).
+        #[serde(default, skip_serializing_if = "CodeRules::is_default")]
+        code_rules: CodeRules,
     },
     /// A new merchant.
     CreateMerchant {
@@ -260,6 +266,20 @@ admin_commands! {
     UnbindChild {
         /// The child.
         child: Principal,
+    },
+    /// A place where children may pay: a new one, or another content of the one of this name (PC-9).
+    SetPlace {
+        /// Of which tenant.
+        tenant: TenantId,
+        /// The place, who is paid there, and who scans.
+        entry: RegisteredPlace,
+    },
+    /// Nobody pays there any more.
+    RemovePlace {
+        /// Of which tenant.
+        tenant: TenantId,
+        /// Which.
+        place: PlaceId,
     },
     /// A new person (a payer, or somebody at a merchant's terminal).
     CreatePerson {
@@ -329,6 +349,9 @@ admin_commands! {
         /// Deadlines by name, in milliseconds; what is already waited for keeps its own.
         #[serde(default)]
         deadlines: BTreeMap<String, u64>,
+        /// How long codes are valid; codes that were made keep their expiry.
+        #[serde(default, skip_serializing_if = "CodeRulesChange::is_nothing")]
+        code_rules: CodeRulesChange,
     },
     /// Another title or terminal of a merchant.
     ChangeMerchant {

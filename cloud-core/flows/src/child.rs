@@ -1,12 +1,16 @@
-//! The parent-child payment on a piggy bank (PC-1 to PC-5, PC-8, PC-13, PC-15): a guardian orders, the child answers
-//! at its piggy bank, and only then its money moves.
+//! The parent-child payment on a piggy bank (PC-1 to PC-10, PC-13, PC-15, PC-16): a guardian orders, the child answers
+//! at its piggy bank, and only then its money moves: at once (a deduction), or when a terminal at a place hands in the
+//! code that the piggy bank was given.
 //!
 //! ```text
 //! guardian: payment-order ──reserve──> Prompting ──piggy bank: confirm──> Settled ──payee gives back──> Refunded
 //!               │ refused                  │ reject ───────────────────> Rejected     (the reservation is voided)
 //!               v                          │ silence ──────────────────> Expired              "
 //!        nothing moves                     │ cancelled by the guardian ─> Cancelled           "
-//!                                          └ device or bond gone ───────> Refused             "
+//!                                          ├ device or bond gone ───────> Refused             "
+//!                                          │
+//!                                          └ confirm, to pay with a code ─> Presenting ──terminal: payment-scan──> Settled
+//!                                                                              └ as above, but for the child's no
 //! ```
 //!
 //! Who ends up with what:
@@ -17,15 +21,26 @@
 //! | confirmed by `settle_at` | pays `amount` | has `amount` | settled: as the order says |
 //! | rejected by `settle_at` | nothing | nothing | rejected: as the order says |
 //! | no answer by `settle_at` | nothing | nothing | expired: as the order says, and the piggy bank |
+//! | confirmed by `settle_at`, to pay with a code | `amount` stays reserved | nothing yet | presenting: guardian; the piggy bank gets the code |
+//! | its code is handed in (below) by `settle_at` | pays `amount` | has `amount` | settled: as the order says, the piggy bank, whoever scanned |
+//! | nobody hands it in, or every scan is refused | nothing | nothing | expired `code_expired`: guardian, piggy bank |
+//! | confirmed, and nobody made sure by whom (PC-16) | nothing | nothing | refused `child_not_identified`: guardian, piggy bank |
 //! | an answer that arrives later, or a second one | as the first end says | as the first end says | unchanged: piggy bank |
-//! | cancelled by the guardian before an answer | nothing | nothing | cancelled: guardian, piggy bank |
-//! | cancelled after an answer | as answered | as answered | refused `already_ended`: guardian |
+//! | cancelled by the guardian before an answer, or before a scan | nothing | nothing | cancelled: guardian, piggy bank |
+//! | cancelled after an answer, or after a scan | as answered | as answered | refused `already_ended`: guardian |
 //! | another piggy bank bound; guardianship ended | nothing | nothing | refused: guardian, piggy bank |
 //! | piggy bank revoked or enrolled anew | nothing | nothing | refused: guardian |
-//! | the piggy bank does not take the prompt | nothing | nothing | refused: guardian |
+//! | the piggy bank does not take the prompt, or the code | nothing | nothing | refused: guardian |
 //! | the payee gives a settled payment back | has it back | nothing | refunded, once: everyone concerned; it was spent on its day all the same |
+//!
+//! A scan counts if it was made by `expires_at` and arrives by `settle_at`; the first of two wins, and the second one is
+//! told `code_used`. `settle_at` lies behind `expires_at` by the time of a report (PC-15), and never before a terminal
+//! could have come back after an outage of ours. What else a scan is told: `code_unreadable`, `not_a_scanner`,
+//! `code_forged`, `payment_unknown`, `already_ended`, `code_expired`, `wrong_payee`, `wrong_place`, `wrong_category`,
+//! `wrong_amount`, in this order; none of these changes the payment (`child/code.rs`).
 
 pub(crate) mod allowance;
+pub(crate) mod code;
 pub(crate) mod view;
 
 use schemas::ids::{Code, IdempotencyKey, MessageId, PaymentId, Principal};
@@ -46,10 +61,12 @@ use crate::decision::Decision;
 use crate::event::Event;
 use crate::exceptions::Case;
 use crate::limits;
-use crate::payment::{ChildPayment, ChildPhase};
+use crate::payment::{ChildPayment, ChildPhase, CodeTerms};
 use crate::registry::{Standing, Tenant};
 use crate::rejection::Rejection;
+use crate::signer::Signer;
 use crate::tell::{child_status, status_id};
+use code::{CODE_EXPIRED, code_id};
 
 /// Why a payment ended whose piggy bank was revoked or enrolled anew.
 const DEVICE_GONE: &str = "piggy_bank_revoked";
@@ -67,6 +84,7 @@ struct Checked {
     piggy_bank: Principal,
     payee: Payee,
     amount: Money,
+    code: Option<CodeTerms>,
     day: i32,
     prompt_ms: u64,
     report_ms: u64,
@@ -80,8 +98,9 @@ impl<'a> ChildFlow<'a> {
         key: IdempotencyKey,
         not_after: Timestamp,
         order: &PaymentOrder,
+        signer: Option<&Signer>,
     ) -> Result<PaymentId, Rejection> {
-        let checked = self.check_order(guardian, order)?;
+        let checked = self.check_order(guardian, order, signer)?;
         let parts = [guardian.to_string().into_bytes(), key.0.to_vec(), not_after.0.to_be_bytes().to_vec()];
         let id = PaymentId::derived("child-payment", &parts.each_ref().map(Vec::as_slice));
         let answer_by = self.now.plus_ms(checked.prompt_ms);
@@ -97,6 +116,8 @@ impl<'a> ChildFlow<'a> {
             categories: order.categories.clone(),
             note: order.note.clone(),
             tell: order.tell.unwrap_or(ResultTo::Both),
+            code: checked.code,
+            identify: order.identify.unwrap_or(false),
             day: checked.day,
             opened_at: self.now,
             answer_by,
@@ -127,18 +148,26 @@ impl<'a> ChildFlow<'a> {
             categories: payment.categories.clone(),
             note: payment.note.clone(),
             answer_by: payment.answer_by,
-            mode: None,
-            identify: None,
+            mode: payment.code.as_ref().map(|code| code.mode),
+            identify: payment.identify.then_some(true),
         }
     }
 
     /// The ladder, in this order: whose child it is, what the order says of itself, where the child is asked, how much
     /// the account has, what the limits leave, whether there is room.
-    fn check_order(&self, guardian: &Principal, order: &PaymentOrder) -> Result<Checked, Rejection> {
+    fn check_order(
+        &self,
+        guardian: &Principal,
+        order: &PaymentOrder,
+        signer: Option<&Signer>,
+    ) -> Result<Checked, Rejection> {
         let (name, child) = self.guarded(guardian, &order.child)?;
         let tenant = self.internal_tenant(&name)?;
         check_amount(order, tenant)?;
+        let code = code::terms(order, signer)?;
+        let place = code::place_of(self.cloud, &name.tenant, order)?;
         let payee = match order.payee.as_ref().or(child.bonds.receiving.as_ref()) {
+            _ if code.is_some() => code::payee_of(order, place, child)?,
             None | Some(Payee::Guardian) => Payee::Person(guardian.id.clone()),
             Some(payee) => payee.clone(),
         };
@@ -165,13 +194,14 @@ impl<'a> ChildFlow<'a> {
             let text = "too many payments wait for this child: let it answer first, or cancel one";
             return Err(Rejection::new("too_many_open", text));
         }
-        // The prompt, and what is to be told when it ends.
-        if !self.cloud.outbox.has_room(&piggy_bank, 2) {
+        // The prompt, the code, and what is to be told when it ends.
+        let messages = if code.is_some() { 3 } else { 2 };
+        if !self.cloud.outbox.has_room(&piggy_bank, messages) {
             let text = "the piggy bank has too much to fetch: connect it, then try again";
             return Err(Rejection::new("device_busy", text));
         }
         let (prompt_ms, report_ms) = (tenant.deadlines.prompt_ms, tenant.deadlines.report_ms);
-        Ok(Checked { child: name, piggy_bank, payee, amount, day: at.day, prompt_ms, report_ms })
+        Ok(Checked { child: name, piggy_bank, payee, amount, code, day: at.day, prompt_ms, report_ms })
     }
 
     /// Nobody learns who is a child of somebody else.
@@ -224,27 +254,39 @@ impl<'a> ChildFlow<'a> {
     }
 
     /// PC-3, PC-4: the child's answer, from the piggy bank that was asked. Only the first one that comes in time counts.
-    pub(crate) fn answer(&mut self, device: &Principal, answer: &PromptAnswer) -> Result<(), Rejection> {
+    pub(crate) fn answer(
+        &mut self,
+        device: &Principal,
+        answer: &PromptAnswer,
+        signer: Option<&Signer>,
+    ) -> Result<(), Rejection> {
         let asked = |payment: &&ChildPayment| {
             payment.piggy_bank == *device || Mutant::AnyPiggyBankAnswers.is_active()
         };
         let payment = self.cloud.child_payment(answer.payment).filter(asked);
         let payment =
             payment.ok_or_else(|| Rejection::new("payment_unknown", "this device was not asked for it"))?;
-        let ChildPhase::Prompting { settle_at } = payment.phase else {
-            if Mutant::LateConfirmPays.is_active() && answer.answer == ChildAnswer::Confirm {
-                self.settle(payment, answer);
+        let settle_at = match payment.phase {
+            ChildPhase::Prompting { settle_at } => settle_at,
+            // Its first word counts, and it has the code, or is owed it.
+            ChildPhase::Presenting { .. } => return Ok(()),
+            ChildPhase::Closed(_) => {
+                if Mutant::LateConfirmPays.is_active() && answer.answer == ChildAnswer::Confirm {
+                    self.settle(payment, answer.position);
+                }
+                // It may not have heard how it ended.
+                self.tell(payment, payment.state(), payment.reason.clone(), &[&payment.piggy_bank]);
+                return Ok(());
             }
-            // It may not have heard how it ended.
-            self.tell(payment, payment.state(), payment.reason.clone(), &[&payment.piggy_bank]);
-            return Ok(());
         };
         if self.now > settle_at {
             return Ok(());
         }
         match answer.answer {
-            ChildAnswer::Confirm => self.settle(payment, answer),
-            ChildAnswer::Reject if Mutant::RejectPays.is_active() => self.settle(payment, answer),
+            ChildAnswer::Confirm => self.confirmed(payment, answer, signer),
+            ChildAnswer::Reject if Mutant::RejectPays.is_active() => {
+                self.confirmed(payment, answer, signer);
+            }
             ChildAnswer::Reject => {
                 self.release(payment, PaymentState::Rejected, None, answer.position);
             }
@@ -252,10 +294,16 @@ impl<'a> ChildFlow<'a> {
         Ok(())
     }
 
-    fn settle(&mut self, payment: &ChildPayment, answer: &PromptAnswer) {
-        self.book_surely(payment, ChildLegs::of(payment).post());
-        self.close(payment, PaymentState::Settled, None, answer.position);
-        self.tell_end(payment, PaymentState::Settled, None);
+    fn confirmed(&mut self, payment: &ChildPayment, answer: &PromptAnswer, signer: Option<&Signer>) {
+        let is_identified = answer.identified == Some(true) || Mutant::IdentityNotAsked.is_active();
+        if payment.identify && !is_identified {
+            let reason = Some(Code::known("child_not_identified"));
+            return self.release(payment, PaymentState::Refused, reason, answer.position);
+        }
+        match &payment.code {
+            None => self.settle(payment, answer.position),
+            Some(terms) => self.present(payment, terms, answer.position, signer),
+        }
     }
 
     /// Nothing moves: the reservation is released, exactly once, with the end (PC-15).
@@ -298,7 +346,7 @@ impl<'a> ChildFlow<'a> {
             return Err(Rejection::new("payment_unknown", "you have no such payment"));
         }
         match payment.phase {
-            ChildPhase::Prompting { .. } => {
+            ChildPhase::Prompting { .. } | ChildPhase::Presenting { .. } => {
                 self.release(payment, PaymentState::Cancelled, Some(Code::known("cancelled")), None);
                 Ok(payment.id)
             }
@@ -347,6 +395,9 @@ impl<'a> ChildFlow<'a> {
             ChildPhase::Prompting { .. } => {
                 self.release(payment, PaymentState::Expired, Some(Code::known("child_silent")), None);
             }
+            ChildPhase::Presenting { .. } => {
+                self.release(payment, PaymentState::Expired, Some(Code::known(CODE_EXPIRED)), None);
+            }
             // Looked at again after another retention: an operator still has to.
             ChildPhase::Closed(_) if self.cloud.exceptions.of(payment.id).next().is_some() => {
                 let (phase, payment) = (payment.phase, payment.id);
@@ -358,16 +409,21 @@ impl<'a> ChildFlow<'a> {
         }
     }
 
-    /// A start of the core: no piggy bank's answer is too late because we were away (correctness.md 15).
+    /// A start of the core: no piggy bank's answer, and no terminal's scan, is too late because we were away
+    /// (correctness.md 15).
     pub(crate) fn reopen(&mut self, payment: &ChildPayment) {
-        let ChildPhase::Prompting { settle_at } = payment.phase else { return };
-        let deadlines = self.cloud.deadlines(&payment.child.tenant);
-        let reconnected = self.now.plus_ms(deadlines.reconnect_ms);
-        if reconnected > settle_at {
-            let phase = ChildPhase::Prompting { settle_at: reconnected };
-            let payment = payment.id;
-            self.out.event(Event::ChildPaymentMoved { payment, phase, reason: None, position: None });
-        }
+        let reconnected = self.now.plus_ms(self.cloud.deadlines(&payment.child.tenant).reconnect_ms);
+        let phase = match payment.phase {
+            ChildPhase::Prompting { settle_at } if reconnected > settle_at => {
+                ChildPhase::Prompting { settle_at: reconnected }
+            }
+            ChildPhase::Presenting { expires_at, settle_at } if reconnected > settle_at => {
+                ChildPhase::Presenting { expires_at, settle_at: reconnected }
+            }
+            _ => return,
+        };
+        let payment = payment.id;
+        self.out.event(Event::ChildPaymentMoved { payment, phase, reason: None, position: None });
     }
 
     /// What a device that is gone or replaced was asking: nobody will hear the answer.
@@ -425,27 +481,29 @@ impl<'a> ChildFlow<'a> {
         self.tell(payment, payment.state(), payment.reason.clone(), &[to]);
     }
 
-    /// The piggy bank did not take the prompt: it will never be shown.
-    pub(crate) fn prompt_not_accepted(&mut self, device: &Principal, message: MessageId) {
-        let open = self.cloud.open_child_payments_of(device).into_iter();
-        let refused =
-            open.filter(|payment| payment.piggy_bank == *device && prompt_id(payment.id) == message);
-        for payment in refused {
-            self.release(payment, PaymentState::Refused, Some(Code::known("prompt_not_accepted")), None);
+    /// The piggy bank did not take the prompt, or the code: it will never be shown.
+    pub(crate) fn not_accepted(&mut self, device: &Principal, message: MessageId) {
+        for payment in self.cloud.open_child_payments_of(device) {
+            let (id, reason) = match payment.phase {
+                ChildPhase::Presenting { .. } => (code_id(payment.id), "code_not_accepted"),
+                _ => (prompt_id(payment.id), "prompt_not_accepted"),
+            };
+            if payment.piggy_bank == *device && id == message {
+                self.release(payment, PaymentState::Refused, Some(Code::known(reason)), None);
+            }
         }
     }
 
-    /// PC-5: as the order says; the guardian hears in any case of what was taken back; and a piggy bank that may still
-    /// show the prompt hears that it has ended.
+    /// PC-5: as the order says; the guardian hears in any case of what was taken back, and of a code that nobody has
+    /// handed in (PC-15); and a piggy bank that may still show the prompt or the code hears that it has ended.
     fn tell_end(&mut self, payment: &ChildPayment, state: PaymentState, reason: Option<Code>) {
-        let prompt = prompt_id(payment.id);
-        if self.cloud.outbox.contains(&payment.piggy_bank, prompt) {
-            self.out.withdraw(&payment.piggy_bank, prompt, "superseded");
-        }
-        // Also where its PUBACK has not come: it may have the prompt all the same.
-        let answered = matches!(state, PaymentState::Settled | PaymentState::Rejected);
+        self.withdraw_shown(payment);
+        // Also where its PUBACK has not come: it may have the prompt or the code all the same.
+        let presents = matches!(payment.phase, ChildPhase::Presenting { .. });
+        let answered = !presents && matches!(state, PaymentState::Settled | PaymentState::Rejected);
         let shows = !answered && !payment.at_rest();
-        let taken_back = matches!(state, PaymentState::Refused | PaymentState::Cancelled);
+        let unused = presents && state == PaymentState::Expired;
+        let taken_back = unused || matches!(state, PaymentState::Refused | PaymentState::Cancelled);
         // It is being revoked or has just been enrolled anew: nobody there will fetch it (correctness.md 20).
         let gone = reason.as_ref().is_some_and(|code| code.as_str() == DEVICE_GONE);
         let mut parties = Vec::new();

@@ -10,6 +10,7 @@ mod operate;
 
 use std::collections::VecDeque;
 
+use ed25519_dalek::SigningKey;
 use schemas::cbor;
 use schemas::ids::{Hash, PaymentId, Principal, PrincipalId};
 use schemas::time::Timestamp;
@@ -39,6 +40,7 @@ use crate::port::{
     StandingRefusal,
 };
 use crate::registry::Standing;
+use crate::signer::Signer;
 
 /// Why the core cannot go on: the process must end, and recover from disk at its next start.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +90,8 @@ pub struct Driver<D> {
     /// The disk is full and the last segment too: nothing is lost, nothing new is accepted.
     starved: bool,
     certificate_life_ms: u64,
+    /// For codes and places (PC-6, PC-9). Never in the journal.
+    signer: Option<Signer>,
     left_off_at: Timestamp,
 }
 
@@ -116,6 +120,7 @@ impl<D: Disk> Driver<D> {
             held: VecDeque::new(),
             starved: false,
             certificate_life_ms: limits::CERTIFICATE_LIFE_MS,
+            signer: None,
             left_off_at,
         };
         // Asked only now: a long replay must not eat into the time that devices have to come back.
@@ -238,6 +243,12 @@ impl<D: Disk> Driver<D> {
     /// How long certificates that are signed from now on are valid. Volatile: each certificate says it itself.
     pub fn set_certificate_life(&mut self, life_ms: u64) {
         self.certificate_life_ms = life_ms;
+    }
+
+    /// Signs codes and places with this key from now on (PC-6, PC-9); without one, orders of QR codes are refused with
+    /// `codes_unavailable`. Volatile: neither the journal nor a snapshot has it.
+    pub fn set_signing_key(&mut self, key: SigningKey) {
+        self.signer = Some(Signer::new(key));
     }
 
     /// The next segment, to be made on any thread.
@@ -534,9 +545,9 @@ impl<D: Disk> Driver<D> {
         }
         let is_probe = self.lobby.probe.as_ref().is_some_and(|(name, _)| *name == principal);
         let has_room = self.has_room();
-        let cloud = &self.cloud;
+        let (cloud, signer) = (&self.cloud, self.signer.as_ref());
         let mut incoming =
-            Incoming { cloud, now, connection, principal: &principal, is_probe, has_room, out };
+            Incoming { cloud, now, connection, principal: &principal, is_probe, has_room, signer, out };
         let result = incoming.decide(kind, payload);
         // "Later" is no refusal, and audit records must not fill the room that open payments need.
         if let Err((promise, why)) = &result
@@ -568,7 +579,7 @@ impl<D: Disk> Driver<D> {
         out.withdraw(&principal, message, "refused_by_receiver");
         let cloud = &self.cloud;
         ChipFlow { cloud, now, out: &mut *out }.command_not_accepted(&principal, message);
-        ChildFlow { cloud, now, out }.prompt_not_accepted(&principal, message);
+        ChildFlow { cloud, now, out }.not_accepted(&principal, message);
     }
 
     /// What one frame takes.

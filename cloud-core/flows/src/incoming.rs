@@ -5,13 +5,13 @@ use schemas::cbor;
 use schemas::envelope::Envelope;
 use schemas::ids::{Code, Hash, MessageId, PaymentId, Principal};
 use schemas::limits::REQUEST_LIFE_MS;
-use schemas::message::{CloudTimeAnswer, Down, Refused, RequestAnswer, Up};
+use schemas::message::{CloudTimeAnswer, Down, PlacesAnswer, Refused, RequestAnswer, Up};
 use schemas::time::Timestamp;
 use schemas::topic::Kind;
 use schemas::wire::Text;
 use schemas_mutants::Mutant;
 
-use crate::child::ChildFlow;
+use crate::child::{ChildFlow, code};
 use crate::chip::ChipFlow;
 use crate::cloud::Cloud;
 use crate::decision::Decision;
@@ -20,6 +20,7 @@ use crate::limits;
 use crate::payment::Phase;
 use crate::port::{ConnectionId, Output, PromiseRefusal};
 use crate::rejection::Rejection;
+use crate::signer::Signer;
 use crate::tell::{Audience, as_it_stands};
 
 /// A PUBLISH from an authenticated principal.
@@ -32,6 +33,8 @@ pub(crate) struct Incoming<'a> {
     pub(crate) is_probe: bool,
     /// Whether new payments may begin: not when the disk is nearly full.
     pub(crate) has_room: bool,
+    /// For codes and places; none: there are none.
+    pub(crate) signer: Option<&'a Signer>,
     pub(crate) out: &'a mut Decision,
 }
 
@@ -110,7 +113,7 @@ impl Incoming<'_> {
     }
 
     fn say(&mut self, envelope: Envelope<Up>) -> Result<(), Rejection> {
-        let principal = self.principal;
+        let (principal, signer) = (self.principal, self.signer);
         match envelope.body {
             Up::CloudTime(question) => {
                 let answer = CloudTimeAnswer { nonce: question.nonce, now: self.now };
@@ -126,11 +129,11 @@ impl Incoming<'_> {
             Up::PaymentVerification(answer) => self.flow().verification(principal, &answer.verification)?,
             Up::ExecutorCommand(outcome) => self.flow().outcome(principal, &outcome)?,
             Up::CommandStatus(answer) => self.flow().command_status(principal, &answer)?,
-            Up::PaymentPrompt(answer) => self.child_flow().answer(principal, &answer)?,
+            Up::PaymentPrompt(answer) => self.child_flow().answer(principal, &answer, signer)?,
             Up::Refused(refused) => {
                 if let Some(message) = refused.message {
                     self.flow().command_not_accepted(principal, message);
-                    self.child_flow().prompt_not_accepted(principal, message);
+                    self.child_flow().not_accepted(principal, message);
                 }
             }
             Up::StatusRequest(wanted) => self.status(wanted.payment),
@@ -141,7 +144,10 @@ impl Incoming<'_> {
             Up::DeviceReport(report) => {
                 self.out.event(Event::DeviceReported { device: principal.clone(), report });
             }
-            Up::Places(_) => {}
+            Up::Places(request) => {
+                let answer = code::places(self.cloud, &principal.tenant, &request, signer)?;
+                self.reply(Envelope::message(places_id(&answer), Down::Places(answer)));
+            }
             // Requests: answered in `request`.
             Up::PaymentRequest(_)
             | Up::PaymentScan(_)
@@ -194,18 +200,21 @@ impl Incoming<'_> {
             self.answer_once(&answer(&Err(Rejection::new("too_many_requests", text))));
             return Ok(());
         }
-        let is_new_work = !matches!(envelope.body, Up::PaymentCancel(_));
+        let is_new_work = !matches!(envelope.body, Up::PaymentCancel(_) | Up::PaymentScan(_));
         if is_new_work && !self.has_room {
             let text = "the cloud's disk is nearly full: no new payments for now; try again later";
             let why = Rejection::new("no_room", text);
             return Err(NotAccepted { promise: PromiseRefusal::Quota, message: Some(envelope.id), why });
         }
-        let principal = self.principal;
+        let (principal, signer) = (self.principal, self.signer);
         let result = match &envelope.body {
             Up::PaymentRequest(request) => {
                 self.flow().request(principal, key, not_after, &request.information).map(Some)
             }
-            Up::PaymentOrder(order) => self.child_flow().order(principal, key, not_after, order).map(Some),
+            Up::PaymentOrder(order) => {
+                self.child_flow().order(principal, key, not_after, order, signer).map(Some)
+            }
+            Up::PaymentScan(scan) => self.child_flow().scan(principal, scan, signer).map(Some),
             Up::ChildLimits(limits) => self.child_flow().limits(principal, limits).map(|()| None),
             Up::ChildAllowance(set) => self.child_flow().set_allowance(principal, set).map(|()| None),
             Up::SavingsGoals(set) => self.child_flow().set_goals(principal, set).map(|()| None),
@@ -295,6 +304,10 @@ impl Incoming<'_> {
         let (connection, kind) = (self.connection, envelope.body.kind());
         self.out.outputs.push(Output::Reply { connection, kind, payload: envelope.encode() });
     }
+}
+
+fn places_id(answer: &PlacesAnswer) -> MessageId {
+    MessageId::derived("places", &[&answer.signer.0, &answer.version.to_be_bytes()])
 }
 
 /// What the lane refused and its protocol had no word for (correctness.md 9). `what` ends with the topic.

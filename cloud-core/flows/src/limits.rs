@@ -19,6 +19,11 @@ pub const OPEN_ORDERS_OF_GUARDIAN: usize = 64;
 pub const KEPT_PAYMENTS_OF_CHILD: u32 = 1_000;
 /// Guardians of one child.
 pub const GUARDIANS_OF_CHILD: usize = schemas::limits::GUARDIANS_OF_CHILD;
+/// Terminals of one place.
+pub const TERMINALS_OF_PLACE: usize = 8;
+/// Of the names of the categories that one code says, with 2 for each, in bytes: with all else that it may say the code
+/// stays within [`schemas::limits::SIGNED_BYTES`]. Refusal: `code_too_long`.
+pub const CATEGORIES_OF_CODE_BYTES: usize = 160;
 /// How far ahead the first payment of an allowance lies at most, in milliseconds: a year.
 pub const FIRST_ALLOWANCE_MS: u64 = 366 * 24 * 3_600_000;
 /// Longest title of a goal, in bytes.
@@ -33,7 +38,7 @@ pub const CONNECTIONS_OF_PRINCIPAL: usize = 8;
 pub const STATUS_LIFE_MS: u64 = 24 * 3_600_000;
 /// How long a device's word that it is not ready is taken, in milliseconds: longer than it is silent (10 min).
 pub const REPORT_LIFE_MS: u64 = 15 * 60_000;
-/// How far ahead of ours a chip's time of issue may be, in milliseconds.
+/// How far ahead of ours a chip's time of issue, or a terminal's time of a scan, may be, in milliseconds.
 pub const CLOCK_SKEW_MS: u64 = 60_000;
 /// Audit records of refusals for one principal in one minute; further ones are only counted.
 pub const AUDITED_REFUSALS_PER_MINUTE: u32 = 10;

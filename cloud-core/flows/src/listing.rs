@@ -9,7 +9,7 @@ use serde::de::value::StrDeserializer;
 use crate::admin::{
     AccountRow, AdminAnswer, AdminCommand, BankKind, BooksReport, ChildPaymentRow, ChildRow, DeletedRow,
     DeviceRow, Filter, Listing, MerchantRow, ObserverRow, OperatorRow, OutboxRow, PaymentRow, PersonRow,
-    Presence, TenantRow,
+    PlaceRow, Presence, TenantRow,
 };
 use crate::books::{self, Role};
 use crate::children::Child;
@@ -57,6 +57,7 @@ fn find(
         Listing::Operators => AdminAnswer::Operators(operators(cloud, filter)),
         Listing::Children => AdminAnswer::Children(children(cloud, filter)),
         Listing::ChildPayments => AdminAnswer::ChildPayments(child_payments(cloud, filter)),
+        Listing::Places => AdminAnswer::Places(places(cloud, filter)),
         Listing::Deleted => AdminAnswer::Deleted(deleted(cloud, filter)),
     }
 }
@@ -102,6 +103,7 @@ fn tenants(cloud: &Cloud, filter: &Filter) -> Vec<TenantRow> {
         bank: found.bank.clone(),
         on_unknown: found.on_unknown,
         deadlines: found.deadlines,
+        code_rules: found.code_rules,
     })
     .collect()
 }
@@ -312,11 +314,27 @@ fn child_payment_row(payment: &ChildPayment) -> ChildPaymentRow {
         ordered: payment.ordered,
         paid: payment.amount.currency.minor(payment.paid_minor()),
         categories: payment.categories.clone(),
+        mode: payment.code.as_ref().map(|code| code.mode),
+        place: payment.code.as_ref().and_then(|code| code.place.clone()),
+        expires_at: payment.code_expires_at(),
         state: payment.state(),
         at_rest: payment.at_rest(),
         reason: payment.reason.as_ref().map(ToString::to_string),
         opened_at: payment.opened_at,
     }
+}
+
+fn places(cloud: &Cloud, filter: &Filter) -> Vec<PlaceRow> {
+    let rows = cloud.registry.every_place();
+    let rows =
+        rows.filter(|(tenant, entry)| filter.takes(Some(tenant), &format!("{tenant}/{}", entry.place.place)));
+    rows.take(limits::ADMIN_ROWS)
+        .map(|(tenant, entry)| PlaceRow {
+            tenant: tenant.clone(),
+            entry: entry.clone(),
+            version: cloud.registry.places_version(tenant),
+        })
+        .collect()
 }
 
 fn report(cloud: &Cloud) -> BooksReport {

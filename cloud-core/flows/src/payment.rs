@@ -3,14 +3,14 @@
 mod child;
 
 use schemas::ids::{
-    Code, CommandId, Hash, Instance, ItemId, MerchantId, MessageId, Nonce, PaymentId, Principal,
+    Code, CommandId, Hash, Instance, ItemId, MerchantId, MessageId, Nonce, PaymentId, PlaceId, Principal,
 };
 use schemas::message::{Outcome, PaymentState};
 use schemas::money::Money;
 use schemas::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use child::{ChildPayment, ChildPhase};
+pub use child::{ChildPayment, ChildPhase, CodeTerms};
 
 /// A payment of any flow.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +41,15 @@ impl<'a> AnyPayment<'a> {
             Self::Chip(payment) => &payment.payer.tenant,
             Self::Child(payment) => &payment.child.tenant,
         }
+    }
+
+    /// Whether its code counts at this place only.
+    pub(crate) fn is_for_place(self, tenant: &schemas::ids::TenantId, place: &PlaceId) -> bool {
+        let code = match self {
+            Self::Chip(_) => None,
+            Self::Child(payment) => payment.code.as_ref(),
+        };
+        self.tenant() == tenant && code.is_some_and(|code| code.place.as_ref() == Some(place))
     }
 
     pub(crate) fn id(self) -> PaymentId {

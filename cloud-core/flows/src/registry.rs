@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::admin::{AdminCommand, BankKind, Deadlines, OnUnknown};
 use crate::children::Child;
 use crate::limits;
+use crate::places::{CodeRules, PlacesOfTenant};
 use crate::rejection::Rejection;
 use crate::right::{Operator, OperatorRole};
 
@@ -30,6 +31,9 @@ pub struct Tenant {
     pub on_unknown: OnUnknown,
     /// How long each party is given.
     pub deadlines: Deadlines,
+    /// How long codes are valid.
+    #[serde(default, skip_serializing_if = "CodeRules::is_default")]
+    pub code_rules: CodeRules,
 }
 
 /// Who is paid.
@@ -183,6 +187,9 @@ pub struct Registry {
     /// Derived from the children: when allowances are due.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(crate) allowances_due: BTreeSet<(Timestamp, Principal, PrincipalId)>,
+    /// Where children may pay.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) places: BTreeMap<TenantId, PlacesOfTenant>,
     /// Their certificates are kept as devices' are.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) operators: BTreeMap<Principal, Operator>,
@@ -250,7 +257,7 @@ impl Registry {
         check_lengths(command)?;
         self.refuse_deleted(command)?;
         match command {
-            AdminCommand::CreateTenant { tenant, currency, bank, on_unknown, deadlines } => {
+            AdminCommand::CreateTenant { tenant, currency, bank, on_unknown, deadlines, code_rules } => {
                 if tenant.as_str() == RESERVED_TENANT {
                     return Err(Rejection::new(
                         "reserved",
@@ -258,8 +265,9 @@ impl Registry {
                     ));
                 }
                 check_deadlines(deadlines)?;
-                let (bank, on_unknown) = (bank.clone(), *on_unknown);
-                let new = Tenant { currency: *currency, bank, on_unknown, deadlines: *deadlines };
+                code_rules.check()?;
+                let (bank, on_unknown, code_rules) = (bank.clone(), *on_unknown, *code_rules);
+                let new = Tenant { currency: *currency, bank, on_unknown, deadlines: *deadlines, code_rules };
                 same_or_new(self.tenants.get(tenant), &new, "tenant", tenant)
             }
             AdminCommand::CreateMerchant { tenant, merchant, title, terminal } => {
@@ -288,6 +296,7 @@ impl Registry {
                 Ok(device.binding.as_ref() != Some(&new))
             }
             AdminCommand::BindChild { child, bonds } => self.check_child(child, bonds),
+            AdminCommand::SetPlace { tenant, entry } => self.check_place(tenant, entry),
             AdminCommand::CreatePerson { person, public_key, bank_account } => {
                 self.require_tenant(&person.tenant)?;
                 self.refuse_other(person, "person")?;
@@ -357,8 +366,8 @@ impl Registry {
     /// Applies a registering command. Replay: total.
     pub(crate) fn register(&mut self, command: &AdminCommand, at: Timestamp) {
         match command.clone() {
-            AdminCommand::CreateTenant { tenant, currency, bank, on_unknown, deadlines } => {
-                self.tenants.insert(tenant, Tenant { currency, bank, on_unknown, deadlines });
+            AdminCommand::CreateTenant { tenant, currency, bank, on_unknown, deadlines, code_rules } => {
+                self.tenants.insert(tenant, Tenant { currency, bank, on_unknown, deadlines, code_rules });
             }
             AdminCommand::CreateMerchant { tenant, merchant, title, terminal } => {
                 self.merchants.insert((tenant, merchant), Merchant { title, terminal });
@@ -374,6 +383,8 @@ impl Registry {
             command @ (AdminCommand::BindChild { .. } | AdminCommand::UnbindChild { .. }) => {
                 self.bind_child(command);
             }
+            AdminCommand::SetPlace { tenant, entry } => self.set_place(tenant, entry),
+            AdminCommand::RemovePlace { tenant, place } => self.remove_place(&tenant, &place),
             AdminCommand::CreatePerson { person, public_key, bank_account } => {
                 self.persons.insert(person, Person { public_key, bank_account });
             }

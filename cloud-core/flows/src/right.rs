@@ -75,6 +75,8 @@ fn need<'a>(cloud: &'a Cloud, command: &'a AdminCommand) -> Need<'a> {
         AdminCommand::CreateMerchant { tenant, .. }
         | AdminCommand::ChangeMerchant { tenant, .. }
         | AdminCommand::DeleteMerchant { tenant, .. }
+        | AdminCommand::SetPlace { tenant, .. }
+        | AdminCommand::RemovePlace { tenant, .. }
         | AdminCommand::Withdraw { tenant, .. } => Need::Manage(tenant),
         AdminCommand::CreateDevice { device, .. }
         | AdminCommand::ChangeDevice { device, .. }
@@ -180,5 +182,6 @@ pub(crate) fn narrow(cloud: &Cloud, answer: &mut AdminAnswer, tenant: &TenantId)
         }),
         AdminAnswer::Children(rows) => rows.retain(|row| row.child.tenant == *tenant),
         AdminAnswer::ChildPayments(rows) => rows.retain(|row| row.child.tenant == *tenant),
+        AdminAnswer::Places(rows) => rows.retain(|row| row.tenant == *tenant),
     }
 }

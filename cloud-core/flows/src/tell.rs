@@ -5,6 +5,7 @@ use schemas::message::{Down, PaymentState, PaymentStatus};
 use schemas::time::Timestamp;
 use schemas::wire::Text;
 
+use crate::child::code::CODE_EXPIRED;
 use crate::cloud::Cloud;
 use crate::decision::Decision;
 use crate::limits;
@@ -185,7 +186,9 @@ fn child_sentence(payment: &ChildPayment, state: PaymentState, reason: Option<&C
     let because = match reason.map(Code::as_str) {
         Some("piggy_bank_revoked" | "piggy_bank_changed") => " (another piggy bank is used now)",
         Some("guardianship_ended") => " (whoever ordered it is no guardian any more)",
-        Some("prompt_not_accepted") => " (the piggy bank could not show it)",
+        Some("prompt_not_accepted" | "code_not_accepted") => " (the piggy bank could not show it)",
+        Some("child_not_identified") => " (the piggy bank could not make sure who said yes)",
+        Some("codes_unavailable") => " (there are no codes at the moment)",
         _ => "",
     };
     match state {
@@ -193,11 +196,15 @@ fn child_sentence(payment: &ChildPayment, state: PaymentState, reason: Option<&C
             format!("Asking {child} for {amount}: the account has less than {}.", payment.ordered)
         }
         PaymentState::Prompting => format!("Asking {child} for {amount}."),
+        PaymentState::Presenting => format!("{child} said yes, and can pay {amount} with a code now."),
         PaymentState::Settled if amount != payment.ordered => {
             format!("{child} paid {amount} of {}: the account had no more.", payment.ordered)
         }
         PaymentState::Settled => format!("{child} paid {amount}."),
         PaymentState::Rejected => format!("{child} said no. Nothing was paid."),
+        PaymentState::Expired if reason.is_some_and(|code| code.as_str() == CODE_EXPIRED) => {
+            format!("The code for {amount} was not used in time. Nothing was paid.")
+        }
         PaymentState::Expired => format!("{child} did not answer in time. Nothing was paid."),
         PaymentState::Cancelled => "Cancelled. Nothing was paid.".to_owned(),
         PaymentState::Refused => format!("This payment has ended{because}. Nothing was paid."),

@@ -7,6 +7,7 @@ use schemas::time::Timestamp;
 
 use crate::admin::AdminCommand;
 use crate::children::Child;
+use crate::places::PlacesOfTenant;
 use crate::registry::{Claim, Device, Merchant, Person, Registry, Tenant, Token, operator_name};
 use crate::right::Operator;
 use crate::upkeep::deleted_name;
@@ -18,6 +19,7 @@ pub(crate) struct Before {
     merchant: Option<((TenantId, MerchantId), Option<Merchant>)>,
     principal: Option<(Principal, OfPrincipal)>,
     child: Option<(Principal, Option<Child>)>,
+    places: Option<(TenantId, Option<PlacesOfTenant>)>,
     claims: Vec<(Hash, Option<Claim>)>,
     deleted: Option<(String, Option<Timestamp>)>,
 }
@@ -65,6 +67,9 @@ impl Registry {
             AdminCommand::BindChild { child, .. } | AdminCommand::UnbindChild { child } => {
                 before.child = Some((child.clone(), self.child(child).cloned()));
             }
+            AdminCommand::SetPlace { tenant, .. } | AdminCommand::RemovePlace { tenant, .. } => {
+                before.places = Some((tenant.clone(), self.places.get(tenant).cloned()));
+            }
             AdminCommand::CreateOperator { operator, .. } => {
                 before.principal = operator_name(operator).map(|name| self.of_principal(&name));
             }
@@ -98,7 +103,7 @@ impl Registry {
 
     /// As it was. The last command is taken back first.
     pub(crate) fn take_back(&mut self, before: Before) {
-        let Before { tenant, merchant, principal, child, claims, deleted } = before;
+        let Before { tenant, merchant, principal, child, places, claims, deleted } = before;
         tenant.into_iter().for_each(|(name, was)| put(&mut self.tenants, name, was));
         merchant.into_iter().for_each(|(name, was)| put(&mut self.merchants, name, was));
         if let Some((name, was)) = principal {
@@ -113,6 +118,7 @@ impl Registry {
             put(&mut self.tokens, name, was.token);
         }
         child.into_iter().for_each(|(name, was)| self.put_child(&name, was));
+        places.into_iter().for_each(|(name, was)| put(&mut self.places, name, was));
         claims.into_iter().for_each(|(hash, was)| put(&mut self.claims, hash, was));
         deleted.into_iter().for_each(|(name, was)| put(&mut self.deleted, name, was));
     }

@@ -19,6 +19,7 @@ use crate::desk;
 use crate::event::Event;
 use crate::limits;
 use crate::payment::{AnyPayment, ChipPayment};
+use crate::places::RegisteredPlace;
 use crate::registry::{Binding, Merchant, Registry, check_deadlines, check_text, check_title, operator_name};
 use crate::rejection::Rejection;
 
@@ -91,6 +92,7 @@ fn decide_one(
         | C::CreateMerchant { .. }
         | C::CreateDevice { .. }
         | C::BindChip { .. }
+        | C::SetPlace { .. }
         | C::CreatePerson { .. }
         | C::CreateOperator { .. }
         | C::CreateObserver { .. }
@@ -126,6 +128,15 @@ fn decide_one(
                 out.event(Event::Registered(command.clone()));
             } else {
                 registry.require_person(child)?;
+            }
+            Ok(())
+        }
+        C::RemovePlace { tenant, place } => {
+            registry.require_tenant(tenant)?;
+            let names_it = |payment: AnyPayment<'_>| payment.is_for_place(tenant, place);
+            refuse_any_open_work(cloud, place, names_it)?;
+            if registry.place(tenant, place).is_some() {
+                out.event(Event::Registered(command.clone()));
             }
             Ok(())
         }
@@ -172,6 +183,7 @@ fn changes(cloud: &Cloud, registry: &Registry, command: &AdminCommand) -> Result
             }
             let changed = found.changed(command);
             check_deadlines(&changed.deadlines)?;
+            changed.code_rules.check()?;
             Ok(changed != *found)
         }
         AdminCommand::ChangeMerchant { tenant, merchant, title, .. } => {
@@ -244,6 +256,9 @@ fn delete(
             if let Some(chip) = registry.chip_selling_for(tenant, merchant) {
                 return Err(still_bound(&chip, "sells for it"));
             }
+            if let Some(found) = registry.place_paying(tenant, merchant) {
+                return Err(of_place(found, "pays to it"));
+            }
             close_account(cloud, tenant, &Role::Merchant(merchant), now, out)?;
         }
         AdminCommand::DeleteDevice { device } => {
@@ -255,6 +270,7 @@ fn delete(
             if let Some(chip) = registry.chip_delivering_through(device) {
                 return Err(still_bound(&chip, "delivers through it"));
             }
+            refuse_terminal(registry, device)?;
             withdraw_all(cloud, device, out);
         }
         AdminCommand::DeletePerson { person } => {
@@ -269,6 +285,7 @@ fn delete(
                 );
                 return Err(Rejection::new("is_terminal", text));
             }
+            refuse_terminal(registry, person)?;
             close_account(cloud, &person.tenant, &Role::Person(person), now, out)?;
             withdraw_all(cloud, person, out);
         }
@@ -395,6 +412,19 @@ fn of_child(child: &Principal, how: &str) -> Rejection {
     Rejection::new("still_bound", text)
 }
 
+fn refuse_terminal(registry: &Registry, principal: &Principal) -> Result<(), Rejection> {
+    let place = registry.place_of_terminal(principal);
+    place.map_or(Ok(()), |place| Err(of_place(place, "has it as a terminal")))
+}
+
+fn of_place(found: &RegisteredPlace, how: &str) -> Rejection {
+    let place = &found.place.place;
+    let text = format!(
+        "the place `{place}` {how}: `admin places set` it otherwise, or `admin places remove` it, first"
+    );
+    Rejection::new("still_bound", text)
+}
+
 fn open_work(name: &dyn std::fmt::Display, what: &str, payment: PaymentId) -> Rejection {
     let text = format!(
         "the {what} of `{name}` is needed by payment {payment}, which is open or in the exceptions queue: wait until it has ended, or resolve it (`admin exceptions list`)"
@@ -471,9 +501,10 @@ impl crate::registry::Person {
 impl crate::registry::Tenant {
     fn changed(&self, command: &AdminCommand) -> Self {
         let mut tenant = self.clone();
-        let AdminCommand::ChangeTenant { bank_url, on_unknown, deadlines, .. } = command else {
+        let AdminCommand::ChangeTenant { bank_url, on_unknown, deadlines, code_rules, .. } = command else {
             return tenant;
         };
+        tenant.code_rules = tenant.code_rules.changed(code_rules);
         if let (BankKind::Http { url, .. }, Some(new)) = (&mut tenant.bank, bank_url) {
             url.clone_from(new);
         }

@@ -21,6 +21,7 @@ fn register(driver: &mut Driver<MemoryDisk>, number: u32) {
         bank: BankKind::Internal,
         on_unknown: OnUnknown::Refund,
         deadlines: Deadlines::default(),
+        code_rules: Default::default(),
     };
     driver.handle(Input::Admin { ticket: u64::from(number), by: None, command }, Timestamp(START));
 }

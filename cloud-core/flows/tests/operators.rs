@@ -38,6 +38,7 @@ fn world() -> (World, PaymentId) {
         bank: BankKind::Internal,
         on_unknown: OnUnknown::Refund,
         deadlines: Deadlines::default(),
+        code_rules: Default::default(),
     })
     .unwrap();
     for (name, role, tenant) in NAMES {
@@ -180,6 +181,7 @@ fn table(payment: PaymentId) -> Vec<(AdminCommand, &'static str)> {
                 bank: BankKind::Internal,
                 on_unknown: OnUnknown::Refund,
                 deadlines: Deadlines::default(),
+                code_rules: Default::default(),
             },
             "----",
         ),

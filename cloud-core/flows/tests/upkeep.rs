@@ -72,6 +72,7 @@ fn change_tenant(deadlines: &[(&str, u64)], bank_url: Option<&str>) -> AdminComm
         bank_url: bank_url.map(str::to_owned),
         on_unknown: None,
         deadlines: deadlines.iter().map(|(name, ms)| ((*name).to_owned(), *ms)).collect(),
+        code_rules: Default::default(),
     }
 }
 
@@ -198,6 +199,7 @@ fn deleting_closes_and_names_are_not_given_again() {
         bank: BankKind::Internal,
         on_unknown: OnUnknown::Refund,
         deadlines: Deadlines::default(),
+        code_rules: Default::default(),
     };
     assert_eq!(refusal(&mut w, again), "name_deleted");
 }
@@ -432,6 +434,7 @@ fn any_other_entry() -> impl Strategy<Value = AdminCommand> {
             bank: BankKind::Internal,
             on_unknown: OnUnknown::Refund,
             deadlines: Deadlines::default(),
+            code_rules: Default::default(),
         }),
         Just(AdminCommand::DeleteTenant { tenant: second() }),
         Just(change_tenant(&[("start_ms", 7)], None)),
@@ -441,6 +444,15 @@ fn any_other_entry() -> impl Strategy<Value = AdminCommand> {
             title: "Second".to_owned(),
             terminal: None
         }),
+        (name(), any::<bool>()).prop_map(|(terminal, school)| AdminCommand::SetPlace {
+            tenant: acme(),
+            entry: common::family::entry(
+                if school { "school" } else { "zoo" },
+                "shop",
+                &[terminal.id.as_str()]
+            ),
+        }),
+        Just(AdminCommand::RemovePlace { tenant: acme(), place: "school".parse().unwrap() }),
     ]
 }
 

@@ -327,6 +327,7 @@ fn encode<T: Serialize>(reply: &Result<T, Rejection>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use cloud_core_flows::admin::{Deadlines, OnUnknown};
+    use cloud_core_flows::places::CodeRules;
 
     use super::*;
 
@@ -338,6 +339,7 @@ mod tests {
             bank: BankKind::Http { url: url.to_owned(), holding: "holding".to_owned() },
             on_unknown: OnUnknown::Refund,
             deadlines: Deadlines::default(),
+            code_rules: CodeRules::default(),
         };
         assert_eq!(check_bank(&create("http://127.0.0.1:1"), None), Ok(()));
         assert_eq!(check_bank(&AdminCommand::ListTenants, None), Ok(()));

@@ -485,6 +485,7 @@ impl AdminSubcommand {
 mod tests {
     use clap::Parser;
     use cloud_core_flows::admin::{BankKind, Deadlines, OnUnknown};
+    use cloud_core_flows::places::{CodeRules, RegisteredPlace};
 
     use super::*;
 
@@ -512,6 +513,7 @@ mod tests {
                     bank: BankKind::Internal,
                     on_unknown: OnUnknown::Hold,
                     deadlines,
+                    code_rules: CodeRules::default(),
                 },
             ),
             (

@@ -3,6 +3,7 @@
 use anyhow::{Context, bail, ensure};
 use cloud_core_flows::admin::{AdminAnswer, AdminCommand, BankKind, OnUnknown};
 use cloud_core_flows::children::Bonds;
+use cloud_core_flows::places::CodeRules;
 use schemas::ids::{PaymentId, Principal};
 use schemas::message::{
     AllowanceSchedule, Categories, CategoryAmounts, ChildAllowance, ChildLimits, Down, Every, Goal, Goals,
@@ -85,6 +86,7 @@ pub(super) fn register(admin: &AdminClient) -> anyhow::Result<()> {
             bank: BankKind::Internal,
             on_unknown: OnUnknown::Refund,
             deadlines: DEADLINES,
+            code_rules: CodeRules::default(),
         },
         person("mia")?,
         person("dad")?,

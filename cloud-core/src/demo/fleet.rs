@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use cloud_core_flows::admin::{AdminAnswer, AdminCommand, BankKind, Deadlines, OnUnknown, PaymentRow};
+use cloud_core_flows::places::CodeRules;
 use device_sim::live::terminal::Terminal;
 use ed25519_dalek::SigningKey;
 use http_body_util::{BodyExt, Full};
@@ -293,6 +294,7 @@ fn register(admin: &AdminClient, bank: SocketAddr, key: &SigningKey) -> anyhow::
             bank: BankKind::Http { url: format!("http://{bank}"), holding: "holding".to_owned() },
             on_unknown: OnUnknown::Refund,
             deadlines: DEADLINES,
+            code_rules: CodeRules::default(),
         },
         AdminCommand::CreatePerson { person: name("till")?, public_key: None, bank_account: None },
         AdminCommand::CreatePerson {

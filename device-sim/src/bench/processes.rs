@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use cloud_core_flows::admin::{AdminCommand, AdminReply, BankKind, Deadlines, OnUnknown};
+use cloud_core_flows::places::CodeRules;
 use schemas::ids::{Hash, Principal};
 use schemas::time::Timestamp;
 use schemas_journal::{FileDisk, for_each_record};
@@ -118,6 +119,7 @@ impl Core {
             bank: BankKind::Internal,
             on_unknown: OnUnknown::Refund,
             deadlines: Deadlines::default(),
+            code_rules: CodeRules::default(),
         })?;
         Ok(core)
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use broker_session::{Limits, Version};
 use cloud_core_flows::admin::{AdminCommand, BankKind, Deadlines, OnUnknown};
+use cloud_core_flows::places::CodeRules;
 use ed25519_dalek::SigningKey;
 use schemas::ids::{Hash, MerchantId, Principal, TenantId};
 use schemas::money::{Currency, Money};
@@ -252,6 +253,7 @@ impl Plan {
                 bank: tenant.bank.clone(),
                 on_unknown: tenant.on_unknown,
                 deadlines: tenant.deadlines,
+                code_rules: CodeRules::default(),
             });
             commands.push(AdminCommand::CreateMerchant {
                 tenant: tenant.id.clone(),

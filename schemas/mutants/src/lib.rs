@@ -76,6 +76,18 @@ mutants! {
     LateConfirmPays = "late-confirm-pays";
     /// what a child did not confirm stays reserved
     ChildReservationKept = "child-reservation-kept";
+    /// a yes counts also where the piggy bank was to make sure whose it is, and has not
+    IdentityNotAsked = "identity-not-asked";
+    /// a code counts again after it was paid with
+    ScanTwicePays = "scan-twice-pays";
+    /// the signature of a token is not checked
+    ForgedCodePays = "forged-code-pays";
+    /// a code counts as long as its reservation stands, whenever it was scanned
+    ExpiredCodePays = "expired-code-pays";
+    /// a code counts at every place, whoever is paid there and for what
+    CodeCountsAnywhere = "code-counts-anywhere";
+    /// a code's reservation ends with the code, though scans of it may still be on their way
+    CodeReservationReleasedAtExpiry = "code-reservation-released-at-expiry";
     // The core: the bank
     /// the bank's "not found" is taken as a refusal
     NotFoundIsRefused = "not-found-is-refused";

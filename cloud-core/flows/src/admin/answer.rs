@@ -1,7 +1,7 @@
 //! What operators hear.
 
-use schemas::ids::{Instance, ItemId, MerchantId, PaymentId, Principal, PrincipalId, TenantId};
-use schemas::message::{Categories, ChildLimits, Payee, PaymentState};
+use schemas::ids::{Instance, ItemId, MerchantId, PaymentId, PlaceId, Principal, PrincipalId, TenantId};
+use schemas::message::{Categories, ChildLimits, Payee, PaymentMode, PaymentState};
 use schemas::money::{Currency, Money};
 use schemas::time::Timestamp;
 use schemas::topic::Kind;
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{BankKind, Deadlines, OnUnknown};
 use crate::children::Bonds;
+use crate::places::{CodeRules, RegisteredPlace};
 use crate::port::ConnectionId;
 use crate::registry::LastReport;
 use crate::rejection::Rejection;
@@ -41,6 +42,8 @@ pub enum AdminAnswer {
     Children(Vec<ChildRow>),
     /// Payments from children's accounts.
     ChildPayments(Vec<ChildPaymentRow>),
+    /// Places.
+    Places(Vec<PlaceRow>),
     /// Exceptions.
     Exceptions(Vec<ExceptionRow>),
     /// Operators.
@@ -70,6 +73,9 @@ pub struct TenantRow {
     pub on_unknown: OnUnknown,
     /// Deadlines.
     pub deadlines: Deadlines,
+    /// How long codes are valid.
+    #[serde(default)]
+    pub code_rules: CodeRules,
 }
 
 /// What is known of somebody's connection. Volatile: of those not seen since the core's start nothing is
@@ -246,6 +252,15 @@ pub struct ChildPaymentRow {
     pub paid: Money,
     /// What it is for.
     pub categories: Categories,
+    /// How the child pays; none: a deduction.
+    #[serde(default)]
+    pub mode: Option<PaymentMode>,
+    /// The only place where its code counts, if there is only one.
+    #[serde(default)]
+    pub place: Option<PlaceId>,
+    /// While a code is presented: when it expires.
+    #[serde(default)]
+    pub expires_at: Option<Timestamp>,
     /// Its state.
     pub state: PaymentState,
     /// Whether it is final.
@@ -254,6 +269,18 @@ pub struct ChildPaymentRow {
     pub reason: Option<String>,
     /// When it was ordered.
     pub opened_at: Timestamp,
+}
+
+/// A place where children may pay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlaceRow {
+    /// Of which tenant.
+    pub tenant: TenantId,
+    /// The place, who is paid there, and who scans.
+    #[serde(flatten)]
+    pub entry: RegisteredPlace,
+    /// Of all places of the tenant: higher with each change.
+    pub version: u64,
 }
 
 /// An entry of the exceptions queue.

@@ -1,14 +1,16 @@
 //! One payment that a guardian ordered from a child's account: what is known of it. What is decided stands in
 //! `child.rs`.
 
-use schemas::ids::{Code, PaymentId, Principal};
-use schemas::message::{Categories, Payee, PaymentState, Position, ResultTo};
+use schemas::ids::{Code, PaymentId, PlaceId, Principal};
+use schemas::message::{
+    Categories, CodeClaims, Payee, PaymentMode, PaymentState, Position, ResultTo, ShowCode,
+};
 use schemas::money::Money;
 use schemas::time::Timestamp;
 use schemas::wire::Text;
 use serde::{Deserialize, Serialize};
 
-/// A payment from a child's account (PC-1 to PC-5, PC-8).
+/// A payment from a child's account (PC-1 to PC-10, PC-16).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChildPayment {
@@ -32,6 +34,12 @@ pub struct ChildPayment {
     pub note: Option<Text>,
     /// Who is told the result.
     pub tell: ResultTo,
+    /// With what code the child pays; none: a deduction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<CodeTerms>,
+    /// Whether a yes counts only if the piggy bank has made sure that it is the child's (PC-16).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub identify: bool,
     /// The day whose limits it counts for: days since 1970 in the child's time zone.
     pub day: i32,
     /// When it was ordered.
@@ -48,6 +56,25 @@ pub struct ChildPayment {
     pub position: Option<Position>,
 }
 
+/// What the guardian asked of a code (PC-6, PC-7).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CodeTerms {
+    /// Never [`PaymentMode::Deduction`].
+    pub mode: PaymentMode,
+    /// The only place where it counts, if there is only one.
+    pub place: Option<PlaceId>,
+    /// When the piggy bank shows it.
+    pub show: ShowCode,
+    /// What it says of who pays.
+    pub contains: CodeClaims,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
+fn is_false(yes: &bool) -> bool {
+    !*yes
+}
+
 /// Where a payment from a child's account is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -56,6 +83,13 @@ pub enum ChildPhase {
     Prompting {
         /// An answer that arrives later no longer counts (correctness.md 16): later than `answer_by`, and never
         /// before a piggy bank could have come back after an outage of ours.
+        settle_at: Timestamp,
+    },
+    /// The child has agreed, and its piggy bank has a code. What was reserved stays so until `settle_at`.
+    Presenting {
+        /// A scan counts that was made by then.
+        expires_at: Timestamp,
+        /// And that has arrived by then: a terminal's link may be slow, and ours may have been down.
         settle_at: Timestamp,
     },
     /// For nothing.
@@ -67,6 +101,7 @@ impl ChildPayment {
     pub fn state(&self) -> PaymentState {
         match self.phase {
             ChildPhase::Prompting { .. } => PaymentState::Prompting,
+            ChildPhase::Presenting { .. } => PaymentState::Presenting,
             ChildPhase::Closed(state) => state,
         }
     }
@@ -81,6 +116,14 @@ impl ChildPayment {
         matches!(self.phase, ChildPhase::Closed(_))
     }
 
+    /// When its code expires, while it is presented.
+    pub fn code_expires_at(&self) -> Option<Timestamp> {
+        match self.phase {
+            ChildPhase::Presenting { expires_at, .. } => Some(expires_at),
+            ChildPhase::Prompting { .. } | ChildPhase::Closed(_) => None,
+        }
+    }
+
     pub(crate) fn parties(&self) -> [&Principal; 3] {
         [&self.guardian, &self.child, &self.piggy_bank]
     }
@@ -88,7 +131,7 @@ impl ChildPayment {
     /// When waiting ends.
     pub(crate) fn due_at(&self, retention_ms: u64) -> Timestamp {
         match self.phase {
-            ChildPhase::Prompting { settle_at } => settle_at,
+            ChildPhase::Prompting { settle_at } | ChildPhase::Presenting { settle_at, .. } => settle_at,
             ChildPhase::Closed(_) => self.moved_at.plus_ms(retention_ms),
         }
     }

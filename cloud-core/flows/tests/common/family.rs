@@ -2,7 +2,10 @@
 
 use cloud_core_flows::admin::{AdminCommand, BankKind, OnUnknown};
 use cloud_core_flows::children::Bonds;
+use cloud_core_flows::places::RegisteredPlace;
+use schemas::message::{Categories, Place};
 use schemas::money::Money;
+use schemas::wire::Text;
 
 use super::{World, who};
 
@@ -50,4 +53,24 @@ pub(crate) fn bonds(guardians: &[&str], piggy_bank: Option<&str>) -> Bonds {
 pub(crate) fn bind(w: &mut World, child: &str, bonds: Bonds) -> Result<(), String> {
     let reply = w.admin(AdminCommand::BindChild { child: who(child), bonds });
     reply.map(|_| ()).map_err(|why| why.code.to_string())
+}
+
+pub(crate) fn categories(names: &[&str]) -> Categories {
+    Categories::new(names.iter().map(|name| name.parse().unwrap()).collect()).unwrap()
+}
+
+/// A place of 100 m around 52.52 N, 13.40 E that takes lunch and fruit.
+pub(crate) fn entry(place: &str, merchant: &str, terminals: &[&str]) -> RegisteredPlace {
+    RegisteredPlace {
+        place: Place {
+            place: place.parse().unwrap(),
+            title: Text::new(format!("The {place}")),
+            latitude_e7: 525_200_000,
+            longitude_e7: 134_000_000,
+            radius_m: 100,
+            categories: categories(&["lunch", "fruit"]),
+        },
+        merchant: merchant.parse().unwrap(),
+        terminals: terminals.iter().map(|name| name.parse().unwrap()).collect(),
+    }
 }

@@ -13,6 +13,7 @@ use cloud_core_flows::admin::{
     AccountRow, AdminAnswer, AdminCommand, AdminReply, BankKind, Deadlines, OnUnknown, Resolution,
 };
 use cloud_core_flows::driver::Driver;
+use cloud_core_flows::places::CodeRules;
 use cloud_core_flows::port::{
     BankAnswer, BankCallKind, BankOrder, ConnectionId, Credentials, Input, Output, OwedMessage,
     PromiseRefusal, Proof, SignOrder,
@@ -91,7 +92,8 @@ impl World {
 
     pub(crate) fn with(bank: BankKind, on_unknown: OnUnknown, deadlines: Deadlines) -> Self {
         let disk = MemoryDisk::new();
-        let driver = Driver::open(disk.clone(), limits(), chain(), || Timestamp(START)).unwrap();
+        let mut driver = Driver::open(disk.clone(), limits(), chain(), || Timestamp(START)).unwrap();
+        driver.set_signing_key(signing_key("cloud"));
         let mut world = Self {
             disk,
             driver,
@@ -118,7 +120,9 @@ impl World {
     fn register(&mut self, bank: BankKind, on_unknown: OnUnknown, deadlines: Deadlines) {
         let tenant = "acme".parse().unwrap();
         let currency = "EUR".parse().unwrap();
-        self.admin(AdminCommand::CreateTenant { tenant, currency, bank, on_unknown, deadlines }).unwrap();
+        let code_rules = CodeRules::default();
+        let create = AdminCommand::CreateTenant { tenant, currency, bank, on_unknown, deadlines, code_rules };
+        self.admin(create).unwrap();
         let terminal = Some("till".parse().unwrap());
         let (tenant, merchant) = ("acme".parse().unwrap(), "shop".parse().unwrap());
         self.admin(AdminCommand::CreateMerchant { tenant, merchant, title: "The Shop".into(), terminal })
@@ -277,6 +281,7 @@ impl World {
 
     pub(crate) fn restart(&mut self) {
         self.driver = Driver::open(self.disk.clone(), limits(), chain(), || Timestamp(self.now)).unwrap();
+        self.driver.set_signing_key(signing_key("cloud"));
         self.connections.clear();
         self.check();
         self.flush();

@@ -1,0 +1,844 @@
+//! Paying with a code at a place (PC-6, PC-7, PC-9, PC-10, PC-15, PC-16), row by row of the table in `src/child.rs`, and
+//! each refusal of an order and of a scan by its code.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
+
+mod common;
+
+use cloud_core_flows::admin::{AdminAnswer, AdminCommand, Filter, Listing};
+use cloud_core_flows::driver::Driver;
+use cloud_core_flows::places::{CodeRules, CodeRulesChange};
+use common::family::{HAS, bind, bonds, categories, entry, eur, family};
+use common::{START, World, chain, limits, signing_key, who};
+use proptest::prelude::*;
+use schemas::ids::PaymentId;
+use schemas::message::{
+    ChildAnswer, CodeClaim, CodeClaims, Down, Payee, PaymentCancel, PaymentCode, PaymentMode, PaymentOrder,
+    PaymentRefund, PaymentScan, PaymentState, Position, PromptAnswer, RequestAnswer, ResultTo, ShowCode, Up,
+};
+use schemas::money::Money;
+use schemas::signed::{CodeText, Payer, PaymentQr, PaymentToken, Presented, PublicKey};
+use schemas::time::Timestamp;
+use schemas::wire::SignedBytes;
+
+/// What one payment takes here.
+const PRICE: u64 = 420;
+/// 100 m north of the border of the places, which are 100 m around 52.52 N, 13.40 E.
+const NEAR: Position =
+    Position { latitude_e7: 525_218_000, longitude_e7: 134_000_000, accuracy_m: 5, at: Timestamp(START) };
+
+/// Four places: school and gym (shop, lunch), zoo (shop, toys), kiosk (kiosk, lunch), each with a terminal of its own.
+fn world() -> World {
+    let mut w = family();
+    let (tenant, merchant) = ("acme".parse().unwrap(), "kiosk".parse().unwrap());
+    w.admin(AdminCommand::CreateMerchant { tenant, merchant, title: "The Kiosk".into(), terminal: None })
+        .unwrap();
+    for person in ["gym-till", "zoo-till", "kiosk-till"] {
+        let person = who(person);
+        w.admin(AdminCommand::CreatePerson { person, public_key: None, bank_account: None }).unwrap();
+    }
+    let mut zoo = entry("zoo", "shop", &["zoo-till"]);
+    zoo.place.categories = categories(&["toys"]);
+    set(&mut w, entry("school", "shop", &["till", "spare"])).unwrap();
+    set(&mut w, entry("gym", "shop", &["gym-till"])).unwrap();
+    set(&mut w, entry("kiosk", "kiosk", &["kiosk-till"])).unwrap();
+    set(&mut w, zoo).unwrap();
+    for name in ["gym-till", "zoo-till", "kiosk-till"] {
+        w.connect(name);
+    }
+    w
+}
+
+fn set(w: &mut World, entry: cloud_core_flows::places::RegisteredPlace) -> Result<(), String> {
+    let command = AdminCommand::SetPlace { tenant: "acme".parse().unwrap(), entry };
+    w.admin(command).map(|_| ()).map_err(|why| why.code.to_string())
+}
+
+fn order(mode: PaymentMode) -> PaymentOrder {
+    PaymentOrder {
+        mode: Some(mode),
+        payee: Some("merchant/shop".parse().unwrap()),
+        ..PaymentOrder::deduction("mia".parse().unwrap(), eur(PRICE), categories(&["lunch"]))
+    }
+}
+
+fn qr() -> PaymentOrder {
+    order(PaymentMode::Qr)
+}
+
+fn ordered(w: &mut World, key: u8, order: PaymentOrder) -> PaymentId {
+    let answer = w.request("mum", key, Up::PaymentOrder(order));
+    answer.payment.unwrap_or_else(|| panic!("{answer:?}"))
+}
+
+fn confirm(w: &mut World, payment: PaymentId, position: Option<Position>, identified: Option<bool>) {
+    let answer = PromptAnswer { payment, answer: ChildAnswer::Confirm, position, identified };
+    w.say("piggy", Up::PaymentPrompt(answer)).unwrap();
+}
+
+fn code_of(w: &mut World, payment: PaymentId) -> PaymentCode {
+    w.fetch("piggy");
+    let heard = w.inbox[&who("piggy")].iter();
+    let codes = heard.filter_map(|down| match down {
+        Down::PaymentCode(code) if code.payment == payment => Some(code.clone()),
+        _ => None,
+    });
+    codes.last().expect("a code")
+}
+
+/// Ordered and confirmed: the code that the piggy bank has.
+fn presenting(w: &mut World, key: u8, order: PaymentOrder) -> PaymentCode {
+    let payment = ordered(w, key, order);
+    confirm(w, payment, None, None);
+    assert_eq!(state(w, payment), PaymentState::Presenting);
+    code_of(w, payment)
+}
+
+/// What the piggy bank shows: the cloud's QR code, or a token that it signs now, for two minutes.
+fn shown(w: &World, code: &PaymentCode) -> CodeText {
+    code.code.clone().unwrap_or_else(|| token(w, code).sign(&signing_key("piggy")))
+}
+
+fn token(w: &World, code: &PaymentCode) -> PaymentToken {
+    PaymentToken {
+        device: who("piggy"),
+        payment: code.payment,
+        amount: code.amount,
+        payer: Payer::claimed(&code.contains, &"piggy".parse().unwrap(), &code.child, &code.categories),
+        issued_at: Timestamp(w.now / 1_000 * 1_000),
+        expires_at: code.expires_at.min(Timestamp((w.now / 1_000 + 120) * 1_000)),
+    }
+}
+
+fn scan_of(w: &World, code: CodeText) -> PaymentScan {
+    PaymentScan { code, amount: None, scanned_at: Timestamp(w.now) }
+}
+
+fn hand_in(w: &mut World, terminal: &str, key: u8, scan: PaymentScan) -> RequestAnswer {
+    w.request(terminal, key, Up::PaymentScan(scan))
+}
+
+fn scan(w: &mut World, terminal: &str, key: u8, code: &CodeText) -> Result<PaymentId, String> {
+    let scan = scan_of(w, code.clone());
+    result(hand_in(w, terminal, key, scan))
+}
+
+fn result(answer: RequestAnswer) -> Result<PaymentId, String> {
+    answer.payment.ok_or_else(|| answer.refused.unwrap().to_string())
+}
+
+fn refused<T>(code: &str) -> Result<T, String> {
+    Err(code.to_owned())
+}
+
+fn state(w: &World, payment: PaymentId) -> PaymentState {
+    w.driver.cloud().child_payment(payment).unwrap().state()
+}
+
+fn reason(w: &World, payment: PaymentId) -> String {
+    let payment = w.driver.cloud().child_payment(payment).unwrap();
+    payment.reason.as_ref().map(ToString::to_string).unwrap_or_default()
+}
+
+/// What Mia and the shop have, and that nothing is reserved.
+fn moved(w: &mut World, minor: u64) {
+    assert_eq!(w.balance("person/mia"), i128::from(HAS - minor));
+    assert_eq!(w.balance("merchant/shop"), i128::from(minor));
+    assert_eq!(w.account("person/mia").debits_pending.minor, 0, "nothing stays reserved");
+    w.finish();
+}
+
+/// PC-6, PC-7, PC-10: reserved until a terminal at a place of the payee hands the code in; then taken, and told.
+#[test]
+fn prompting_to_presenting_to_settled() {
+    for mode in [PaymentMode::Qr, PaymentMode::Token] {
+        let mut w = world();
+        let payment = ordered(&mut w, 1, order(mode));
+        let prompted = w.fetch("piggy");
+        assert!(prompted.iter().any(|down| matches!(down, Down::PaymentPrompt(p) if p.mode == Some(mode))));
+        confirm(&mut w, payment, Some(NEAR), None);
+        assert_eq!(w.account("person/mia").debits_pending, eur(PRICE), "still reserved, and not taken");
+        let told = w.told("mum", payment).unwrap();
+        assert_eq!(told.text.as_str(), "mia said yes, and can pay 4.20 EUR with a code now.");
+        let code = code_of(&mut w, payment);
+        assert_eq!((code.mode, code.amount, code.payee.as_str()), (mode, eur(PRICE), "The Shop"));
+        assert_eq!((code.places_version, code.check_place, code.show), (4, true, ShowCode::AtOnce));
+        assert_eq!(code.code.is_some(), mode == PaymentMode::Qr);
+        // The way of 100 m at 1 m/s, and five minutes.
+        assert_eq!(code.expires_at.0, w.now + 400_000);
+        w.pass(30_000);
+        let text = shown(&w, &code);
+        assert_eq!(scan(&mut w, "till", 2, &text), Ok(payment));
+        assert_eq!(w.told("mum", payment).unwrap().text.as_str(), "mia paid 4.20 EUR.");
+        assert_eq!(w.told_state("piggy", payment), Some(PaymentState::Settled), "it leaves the screen");
+        assert_eq!(w.told_state("till", payment), Some(PaymentState::Settled));
+        let known = w.driver.cloud().child_payment(payment).unwrap();
+        assert_eq!(known.position, Some(NEAR), "PC-3");
+        moved(&mut w, PRICE);
+    }
+}
+
+/// PC-6: the QR code says what the order asked for, and the expiry is inside.
+#[test]
+fn the_code_is_signed_by_the_cloud_and_says_what_was_asked() {
+    use CodeClaim::{Category, Child, Device};
+    for contains in [None, Some(vec![Child]), Some(vec![Category, Device, Child])] {
+        let mut w = world();
+        let claims = contains.clone().map(|claims| CodeClaims::new(claims).unwrap());
+        let code = presenting(&mut w, 1, PaymentOrder { contains: claims, ..qr() });
+        let Some(Presented::Qr(signed)) = code.code.as_ref().unwrap().presented() else { panic!() };
+        let read = PaymentQr::verify(&signed, &PublicKey::of(&signing_key("cloud"))).unwrap();
+        let asked = contains.unwrap_or(vec![Device]);
+        assert_eq!(read.payer.device.is_some(), asked.contains(&Device), "the device, if nothing is said");
+        assert_eq!(read.payer.child.is_some(), asked.contains(&Child));
+        assert_eq!(read.payer.categories, asked.contains(&Category).then(|| categories(&["lunch"])));
+        assert_eq!((read.expires_at, read.amount), (code.expires_at, eur(PRICE)));
+        let cancel = Up::PaymentCancel(PaymentCancel { payment: code.payment });
+        assert_eq!(w.request("mum", 2, cancel).refused, None);
+        moved(&mut w, 0);
+    }
+}
+
+/// The longest names that a code can be asked to say still fit it.
+#[test]
+fn the_longest_code_can_be_read() {
+    let (mut w, long) = (world(), "x".repeat(31));
+    let names: Vec<String> = (0..4).map(|n| format!("{long}{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let all = vec![CodeClaim::Device, CodeClaim::Child, CodeClaim::Category];
+    let contains = Some(CodeClaims::new(all).unwrap());
+    let too_many = PaymentOrder { categories: categories(&["a", "b", "c"]), contains, ..qr() };
+    let with = |count: usize| {
+        let mut chosen: Vec<&str> = names[..count].to_vec();
+        chosen.push("lunch");
+        PaymentOrder { categories: categories(&chosen), ..too_many.clone() }
+    };
+    let answer =
+        w.request("mum", 9, Up::PaymentOrder(PaymentOrder { mode: Some(PaymentMode::Qr), ..with(4) }));
+    assert_eq!(answer.payment.is_some(), 4 * 34 + 7 <= cloud_core_flows::limits::CATEGORIES_OF_CODE_BYTES);
+    let payment = answer.payment.unwrap();
+    confirm(&mut w, payment, None, None);
+    let code = code_of(&mut w, payment);
+    let Some(Presented::Qr(SignedBytes(bytes))) = code.code.as_ref().unwrap().presented() else { panic!() };
+    // Other names of this world are short: with the longest tenant, merchant, device and child it has 107 bytes more.
+    assert!(bytes.len() + 107 <= schemas::limits::SIGNED_BYTES, "{} bytes", bytes.len());
+    let text = shown(&w, &code);
+    assert_eq!(scan(&mut w, "till", 2, &text), Ok(payment));
+    moved(&mut w, PRICE);
+}
+
+/// PC-1, PC-6: each refusal of an order that asks for a code, and none of them moves or asks anything.
+#[test]
+fn every_refusal_of_an_order_with_a_code_is_reached() {
+    let mut w = world();
+    let to = |payee: Option<&str>| payee.map(|payee| payee.parse().unwrap());
+    let at = |place: &str| Some(place.parse().unwrap());
+    let many: Vec<String> = (0..8).map(|n| format!("category-with-a-long-name-{n}")).collect();
+    let many = categories(&many.iter().map(String::as_str).collect::<Vec<_>>());
+    let category = Some(CodeClaims::new(vec![CodeClaim::Category]).unwrap());
+    let cases: &[(&str, PaymentOrder)] = &[
+        ("payee_not_merchant", PaymentOrder { payee: None, ..qr() }),
+        ("payee_not_merchant", PaymentOrder { payee: Some(Payee::Guardian), ..qr() }),
+        ("payee_not_merchant", PaymentOrder { payee: to(Some("person/dad")), ..order(PaymentMode::Token) }),
+        ("payee_unknown", PaymentOrder { payee: to(Some("merchant/nobody")), ..qr() }),
+        ("place_unknown", PaymentOrder { place: at("nowhere"), ..qr() }),
+        ("place_unknown", PaymentOrder { place: at("nowhere"), mode: None, ..qr() }),
+        ("wrong_category", PaymentOrder { place: at("zoo"), ..qr() }),
+        ("wrong_payee", PaymentOrder { place: at("kiosk"), ..qr() }),
+        ("code_too_long", PaymentOrder { categories: many, contains: category, ..qr() }),
+        ("balance_insufficient", PaymentOrder { amount: eur(HAS + 1), ..qr() }),
+    ];
+    for (key, (code, order)) in (1..).zip(cases) {
+        let answer = w.request("mum", key, Up::PaymentOrder(order.clone()));
+        assert_eq!(result(answer), refused(code), "{order:?}");
+    }
+    // A core without its key signs nothing; tokens are the piggy bank's own.
+    w.driver = Driver::open(w.disk.clone(), limits(), chain(), || Timestamp(w.now)).unwrap();
+    w.flush();
+    w.connect("mum");
+    let answer = w.request("mum", 90, Up::PaymentOrder(qr()));
+    assert_eq!(result(answer), refused("codes_unavailable"));
+    moved(&mut w, 0);
+}
+
+/// PC-8: without a payee it is the place's, or the child's receiving account if that is a merchant's.
+#[test]
+fn the_payee_of_a_code_is_the_places_or_the_receiving_merchant() {
+    let mut w = world();
+    let mut receiving = bonds(&["mum"], Some("piggy"));
+    receiving.receiving = Some("merchant/shop".parse().unwrap());
+    bind(&mut w, "mia", receiving).unwrap();
+    for (key, place, payee) in [(1, None, "merchant/shop"), (2, Some("kiosk"), "merchant/kiosk")] {
+        let place = place.map(|place| place.parse().unwrap());
+        let payment = ordered(&mut w, key, PaymentOrder { payee: None, place, ..qr() });
+        assert_eq!(w.driver.cloud().child_payment(payment).unwrap().payee, payee.parse().unwrap());
+        w.request("mum", key + 100, Up::PaymentCancel(PaymentCancel { payment }));
+    }
+    moved(&mut w, 0);
+}
+
+/// PC-10: each row of the ladder by its code, and none of them moves money or ends the payment.
+#[test]
+fn every_refusal_of_a_scan_is_reached() {
+    for mode in [PaymentMode::Qr, PaymentMode::Token] {
+        let mut w = world();
+        let code =
+            presenting(&mut w, 1, PaymentOrder { place: Some("school".parse().unwrap()), ..order(mode) });
+        let text = shown(&w, &code);
+        let amount = |minor| Some(eur(minor));
+        let now = Timestamp(w.now);
+        let plain = PaymentScan { code: text.clone(), amount: None, scanned_at: now };
+        let with = |code: CodeText| PaymentScan { code, ..plain.clone() };
+        let long_ago = PaymentToken { payment: PaymentId([9; 16]), ..token(&w, &code) };
+        let unknown = long_ago.sign(&signing_key("piggy"));
+        let usd: Money = "4.20 USD".parse().unwrap();
+        let rows: Vec<(&str, &str, PaymentScan)> = vec![
+            ("code_unreadable", "till", with("https://example.org/menu".parse().unwrap())),
+            ("code_unreadable", "till", with("FQ1:6BF+70790".parse().unwrap())),
+            ("code_unreadable", "till", with("FT1:6BF+70790".parse().unwrap())),
+            ("not_a_scanner", "bob", plain.clone()),
+            ("not_a_scanner", "vend", plain.clone()),
+            ("code_forged", "till", with(forged_by_another(&w, &code))),
+            ("code_forged", "till", with(forged_claims(&w, &code))),
+            ("code_forged", "till", with(of_the_other_mode(&w, &code))),
+            ("code_forged", "till", with(of_another_device(&w, &code))),
+            ("payment_unknown", "till", with(unknown)),
+            ("code_expired", "till", PaymentScan { scanned_at: code.expires_at.plus_ms(1), ..plain.clone() }),
+            ("code_expired", "till", PaymentScan { scanned_at: now.plus_ms(60_001), ..plain.clone() }),
+            ("wrong_payee", "kiosk-till", plain.clone()),
+            ("wrong_place", "gym-till", plain.clone()),
+            ("wrong_place", "zoo-till", plain.clone()),
+            ("wrong_amount", "till", PaymentScan { amount: amount(PRICE - 1), ..plain.clone() }),
+            ("wrong_amount", "till", PaymentScan { amount: Some(usd), ..plain.clone() }),
+        ];
+        for (key, (expected, terminal, scan)) in (10..).zip(rows) {
+            let answer = hand_in(&mut w, terminal, key, scan);
+            assert_eq!(result(answer), refused(expected), "{mode} at {terminal}, row {key}");
+            assert_eq!(state(&w, code.payment), PaymentState::Presenting);
+        }
+        // A terminal's clock may be a minute ahead, and it may ask for exactly this.
+        let good = PaymentScan { amount: amount(PRICE), scanned_at: now.plus_ms(60_000), ..plain };
+        assert_eq!(result(hand_in(&mut w, "spare", 90, good)), Ok(code.payment), "a device scans too");
+        assert_eq!(scan(&mut w, "till", 91, &text), refused("code_used"));
+        w.request("till", 92, Up::PaymentRefund(PaymentRefund { payment: code.payment }));
+        assert_eq!(scan(&mut w, "till", 93, &text), refused("code_used"), "given back, and still used");
+        moved(&mut w, 0);
+    }
+}
+
+/// Signed with a key that is nobody's here.
+fn forged_by_another(w: &World, code: &PaymentCode) -> CodeText {
+    match code.mode {
+        PaymentMode::Qr => qr_like(code).sign(&signing_key("thief")),
+        _ => token(w, code).sign(&signing_key("thief")),
+    }
+}
+
+/// Signed by the right key, and saying something else.
+fn forged_claims(w: &World, code: &PaymentCode) -> CodeText {
+    match code.mode {
+        PaymentMode::Qr => PaymentQr { amount: eur(1), ..qr_like(code) }.sign(&signing_key("cloud")),
+        _ => {
+            let later = Timestamp(code.expires_at.0 + 1_000);
+            PaymentToken { expires_at: later, ..token(w, code) }.sign(&signing_key("piggy"))
+        }
+    }
+}
+
+/// PC-6, PC-7: for a QR payment only a QR code counts, for a token payment only a token.
+fn of_the_other_mode(w: &World, code: &PaymentCode) -> CodeText {
+    match code.mode {
+        PaymentMode::Qr => token(w, code).sign(&signing_key("piggy")),
+        _ => qr_like(code).sign(&signing_key("cloud")),
+    }
+}
+
+/// Another piggy bank signs for a payment that is not its own.
+fn of_another_device(w: &World, code: &PaymentCode) -> CodeText {
+    PaymentToken { device: who("piggy2"), ..token(w, code) }.sign(&signing_key("piggy2"))
+}
+
+fn qr_like(code: &PaymentCode) -> PaymentQr {
+    PaymentQr {
+        tenant: "acme".parse().unwrap(),
+        payment: code.payment,
+        payee: "shop".parse().unwrap(),
+        amount: code.amount,
+        payer: Payer::claimed(&code.contains, &"piggy".parse().unwrap(), &code.child, &code.categories),
+        issued_at: Timestamp(0),
+        expires_at: code.expires_at,
+    }
+}
+
+/// PC-9, PC-10: without a place in the order it counts wherever the payee is paid for one of the categories.
+#[test]
+fn wrong_category_where_nothing_of_it_can_be_paid_for() {
+    let mut w = world();
+    let code = presenting(&mut w, 1, qr());
+    let text = shown(&w, &code);
+    assert_eq!(scan(&mut w, "zoo-till", 2, &text), refused("wrong_category"));
+    assert_eq!(scan(&mut w, "gym-till", 3, &text), Ok(code.payment));
+    moved(&mut w, PRICE);
+}
+
+/// A token that was signed before the child said yes is none.
+#[test]
+fn a_token_counts_only_after_the_childs_yes() {
+    let mut w = world();
+    let code = presenting(&mut w, 1, order(PaymentMode::Token));
+    let second = ordered(&mut w, 2, order(PaymentMode::Token));
+    let early = PaymentToken { payment: second, ..token(&w, &code) }.sign(&signing_key("piggy"));
+    assert_eq!(scan(&mut w, "till", 3, &early), refused("code_forged"));
+    assert_eq!(state(&w, second), PaymentState::Prompting);
+    for payment in [code.payment, second] {
+        w.request("mum", payment.0[0], Up::PaymentCancel(PaymentCancel { payment }));
+    }
+    moved(&mut w, 0);
+}
+
+/// MO-3, PC-10: the same scan again has the same answer; another scan of the same code is told that it was used. Both
+/// also after a power cut.
+#[test]
+fn a_scan_that_is_sent_again_has_its_answer_and_pays_once() {
+    let mut w = world();
+    let code = presenting(&mut w, 1, qr());
+    let text = shown(&w, &code);
+    let first = scan_of(&w, text.clone());
+    assert_eq!(result(hand_in(&mut w, "till", 2, first.clone())), Ok(code.payment));
+    assert_eq!(result(hand_in(&mut w, "till", 2, first.clone())), Ok(code.payment));
+    assert_eq!(scan(&mut w, "till", 3, &text), refused("code_used"));
+    w.crash(7);
+    for name in ["till", "gym-till"] {
+        w.connect(name);
+    }
+    assert_eq!(result(hand_in(&mut w, "till", 2, first.clone())), Ok(code.payment));
+    assert_eq!(result(hand_in(&mut w, "gym-till", 2, first)), refused("code_used"));
+    moved(&mut w, PRICE);
+}
+
+/// PC-10: of two terminals the first one is paid, and only it hands anything out.
+#[test]
+fn two_terminals_scan_the_same_code() {
+    let mut w = world();
+    let code = presenting(&mut w, 1, qr());
+    let text = shown(&w, &code);
+    let answers = [scan(&mut w, "gym-till", 2, &text), scan(&mut w, "till", 2, &text)];
+    assert_eq!(answers, [Ok(code.payment), refused("code_used")]);
+    moved(&mut w, PRICE);
+}
+
+/// correctness.md 16, PC-15: a scan counts that was made by the expiry, if it arrives within the grace.
+#[test]
+fn a_scan_counts_until_its_code_expires_and_may_arrive_a_little_later() {
+    // Since the expiry, in milliseconds: made, arrived.
+    let rows: [(i64, i64, Result<(), &str>); 6] = [
+        (-1_000, -1_000, Ok(())),
+        (0, 0, Ok(())),
+        (0, 14_999, Ok(())),
+        (1, 1, Err("code_expired")),
+        (14_000, 14_000, Err("code_expired")),
+        (-1_000, 15_000, Err("code_expired")),
+    ];
+    for (made, arrived, expected) in rows {
+        let mut w = world();
+        let code = presenting(&mut w, 1, qr());
+        let since = |ms: i64| code.expires_at.0.checked_add_signed(ms).unwrap();
+        w.pass(since(arrived) - w.now);
+        let late = PaymentScan { code: shown(&w, &code), amount: None, scanned_at: Timestamp(since(made)) };
+        let answer = result(hand_in(&mut w, "till", 2, late));
+        assert_eq!(answer, expected.map(|()| code.payment).map_err(str::to_owned), "{made} {arrived}");
+        w.pass(20_000);
+        moved(&mut w, if expected.is_ok() { PRICE } else { 0 });
+    }
+}
+
+/// PC-15: nobody hands it in: released once, and both sides are told, whatever the order says.
+#[test]
+fn presenting_to_expired_releases_and_tells_both() {
+    for tell in [ResultTo::Guardian, ResultTo::PiggyBank, ResultTo::Both] {
+        let mut w = world();
+        let code = presenting(&mut w, 1, PaymentOrder { tell: Some(tell), ..qr() });
+        w.pass(code.expires_at.0 - w.now + 14_999);
+        assert_eq!(state(&w, code.payment), PaymentState::Presenting, "a scan may still be on its way");
+        assert_eq!(w.account("person/mia").debits_pending, eur(PRICE));
+        w.pass(1);
+        assert_eq!(
+            (state(&w, code.payment), reason(&w, code.payment).as_str()),
+            (PaymentState::Expired, "code_expired")
+        );
+        for name in ["mum", "piggy"] {
+            let told = w.told(name, code.payment).unwrap();
+            assert_eq!(told.text.as_str(), "The code for 4.20 EUR was not used in time. Nothing was paid.");
+        }
+        moved(&mut w, 0);
+    }
+}
+
+/// A token has a life of its own, which is shorter than the payment's.
+#[test]
+fn a_token_that_has_expired_is_made_anew() {
+    let mut w = world();
+    let code = presenting(&mut w, 1, order(PaymentMode::Token));
+    let old = shown(&w, &code);
+    w.pass(121_000);
+    assert_eq!(scan(&mut w, "till", 2, &old), refused("code_expired"));
+    let new = shown(&w, &code);
+    assert_eq!(scan(&mut w, "till", 3, &new), Ok(code.payment));
+    moved(&mut w, PRICE);
+}
+
+/// correctness.md 1, 15: a core that was away takes no scan as late because of that; the code itself lasts no longer.
+#[test]
+fn a_restart_while_presenting_gives_terminals_their_time_back() {
+    for (made_in_time, seed) in [(true, 1), (false, 2)] {
+        let mut w = world();
+        let payment = ordered(&mut w, 1, qr());
+        confirm(&mut w, payment, None, None);
+        let owed = w.driver.cloud().outbox().depth(&who("piggy"));
+        w.crash(seed);
+        assert_eq!(w.driver.cloud().outbox().depth(&who("piggy")), owed, "the code is still owed");
+        for name in ["piggy", "till", "mum"] {
+            w.connect(name);
+        }
+        let code = code_of(&mut w, payment);
+        let in_time = Timestamp(code.expires_at.0 - 1);
+        w.now = code.expires_at.0 + 60_000;
+        w.crash(seed + 10);
+        assert_eq!(
+            state(&w, payment),
+            PaymentState::Presenting,
+            "late by the clock, and not by the terminal's fault"
+        );
+        w.connect("till");
+        w.pass(29_000);
+        let scanned_at = if made_in_time { in_time } else { Timestamp(w.now) };
+        let scan = PaymentScan { code: shown(&w, &code), amount: None, scanned_at };
+        let expected = if made_in_time { Ok(payment) } else { refused("code_expired") };
+        assert_eq!(result(hand_in(&mut w, "till", 2, scan)), expected);
+        w.pass(2_000);
+        moved(&mut w, if made_in_time { PRICE } else { 0 });
+    }
+}
+
+/// PC-15: a withdrawal and a scan at the same time: the first wins, whole.
+#[test]
+fn cancelled_before_or_after_the_scan() {
+    for cancelled_first in [true, false] {
+        let mut w = world();
+        let code = presenting(&mut w, 1, PaymentOrder { tell: Some(ResultTo::Guardian), ..qr() });
+        let (payment, text) = (code.payment, shown(&w, &code));
+        let cancel = Up::PaymentCancel(PaymentCancel { payment });
+        if cancelled_first {
+            assert_eq!(result(w.request("mum", 2, cancel.clone())), Ok(payment));
+            assert_eq!(w.told_state("piggy", payment), Some(PaymentState::Cancelled), "it leaves the screen");
+            assert_eq!(scan(&mut w, "till", 3, &text), refused("already_ended"));
+            assert_eq!(result(w.request("mum", 4, cancel)), Ok(payment));
+        } else {
+            assert_eq!(scan(&mut w, "till", 3, &text), Ok(payment));
+            assert_eq!(w.told_state("piggy", payment), Some(PaymentState::Settled), "and here too");
+            assert_eq!(result(w.request("mum", 2, cancel)), refused("already_ended"));
+        }
+        moved(&mut w, if cancelled_first { 0 } else { PRICE });
+    }
+}
+
+/// A code that nobody has fetched is withdrawn with its payment.
+#[test]
+fn a_code_that_was_not_fetched_goes_with_its_payment() {
+    let mut w = world();
+    let payment = ordered(&mut w, 1, qr());
+    confirm(&mut w, payment, None, None);
+    w.request("mum", 2, Up::PaymentCancel(PaymentCancel { payment }));
+    let got = w.fetch("piggy");
+    assert!(!got.iter().any(|down| matches!(down, Down::PaymentCode(_) | Down::PaymentPrompt(_))), "{got:?}");
+    moved(&mut w, 0);
+}
+
+/// What a presented code stands on may go: its reservation goes with it, once, and a scan is told.
+#[test]
+fn what_a_code_stands_on_may_go_while_it_is_presented() {
+    for why in [
+        "piggy_bank_revoked",
+        "piggy_bank_enrolled",
+        "piggy_bank_changed",
+        "guardianship_ended",
+        "code_not_accepted",
+    ] {
+        for mode in [PaymentMode::Qr, PaymentMode::Token] {
+            let mut w = world();
+            let payment = ordered(&mut w, 1, order(mode));
+            confirm(&mut w, payment, None, None);
+            let owed =
+                w.owed("piggy").into_iter().find(|owed| owed.kind == schemas::topic::Kind::PaymentCode);
+            let Down::PaymentCode(code) =
+                Down::decode(owed.as_ref().unwrap().kind, &owed.as_ref().unwrap().payload).unwrap().body
+            else {
+                panic!()
+            };
+            let text = shown(&w, &code);
+            let expected = match why {
+                "piggy_bank_revoked" => {
+                    w.admin(AdminCommand::RevokeDevice { device: who("piggy") }).unwrap();
+                    if mode == PaymentMode::Qr { "already_ended" } else { "code_forged" }
+                }
+                "piggy_bank_enrolled" => {
+                    w.enrol("piggy", 2);
+                    "already_ended"
+                }
+                "piggy_bank_changed" => {
+                    bind(&mut w, "mia", bonds(&["mum"], Some("piggy3"))).unwrap();
+                    "already_ended"
+                }
+                "guardianship_ended" => {
+                    bind(&mut w, "mia", bonds(&["dad"], Some("piggy"))).unwrap();
+                    "already_ended"
+                }
+                _ => {
+                    w.acknowledge("piggy", owed.unwrap().message, 0x83);
+                    "already_ended"
+                }
+            };
+            assert_eq!(state(&w, payment), PaymentState::Refused, "{why}");
+            assert_eq!(w.told_state("mum", payment), Some(PaymentState::Refused), "{why}");
+            let expected_reason = if why == "piggy_bank_enrolled" { "piggy_bank_revoked" } else { why };
+            assert_eq!(reason(&w, payment), expected_reason);
+            assert_eq!(scan(&mut w, "till", 2, &text), refused(expected), "{why} {mode}");
+            moved(&mut w, 0);
+        }
+    }
+}
+
+/// PC-4: the child's first word counts: neither a repeat nor a no changes a payment whose code it has.
+#[test]
+fn a_second_answer_changes_nothing_while_presenting() {
+    let mut w = world();
+    let code = presenting(&mut w, 1, qr());
+    for answer in [ChildAnswer::Confirm, ChildAnswer::Reject] {
+        let again = PromptAnswer { payment: code.payment, answer, position: None, identified: None };
+        w.say("piggy", Up::PaymentPrompt(again)).unwrap();
+    }
+    assert_eq!(w.fetch("piggy"), [], "and nothing is told: it has the code");
+    let text = shown(&w, &code);
+    assert_eq!(scan(&mut w, "till", 2, &text), Ok(code.payment));
+    moved(&mut w, PRICE);
+}
+
+/// PC-16: where the guardian asks for it, a yes counts only if the piggy bank has made sure who said it.
+#[test]
+fn a_yes_of_nobody_in_particular_is_none_where_identity_is_asked_for() {
+    for mode in [PaymentMode::Deduction, PaymentMode::Qr] {
+        for (identify, identified, counts) in [
+            (Some(true), Some(true), true),
+            (Some(true), Some(false), false),
+            (Some(true), None, false),
+            (Some(false), None, true),
+            (None, Some(false), true),
+        ] {
+            let mut w = world();
+            let payment = ordered(&mut w, 1, PaymentOrder { identify, ..order(mode) });
+            let prompted = w.fetch("piggy");
+            let asked = identify.filter(|yes| *yes);
+            assert!(
+                prompted.iter().any(|down| matches!(down, Down::PaymentPrompt(p) if p.identify == asked))
+            );
+            confirm(&mut w, payment, None, identified);
+            match (counts, mode) {
+                (true, PaymentMode::Deduction) => assert_eq!(state(&w, payment), PaymentState::Settled),
+                (true, _) => {
+                    let code = code_of(&mut w, payment);
+                    let text = shown(&w, &code);
+                    assert_eq!(scan(&mut w, "till", 2, &text), Ok(payment));
+                }
+                (false, _) => {
+                    assert_eq!(state(&w, payment), PaymentState::Refused);
+                    assert_eq!(reason(&w, payment), "child_not_identified");
+                    let told = w.told("mum", payment).unwrap();
+                    assert!(told.text.as_str().contains("could not make sure who said yes"), "{told:?}");
+                    assert_eq!(w.told_state("piggy", payment), Some(PaymentState::Refused));
+                }
+            }
+            moved(&mut w, if counts { PRICE } else { 0 });
+        }
+    }
+}
+
+/// PC-6: the order's place, or the nearest one where the payment counts; without place or position the default.
+#[test]
+fn a_code_lasts_as_long_as_the_way() {
+    let at = |latitude_e7| Some(Position { latitude_e7, ..NEAR });
+    let mut far = entry("far", "shop", &["bob"]);
+    far.place.latitude_e7 = 525_500_000;
+    let place = |name: &str| Some(name.parse().unwrap());
+    for (position, named, lasts_ms) in [
+        (None, None, 600_000),
+        (Some(NEAR), None, 400_000),
+        (at(525_200_000), None, 300_000),
+        (at(550_000_000), None, 3_600_000),
+        // 3,038 m to the border of `far`, the only place where it counts.
+        (Some(NEAR), place("far"), 3_338_000),
+        (at(525_500_000), place("far"), 300_000),
+        (at(525_500_000), None, 300_000),
+    ] {
+        let mut w = world();
+        set(&mut w, far.clone()).unwrap();
+        let payment = ordered(&mut w, 1, PaymentOrder { place: named.clone(), ..qr() });
+        confirm(&mut w, payment, position, None);
+        let code = code_of(&mut w, payment);
+        let lasts = code.expires_at.0 - w.now;
+        assert!(lasts.abs_diff(lasts_ms) <= 1_000, "{position:?} {named:?}: {lasts}");
+        assert_eq!(code.expires_at.0 % 1_000, 0, "as a code says it");
+        w.pass(lasts + 15_000);
+        moved(&mut w, 0);
+    }
+}
+
+proptest! {
+    /// PC-6: never outside the bounds, and never shorter for a longer way.
+    #[test]
+    fn validity_is_bounded_and_grows_with_the_way(
+        least_ms in 1_000..100_000_u64, more_ms in 0..10_000_000_u64, pace_mm_per_s in 1..100_000_u64,
+        margin_ms in 0..1_000_000_u64, near in 0..u64::MAX, far in 0..u64::MAX,
+    ) {
+        let most_ms = least_ms + more_ms;
+        let rules = CodeRules { default_ms: least_ms, least_ms, most_ms, pace_mm_per_s, margin_ms, check_at_once: true };
+        let (near, far) = (near.min(far), near.max(far));
+        let valid = [near, far].map(|distance_m| rules.valid_ms(Some(distance_m)));
+        prop_assert!(valid[0] <= valid[1]);
+        prop_assert!(valid.iter().all(|ms| (least_ms..=most_ms).contains(ms)));
+        prop_assert_eq!(rules.valid_ms(None), least_ms);
+    }
+}
+
+/// PC-6, PC-9: a tenant has rules of its own; they hold for codes that are made from then on.
+#[test]
+fn a_tenants_rules_make_its_codes() {
+    let mut w = world();
+    let change = |code_rules| AdminCommand::ChangeTenant {
+        tenant: "acme".parse().unwrap(),
+        bank_url: None,
+        on_unknown: None,
+        deadlines: Default::default(),
+        code_rules,
+    };
+    for bad in [
+        CodeRulesChange { default_ms: Some(1), ..Default::default() },
+        CodeRulesChange { least_ms: Some(0), ..Default::default() },
+        CodeRulesChange { most_ms: Some(8 * 24 * 3_600_000), ..Default::default() },
+        CodeRulesChange { pace_mm_per_s: Some(0), ..Default::default() },
+    ] {
+        assert_eq!(w.admin(change(bad)).unwrap_err().code.as_str(), "code_rules_invalid", "{bad:?}");
+    }
+    let rules =
+        CodeRulesChange { default_ms: Some(200_000), check_at_once: Some(false), ..Default::default() };
+    w.admin(change(rules)).unwrap();
+    let code = presenting(&mut w, 1, PaymentOrder { show: Some(ShowCode::OnRequest), ..qr() });
+    assert_eq!((code.check_place, code.show), (false, ShowCode::OnRequest));
+    assert_eq!(code.expires_at.0 - w.now, 200_000);
+    w.pass(215_000);
+    moved(&mut w, 0);
+}
+
+/// PC-9: piggy banks pull the places, signed, if they have another version.
+#[test]
+fn piggy_banks_are_told_the_places_of_their_tenant() {
+    use schemas::message::{PlacesAnswer, PlacesRequest};
+    use schemas::signed::Catalogue;
+    let mut w = world();
+    let ask = |w: &mut World, name: &str, version: u64| -> Option<PlacesAnswer> {
+        let id = schemas::ids::MessageId([3; 16]);
+        let payload = schemas::envelope::Envelope::message(id, PlacesRequest { version }).encode();
+        let (promise, replies) = w.publish(name, schemas::topic::Kind::Places, payload);
+        replies.into_iter().find_map(|down| match down {
+            Down::Places(answer) if promise.is_ok() => Some(answer),
+            _ => None,
+        })
+    };
+    let answer = ask(&mut w, "piggy", 0).unwrap();
+    assert_eq!((answer.version, answer.signer), (4, PublicKey::of(&signing_key("cloud"))));
+    let catalogue = Catalogue::verify(answer.catalogue.as_ref().unwrap(), &answer.signer).unwrap();
+    assert_eq!((catalogue.version, catalogue.places.iter().count()), (4, 4));
+    assert_eq!(ask(&mut w, "piggy", 4).unwrap().catalogue, None, "it has them");
+    assert!(ask(&mut w, "piggy", 5).unwrap().catalogue.is_some(), "of a core that was restored since");
+    assert_eq!(ask(&mut w, "mum", 0), None, "people are not told");
+    remove(&mut w, "gym").unwrap();
+    remove(&mut w, "gym").unwrap();
+    let answer = ask(&mut w, "piggy", 4).unwrap();
+    assert_eq!(answer.version, 5, "higher with each change, not with a repeat");
+    w.finish();
+}
+
+fn remove(w: &mut World, place: &str) -> Result<(), String> {
+    let command =
+        AdminCommand::RemovePlace { tenant: "acme".parse().unwrap(), place: place.parse().unwrap() };
+    w.admin(command).map(|_| ()).map_err(|why| why.code.to_string())
+}
+
+/// CP-15, PC-9: places are checked, changed, listed and removed; what they name is not deleted.
+#[test]
+fn operators_register_places() {
+    let mut w = world();
+    let with = |change: fn(&mut cloud_core_flows::places::RegisteredPlace)| {
+        let mut new = entry("park", "shop", &["bob"]);
+        change(&mut new);
+        new
+    };
+    for (code, new) in [
+        ("merchant_unknown", with(|e| e.merchant = "nobody".parse().unwrap())),
+        ("principal_unknown", with(|e| e.terminals = ["nobody".parse().unwrap()].into())),
+        ("terminals_invalid", with(|e| e.terminals.clear())),
+        ("terminal_taken", with(|e| e.terminals = ["till".parse().unwrap()].into())),
+        ("title_invalid", with(|e| e.place.title = schemas::wire::Text::new(""))),
+        ("radius_invalid", with(|e| e.place.radius_m = 0)),
+        ("position_invalid", with(|e| e.place.latitude_e7 = 900_000_001)),
+        ("position_invalid", with(|e| e.place.longitude_e7 = -1_800_000_001)),
+    ] {
+        assert_eq!(set(&mut w, new), refused(code));
+    }
+    let version = |w: &World| w.driver.cloud().registry().places_version(&"acme".parse().unwrap());
+    set(&mut w, with(|_| {})).unwrap();
+    set(&mut w, with(|_| {})).unwrap();
+    assert_eq!(version(&w), 5, "a repeat changes nothing");
+    let find = AdminCommand::Find { listing: Listing::Places, filter: Filter::default() };
+    let Ok(AdminAnswer::Places(rows)) = w.admin(find) else { panic!() };
+    assert_eq!((rows.len(), rows[2].entry.clone(), rows[2].version), (5, with(|_| {}), 5));
+    let (tenant, merchant) = ("acme".parse().unwrap(), "kiosk".parse().unwrap());
+    for command in [
+        AdminCommand::DeleteMerchant { tenant, merchant },
+        AdminCommand::DeletePerson { person: who("bob") },
+        AdminCommand::DeleteDevice { device: who("spare") },
+    ] {
+        assert_eq!(w.admin(command.clone()).unwrap_err().code.as_str(), "still_bound", "{command:?}");
+    }
+    let named = Some("gym".parse().unwrap());
+    let payment = ordered(&mut w, 1, PaymentOrder { place: named, ..qr() });
+    assert_eq!(remove(&mut w, "gym"), refused("open_work"), "a payment counts there only");
+    remove(&mut w, "school").unwrap();
+    w.request("mum", 2, Up::PaymentCancel(PaymentCancel { payment }));
+    remove(&mut w, "gym").unwrap();
+    moved(&mut w, 0);
+}
+
+/// PC-9: all places fit the one message in which piggy banks hear of them.
+#[test]
+fn places_are_bounded_by_what_one_message_holds() {
+    let mut w = world();
+    w.restores_after_each_input = false;
+    let mut result = Ok(());
+    let mut count = 4;
+    while result.is_ok() {
+        let terminal = format!("t-{count}");
+        let person = who(&terminal);
+        w.admin(AdminCommand::CreatePerson { person, public_key: None, bank_account: None }).unwrap();
+        let mut new = entry(&format!("place-{count}"), "shop", &[&terminal]);
+        let long: Vec<String> = (0..8).map(|n| format!("category-with-a-long-name-{n}")).collect();
+        new.place.categories = categories(&long.iter().map(String::as_str).collect::<Vec<_>>());
+        result = set(&mut w, new);
+        count += 1;
+    }
+    assert_eq!(result, refused("places_full"));
+    assert!((10..32).contains(&count), "{count}");
+    let code = presenting(&mut w, 1, qr());
+    let text = shown(&w, &code);
+    assert_eq!(scan(&mut w, "till", 2, &text), Ok(code.payment));
+    moved(&mut w, PRICE);
+}
