@@ -67,6 +67,7 @@ impl Coverage {
         PaymentState::Held,
         PaymentState::RefundBlocked,
         PaymentState::Prompting,
+        PaymentState::Presenting,
     ];
 }
 

@@ -41,6 +41,10 @@ pub(super) enum Wish {
     Limit {
         limits: usize,
     },
+    /// A terminal's scan, by its number.
+    Scan {
+        scan: usize,
+    },
     /// A guardian's allowance, by its number.
     Allow {
         allowance: usize,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cloud_core_flows::admin::{AdminCommand, BankKind};
 use cloud_core_flows::children::Bonds;
+use cloud_core_flows::places::RegisteredPlace;
 use schemas::ids::{CategoryId, Principal, PrincipalId};
 use schemas::message::{
     AllowanceSchedule, Categories, CategoryAmounts, ChildAllowance, ChildLimits, Every, Payee, PaymentOrder,
@@ -14,6 +15,7 @@ use schemas::money::Money;
 use schemas::time::Timestamp;
 use schemas::wire::Text;
 
+use super::codes;
 use super::facts::Wish;
 use super::family_facts::What;
 use super::fault::{Fault, Mix};
@@ -47,7 +49,11 @@ pub(super) struct FamilyPlan {
     /// Guardians, as indexes of people.
     pub(super) guardians: Vec<usize>,
     /// Somebody with an account who guards nobody.
-    stranger: usize,
+    pub(super) stranger: usize,
+    /// Terminals of the two places, as indexes of people.
+    pub(super) till: usize,
+    pub(super) stall: usize,
+    pub(super) places: Vec<RegisteredPlace>,
     /// Piggy banks, as indexes of machines; one more than there are children.
     piggy_banks: Vec<usize>,
     orders: u64,
@@ -129,7 +135,26 @@ impl Plan {
         }
         let stranger = self.people.iter().position(|person| person.tenant == tenant).unwrap_or(0);
         let orders = if calm { random.family.range(1, 3) } else { random.family.range(3, 9) };
-        self.family = Some(FamilyPlan { tenant, children: plans, guardians, stranger, piggy_banks, orders });
+        let is_till = |person: &super::plan::PersonPlan| person.tenant == tenant && person.is_till;
+        let till = self.people.iter().position(is_till).unwrap_or(0);
+        let stall = self.people.len();
+        let nothing = self.currency.minor(0);
+        self.add_person(&mut random.family, &format!("{id}/stall"), tenant, PersonKind::Scanner, nothing)?;
+        let places = codes::places(&self.merchant)?;
+        if !calm {
+            self.tenants[tenant].code_rules = codes::draw_rules(&mut random.family);
+        }
+        self.family = Some(FamilyPlan {
+            tenant,
+            children: plans,
+            guardians,
+            stranger,
+            till,
+            stall,
+            places,
+            piggy_banks,
+            orders,
+        });
         Ok(())
     }
 
@@ -149,6 +174,9 @@ impl Plan {
                     reference: "pocket money".to_owned(),
                 });
             }
+        }
+        if let Some(family) = &self.family {
+            commands.extend(codes::place_commands(&self.tenants[family.tenant].id, &family.places));
         }
         commands
     }
@@ -270,17 +298,18 @@ impl World {
         };
         let first = random.index(CATEGORIES.len());
         let count = 1 + random.index(2);
-        let names = (first..first + count).map(|index| CATEGORIES[index % CATEGORIES.len()]);
-        let names: Vec<CategoryId> = names.filter_map(|name| name.parse().ok()).collect();
-        let categories = Categories::new(names).unwrap_or_else(|error| unreachable!("{error}"));
-        PaymentOrder {
+        let names: Vec<&str> =
+            (first..first + count).map(|index| CATEGORIES[index % CATEGORIES.len()]).collect();
+        let categories = categories(&names);
+        let order = PaymentOrder {
             minimum: random.chance(400).then(|| currency.minor(random.range(0, minor))),
             payee,
             note: random.chance(300).then(|| Text::new("as we said")),
             tell: [None, Some(ResultTo::Both), Some(ResultTo::Guardian), Some(ResultTo::PiggyBank)]
                 [random.index(4)],
             ..PaymentOrder::deduction(child, currency.minor(minor), categories)
-        }
+        };
+        codes::draw_mode(random, order, &self.plan.merchant)
     }
 
     fn draw_limits(&mut self) -> ChildLimits {
@@ -309,6 +338,11 @@ impl World {
             quiet_hours,
         }
     }
+}
+
+pub(super) fn categories(names: &[&str]) -> Categories {
+    let names: Vec<CategoryId> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    Categories::new(names).unwrap_or_else(|error| unreachable!("{error}"))
 }
 
 /// Minutes ahead of UTC.

@@ -112,6 +112,11 @@ impl World {
                 return wrong("PC-2", "the child was asked otherwise, or elsewhere");
             }
         }
+        if let Some(code) = &facts.code
+            && standing.code_until != Some(code.expires_at.0)
+        {
+            return wrong("PC-6", "the code expires at another time than it should");
+        }
         let unpaid = |state: &PaymentState| {
             *state == end.state() || end == End::GivenBack && *state == PaymentState::Settled
         };
@@ -133,12 +138,15 @@ impl World {
         let told = |who: &Principal| {
             facts.told.get(who).is_some_and(|told| told.state == row.state && told.paid == row.paid)
         };
-        let taken_back = matches!(end, End::PiggyBankGone | End::GuardianshipEnded | End::Cancelled);
+        let taken_back =
+            matches!(end, End::PiggyBankGone | End::GuardianshipEnded | End::Cancelled | End::NotIdentified)
+                || end == End::Expired && standing.code_until.is_some();
         if (tell != ResultTo::PiggyBank || taken_back) && !told(&standing.guardian) {
             return Err("the guardian was not told how it ended");
         }
         // It had the question on its screen, or waiting for that.
-        let asked = facts.taken_in && (taken_back || end == End::Expired);
+        let asked = facts.taken_in && (taken_back || end == End::Expired)
+            || facts.code_taken_in && end != End::GivenBack;
         // What comes back is told where the child is by then.
         let elsewhere = end == End::GivenBack
             && self.facts.family.bonds_now().get(&standing.child).and_then(|bonds| bonds.piggy_bank.as_ref())
@@ -181,7 +189,7 @@ impl World {
                 }
                 let who = &self.plan.machines[pressed.machine].principal;
                 let is_it = |what: &What| {
-                    matches!(what, What::Answer { device, payment: of, answer }
+                    matches!(what, What::Answer { device, payment: of, answer, .. }
                         if device == who && of == payment && *answer == pressed.answer)
                 };
                 if !self.facts.family.log.iter().any(|entry| is_it(&entry.what)) {
@@ -201,11 +209,14 @@ impl World {
 
 fn row_of(standing: &Standing, row: &ChildPaymentRow) -> &'static str {
     match standing.end {
+        Some(End::NotIdentified) => "child: not identified",
+        Some(End::Settled) if standing.code_until.is_some() => "child: paid with a code",
         Some(End::Settled) if row.amount != row.ordered => "child: settled for less",
         Some(End::Settled) | None => "child: settled",
         Some(End::Rejected) => "child: rejected",
         Some(End::GivenBack) => "child: given back",
         Some(_) if standing.answered_late => "child: answered too late",
+        Some(End::Expired) if standing.code_until.is_some() => "child: code not used",
         Some(End::Expired) => "child: expired",
         Some(End::Cancelled) => "child: cancelled",
         Some(End::PiggyBankGone) => "child: piggy bank gone",

@@ -5,13 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cloud_core_flows::admin::{ChildPaymentRow, Deadlines};
 use cloud_core_flows::children::Bonds;
+use cloud_core_flows::places::RegisteredPlace;
 use schemas::ids::{PaymentId, Principal, PrincipalId};
 use schemas::message::{
-    AllowanceSchedule, ChildAllowance, ChildAnswer, ChildLimits, Payee, PaymentState, RequestAnswer,
+    AllowanceSchedule, ChildAllowance, ChildAnswer, ChildLimits, Payee, PaymentMode, PaymentState, Position,
+    RequestAnswer,
 };
 use schemas::time::Timestamp;
 
 use super::World;
+use super::codes::{Change, ScanWish};
 use super::family::{DAY_MS, zone_min};
 use super::family_facts::{Entry, OrderFacts, What, allowance_id};
 use super::tap::RequestKey;
@@ -27,6 +30,7 @@ pub(super) enum End {
     Cancelled,
     PiggyBankGone,
     GuardianshipEnded,
+    NotIdentified,
     GivenBack,
 }
 
@@ -37,7 +41,7 @@ impl End {
             End::Rejected => PaymentState::Rejected,
             End::Expired => PaymentState::Expired,
             End::Cancelled => PaymentState::Cancelled,
-            End::PiggyBankGone | End::GuardianshipEnded => PaymentState::Refused,
+            End::PiggyBankGone | End::GuardianshipEnded | End::NotIdentified => PaymentState::Refused,
             End::GivenBack => PaymentState::Refunded,
         }
     }
@@ -53,6 +57,8 @@ pub(super) struct Standing {
     pub(super) opened_at: u64,
     day: u64,
     settle_at: u64,
+    /// When its code expires, once there is one.
+    pub(super) code_until: Option<u64>,
     pub(super) end: Option<End>,
     /// An answer came that did not count any more.
     pub(super) answered_late: bool,
@@ -192,7 +198,14 @@ impl<'a> Book<'a> {
                     return self.give_back(request, *payment);
                 }
             }
-            What::Answer { device, payment, answer } => self.answer(at, device, *payment, *answer),
+            What::Answer { device, payment, answer, position, identified } => {
+                self.answer(at, device, *payment, *answer, position.as_ref(), *identified);
+            }
+            What::Scan { request, not_after, scan, scanned_at } => {
+                if self.is_new(at, request, *not_after) {
+                    return self.scan(at, request, *scan, scanned_at.0);
+                }
+            }
         }
         Ok(())
     }
@@ -332,6 +345,7 @@ impl Book<'_> {
             opened_at: at,
             day: local(child_zone(self.world, child), at) / DAY_MS,
             settle_at: at + self.deadlines.prompt_ms + self.deadlines.report_ms,
+            code_until: None,
             end: None,
             answered_late: false,
             orphaned: false,
@@ -359,6 +373,16 @@ impl Book<'_> {
         let piggy_bank = bonds.piggy_bank.clone().map(|id| Principal { tenant: child.tenant.clone(), id });
         if piggy_bank.is_none_or(|device| self.revoked.contains(&device)) {
             reasons.push("piggy_bank_revoked");
+        }
+        let is_code = order.mode.is_some_and(|mode| mode != PaymentMode::Deduction);
+        let places = self.world.plan.family.iter().flat_map(|family| &family.places);
+        let named =
+            order.place.as_ref().and_then(|place| places.into_iter().find(|one| one.place.place == *place));
+        if named.is_some_and(|entry| !entry.place.takes(&order.categories)) {
+            reasons.push("wrong_category");
+        }
+        if is_code && !matches!(self.world.payee(facts), Payee::Merchant(_)) {
+            reasons.push("payee_not_merchant");
         }
         let least = order.minimum.map_or(order.amount.minor, |minimum| minimum.minor.max(1));
         if book.available < least {
@@ -477,7 +501,15 @@ impl Book<'_> {
 /// What ends a payment.
 impl Book<'_> {
     /// PC-4: the first answer of the piggy bank that was asked, by `settle_at`.
-    fn answer(&mut self, at: u64, device: &Principal, id: PaymentId, answer: ChildAnswer) {
+    fn answer(
+        &mut self,
+        at: u64,
+        device: &Principal,
+        id: PaymentId,
+        answer: ChildAnswer,
+        position: Option<&Position>,
+        identified: bool,
+    ) {
         let Some(payment) = self.payments.get_mut(&id).filter(|payment| payment.piggy_bank == *device) else {
             return;
         };
@@ -486,8 +518,105 @@ impl Book<'_> {
                 !matches!(payment.end, Some(End::Settled | End::Rejected | End::GivenBack));
             return;
         }
-        let end = if answer == ChildAnswer::Confirm { End::Settled } else { End::Rejected };
-        self.end(id, end);
+        let order = self.world.facts.family.orders.get(&id).map(|facts| &facts.order);
+        let is_code = order.and_then(|order| order.mode).is_some_and(|mode| mode != PaymentMode::Deduction);
+        let identify = order.and_then(|order| order.identify) == Some(true);
+        match answer {
+            // Its first word counted.
+            _ if payment.code_until.is_some() => {}
+            ChildAnswer::Reject => self.end(id, End::Rejected),
+            ChildAnswer::Confirm if identify && !identified => self.end(id, End::NotIdentified),
+            ChildAnswer::Confirm if is_code => {
+                // To the second, as a code says it.
+                let until = (at + self.validity_ms(id, position)).div_ceil(1_000) * 1_000;
+                let report_ms = self.deadlines.report_ms;
+                if let Some(payment) = self.payments.get_mut(&id) {
+                    (payment.code_until, payment.settle_at) = (Some(until), until + report_ms);
+                }
+            }
+            ChildAnswer::Confirm => self.end(id, End::Settled),
+        }
+    }
+
+    /// PC-6: the time of the way to where it counts, at the pace, and the margin, within the bounds.
+    fn validity_ms(&self, id: PaymentId, position: Option<&Position>) -> u64 {
+        let Some(family) = &self.world.plan.family else { return 0 };
+        let rules = self.world.plan.tenants[family.tenant].code_rules;
+        let (Some(position), Some(facts)) = (position, self.world.facts.family.orders.get(&id)) else {
+            return rules.default_ms;
+        };
+        let order = &facts.order;
+        let counts = |entry: &&RegisteredPlace| match &order.place {
+            Some(place) => entry.place.place == *place,
+            None => entry.place.takes(&order.categories),
+        };
+        let nearest = family.places.iter().filter(counts).map(|entry| entry.place.distance_m(position)).min();
+        let Some(metres) = nearest else { return rules.default_ms };
+        let way_ms = metres * 1_000 * 1_000 / rules.pace_mm_per_s;
+        (way_ms + rules.margin_ms).clamp(rules.least_ms, rules.most_ms)
+    }
+
+    /// PC-10: the ladder of a scan.
+    fn scan(&mut self, at: u64, request: &RequestKey, scan: usize, scanned_at: u64) -> Result<(), Broken> {
+        let Some(wish) = self.world.facts.family.scan_wishes.get(scan) else { return Ok(()) };
+        let expected = self.scan_refusal(at, &request.0, wish, scanned_at);
+        let answer = self.answered(request);
+        // The token of a device that is gone may be looked at before its payment is.
+        let gone = self.payments.get(&wish.payment).is_some_and(|payment| payment.orphaned);
+        let alike = |code: &str| gone && code == "code_forged" && expected.is_some();
+        let right = match answer.map(|answer| answer.refused.as_ref()) {
+            None => true,
+            Some(None) => expected.is_none(),
+            Some(Some(code)) => expected == Some(code.as_str()) || alike(code.as_str()),
+        };
+        if !right {
+            let text =
+                format!("{} scans {wish:?} at {at}: {expected:?}, and is answered {answer:?}", request.0);
+            return Err(("PC-10", text));
+        }
+        if expected.is_none() {
+            self.end(wish.payment, End::Settled);
+        }
+        Ok(())
+    }
+
+    fn scan_refusal(
+        &self,
+        at: u64,
+        by: &Principal,
+        wish: &ScanWish,
+        scanned_at: u64,
+    ) -> Option<&'static str> {
+        const CLOCK_SKEW_MS: u64 = 60_000;
+        if wish.changed == Some(Change::Garbage) {
+            return Some("code_unreadable");
+        }
+        let places = self.world.plan.family.iter().flat_map(|family| &family.places);
+        let Some(here) = places.into_iter().find(|entry| entry.terminals.contains(&by.id)) else {
+            return Some("not_a_scanner");
+        };
+        if wish.changed == Some(Change::Forged) {
+            return Some("code_forged");
+        }
+        let payment = self.payments.get(&wish.payment);
+        let facts = self.world.facts.family.orders.get(&wish.payment);
+        let (Some(payment), Some(facts)) = (payment, facts) else { return Some("payment_unknown") };
+        match payment.end {
+            None => {}
+            Some(End::Settled | End::GivenBack) => return Some("code_used"),
+            Some(End::Expired) => return Some("code_expired"),
+            Some(_) => return Some("already_ended"),
+        }
+        if scanned_at > wish.expires_at.0 || scanned_at > at + CLOCK_SKEW_MS || at > payment.settle_at {
+            return Some("code_expired");
+        }
+        if facts.order.place.as_ref().is_some_and(|place| *place != here.place.place) {
+            return Some("wrong_place");
+        }
+        if !here.place.takes(&facts.order.categories) {
+            return Some("wrong_category");
+        }
+        wish.amount.is_some_and(|asked| asked.minor != payment.amount).then_some("wrong_amount")
     }
 
     fn cancel(&mut self, request: &RequestKey, id: PaymentId) -> Result<(), Broken> {

@@ -6,12 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use cloud_core_flows::children::Bonds;
 use schemas::ids::{IdempotencyKey, Instance, MessageId, PaymentId, Principal, PrincipalId};
 use schemas::message::{
-    self, ChildAllowance, ChildAnswer, ChildLimits, Down, Payee, PaymentOrder, PaymentPrompt, PaymentState,
-    PaymentStatus,
+    self, ChildAllowance, ChildAnswer, ChildLimits, Down, Payee, PaymentCode, PaymentMode, PaymentOrder,
+    PaymentPrompt, PaymentState, PaymentStatus, Position,
 };
 use schemas::time::Timestamp;
 use schemas::topic::Kind;
 
+use super::codes::ScanWish;
+use super::facts::Wish;
 use super::family::FamilyErrand;
 use super::lane::Party;
 use super::tap::RequestKey;
@@ -60,6 +62,15 @@ pub(super) enum What {
         device: Principal,
         payment: PaymentId,
         answer: ChildAnswer,
+        position: Option<Position>,
+        identified: bool,
+    },
+    /// A terminal hands in a code, by the number of what it wanted.
+    Scan {
+        request: RequestKey,
+        not_after: Timestamp,
+        scan: usize,
+        scanned_at: Timestamp,
     },
 }
 
@@ -97,6 +108,9 @@ pub(super) struct OrderFacts {
     pub(super) prompt: Option<(usize, PaymentPrompt)>,
     /// That piggy bank has taken it in.
     pub(super) taken_in: bool,
+    /// As it left the core first; and whether the piggy bank has taken it in.
+    pub(super) code: Option<PaymentCode>,
+    pub(super) code_taken_in: bool,
     pub(super) pressed: Vec<Pressed>,
     /// What each piggy bank has put on the wire.
     pub(super) said: BTreeMap<(usize, Instance), ChildAnswer>,
@@ -112,6 +126,7 @@ pub(super) struct FamilyFacts {
     pub(super) wishes: Vec<PaymentOrder>,
     pub(super) limit_wishes: Vec<ChildLimits>,
     pub(super) allowance_wishes: Vec<ChildAllowance>,
+    pub(super) scan_wishes: Vec<ScanWish>,
     /// Payments of allowances that may come: who pays, and what they were told of it.
     pub(super) allowances: BTreeMap<PaymentId, (Principal, BTreeSet<PaymentState>)>,
     pub(super) orders: BTreeMap<PaymentId, OrderFacts>,
@@ -186,7 +201,8 @@ impl World {
         let who = self.principal(party);
         let request =
             envelope.key.zip(envelope.not_after).map(|(key, not_after)| ((who.clone(), key), not_after));
-        let is_new_work = !matches!(envelope.body, message::Up::PaymentCancel(_));
+        let is_new_work =
+            !matches!(envelope.body, message::Up::PaymentCancel(_) | message::Up::PaymentScan(_));
         if request.is_some() && is_new_work && !self.core_has_room() {
             return None;
         }
@@ -212,7 +228,17 @@ impl World {
                 Some(What::GiveBack { request, not_after, payment: refund.payment })
             }
             (message::Up::PaymentPrompt(said), None) => {
-                Some(What::Answer { device: who, payment: said.payment, answer: said.answer })
+                let identified = said.identified == Some(true);
+                let (payment, answer, position) = (said.payment, said.answer, said.position);
+                Some(What::Answer { device: who, payment, answer, position, identified })
+            }
+            (message::Up::PaymentScan(said), Some((request, not_after))) => {
+                match self.facts.requests.get(&request)?.wish {
+                    Wish::Scan { scan } => {
+                        Some(What::Scan { request, not_after, scan, scanned_at: said.scanned_at })
+                    }
+                    _ => None,
+                }
             }
             _ => None,
         }
@@ -232,6 +258,8 @@ impl World {
             order: order.clone(),
             prompt: None,
             taken_in: false,
+            code: None,
+            code_taken_in: false,
             pressed: Vec::new(),
             said: BTreeMap::new(),
             told: BTreeMap::new(),
@@ -316,7 +344,10 @@ impl World {
         let children = self.plan.family.iter().flat_map(|family| &family.children);
         let child = children.into_iter().find(|child| child.principal.id == facts.order.child);
         let receiving = child.and_then(|child| child.bonds.receiving.clone());
-        match facts.order.payee.clone().or(receiving) {
+        let is_code = facts.order.mode.is_some_and(|mode| mode != PaymentMode::Deduction);
+        let at_place =
+            (is_code && facts.order.place.is_some()).then(|| Payee::Merchant(self.plan.merchant.clone()));
+        match facts.order.payee.clone().or(at_place).or(receiving) {
             None | Some(Payee::Guardian) => Payee::Person(facts.request.0.id.clone()),
             Some(payee) => payee,
         }
@@ -332,7 +363,7 @@ impl World {
         if facts.told.get(who).is_none_or(|known| known.at <= status.at) {
             facts.told.insert(who.clone(), status.clone());
         }
-        if status.state != PaymentState::Prompting {
+        if !matches!(status.state, PaymentState::Prompting | PaymentState::Presenting) {
             facts.ends_told.insert(status.state);
         }
         true
@@ -354,6 +385,11 @@ impl World {
     /// A piggy bank takes a message in. The prompt that it carries, if it is one.
     pub(super) fn note_taken_in(&mut self, message: MessageId) -> Option<PaymentId> {
         let carries = |id: &PaymentId| MessageId::derived("prompt", &[&id.0]) == message;
+        let is_code = |id: &PaymentId| MessageId::derived("code", &[&id.0]) == message;
+        if let Some((_, facts)) = self.facts.family.orders.iter_mut().find(|(id, _)| is_code(id)) {
+            facts.code_taken_in = true;
+            return None;
+        }
         let (id, facts) = self.facts.family.orders.iter_mut().find(|(id, _)| carries(id))?;
         facts.taken_in = true;
         Some(*id)

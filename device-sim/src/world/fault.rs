@@ -156,6 +156,20 @@ faults! {
     PiggyBankSwapped = "piggy-bank-swapped", 1000;
     /// A guardian is no guardian any more.
     GuardianshipEnded = "guardianship-ended", 1000;
+    /// Nobody scans a code.
+    CodeUnused = "code-unused", 400;
+    /// A code is scanned when it is about to expire, or has just done so.
+    ScannedLate = "scanned-late", 400;
+    /// A code is scanned a second time.
+    ScannedAgain = "scanned-again", 500;
+    /// A code is scanned at any terminal, or by somebody who is none.
+    ScannedElsewhere = "scanned-elsewhere", 500;
+    /// A terminal hands in what nobody who may has signed.
+    CodeChanged = "code-changed", 500;
+    /// A terminal asks for more than the code says.
+    WrongAmount = "wrong-amount", 300;
+    /// The piggy bank was to make sure who says yes, and could not.
+    NotIdentified = "not-identified", 500;
 }
 
 /// How often each fault strikes, in a thousand occasions.

@@ -15,6 +15,7 @@ use schemas_journal::{
     ChainId, DiskError, Journal, JournalLimits, MemoryDisk, OpenError, Report, SyncPoint, Synced,
 };
 
+use super::codes::core_key;
 use super::disk::{End, Flipped, flip_a_bit};
 use super::family_facts::What;
 use super::fault::Fault;
@@ -212,6 +213,8 @@ impl World {
                 format!("somebody was told of position {}, and only {found} was recovered", self.core.told);
             return Err(self.broken("MO-5 durable before visible", text));
         }
+        let mut driver = driver;
+        driver.set_signing_key(core_key());
         driver.cloud().check().map_err(|text| self.broken("invariant after recovery", text))?;
         self.core.held = Held::recovered(found);
         self.core.held.computed(driver.decided().value(), driver.held());

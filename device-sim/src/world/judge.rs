@@ -56,8 +56,11 @@ impl World {
                 let child = Principal { tenant: who.tenant.clone(), id: view.child.clone() };
                 self.has_used(&child, &who)
             }
-            // No world has places yet.
-            Down::PaymentCode(_) | Down::Places(_) => false,
+            Down::PaymentCode(code) => {
+                self.witness_code(to, code)?;
+                true
+            }
+            Down::Places(_) => matches!(to, Party::Machine(_)),
             Down::CloudTime(_) | Down::Refused(_) => true,
         };
         if own {
@@ -87,6 +90,7 @@ impl World {
             | Wish::Refund { .. }
             | Wish::Order { .. }
             | Wish::Limit { .. }
+            | Wish::Scan { .. }
             | Wish::Allow { .. } => None,
         }
     }

@@ -163,6 +163,7 @@ impl World {
     pub(super) fn machine_open(&mut self, index: usize) -> Result<(), Violation> {
         let now = self.now;
         let seed = self.random.ids.bytes();
+        let key = self.plan.machines[index].key.clone();
         let machine = &mut self.machines[index];
         let mut recovered = Recovered::default();
         let opened = Journal::open(machine.disk.clone(), machine.limits, CHAIN, &mut recovered);
@@ -180,6 +181,7 @@ impl World {
         let opened = opened.map(|journal| {
             let (settings, profile) = (machine.settings.clone(), machine.profile.clone());
             let mut device = Device::open(settings, profile, recovered, seed, boot_ms);
+            device.handle_key(key.clone());
             device.handle_conditions(machine.conditions.clone(), boot_ms);
             let lost = machine.promised.iter().find(|id| device.state().command(id).is_none());
             let lost = lost.map(|id| format!("command {id}"));
@@ -362,6 +364,8 @@ impl World {
             Output::Issued { ticket, result } => self.information_issued(index, ticket, result),
             Output::Prompt { shown } => self.shows(index, shown)?,
             Output::PromptAnswered { ticket, result, .. } => self.press_answered(index, ticket, &result)?,
+            Output::Code { shown } => self.shows_code(index, shown)?,
+            Output::CodeAnswered { ticket, result, .. } => self.visit_answered(index, ticket, &result),
             Output::Show { .. } => {}
         }
         Ok(())

@@ -11,6 +11,7 @@
 mod audit;
 mod bank;
 mod client;
+mod codes;
 mod coverage;
 mod disk;
 mod facts;
@@ -179,6 +180,11 @@ enum Happening {
     Press {
         machine: usize,
         press: piggy_bank::Press,
+    },
+    /// A child asks its piggy bank for a code.
+    Visit {
+        machine: usize,
+        visit: codes::Visit,
     },
     /// A purchase begins, or is tried again.
     Shop(usize),
@@ -371,6 +377,7 @@ impl World {
                 self.hardware_says(machine, run, command, result);
             }
             Happening::Press { machine, press } => self.press(machine, press),
+            Happening::Visit { machine, visit } => self.visit(machine, visit),
             Happening::Shop(purchase) => self.begin_purchase(purchase),
             Happening::Act(person, deed) => self.act(person, deed)?,
             Happening::BankHears(call) => self.bank_hears(call)?,

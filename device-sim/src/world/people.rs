@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use schemas::envelope::Envelope;
 use schemas::ids::{IdempotencyKey, MessageId, PaymentId};
 use schemas::message::{
-    self, PaymentCancel, PaymentRefund, PaymentRequest, PaymentState, PaymentStatus, StatusRequest,
-    VerificationAnswer, VerificationRequest,
+    self, PaymentCancel, PaymentRefund, PaymentRequest, PaymentScan, PaymentState, PaymentStatus,
+    StatusRequest, VerificationAnswer, VerificationRequest,
 };
 use schemas::signed::Verification;
 use schemas::time::Timestamp;
@@ -270,6 +270,11 @@ impl World {
             Wish::Limit { limits } => {
                 message::Up::ChildLimits(self.facts.family.limit_wishes[limits].clone())
             }
+            Wish::Scan { scan } => {
+                let wish = &self.facts.family.scan_wishes[scan];
+                let (code, amount) = (wish.code.clone(), wish.amount);
+                message::Up::PaymentScan(PaymentScan { code, amount, scanned_at: self.terminal_time(index) })
+            }
             Wish::Allow { allowance } => {
                 message::Up::ChildAllowance(self.facts.family.allowance_wishes[allowance].clone())
             }
@@ -309,7 +314,7 @@ impl World {
         let who = self.plan.people[index].principal.clone();
         match body {
             message::Up::PaymentOrder(order) => self.expect_order(&who, key, not_after, order),
-            message::Up::ChildLimits(_) => {}
+            message::Up::ChildLimits(_) | message::Up::PaymentScan(_) => {}
             message::Up::ChildAllowance(set) => self.expect_allowance(&who, set),
             _ => self.expect_payment(index, key, not_after),
         }

@@ -1,7 +1,7 @@
 //! Piggy banks and the children before them: what is on the screen, who presses what and when, and what the piggy bank
 //! makes of it (PC-2 to PC-4).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use edge_agent_device::{PromptAnswerRequest, PromptRefusal, ShownPrompt};
 use schemas::envelope::Envelope;
@@ -10,6 +10,7 @@ use schemas::message::{self, ChildAnswer, PromptAnswer};
 use schemas::topic::Kind;
 
 use super::client::Up;
+use super::codes::{Spot, Visit};
 use super::family_facts::Pressed;
 use super::fault::Fault;
 use super::plan::MachineKind;
@@ -42,7 +43,13 @@ pub(super) struct Front {
     moods: BTreeMap<PaymentId, Mood>,
     /// Presses on their way, by ticket: payment and place in its list.
     tickets: BTreeMap<u64, (PaymentId, usize)>,
-    next: u64,
+    pub(super) next: u64,
+    /// Where it is, if its receiver knows.
+    pub(super) spot: Option<Spot>,
+    /// Asked for, by ticket.
+    pub(super) visits: BTreeMap<u64, Visit>,
+    /// Texts that somebody scans.
+    pub(super) scanned: BTreeSet<String>,
 }
 
 impl Front {
@@ -50,6 +57,8 @@ impl Front {
     pub(super) fn goes_dark(&mut self) {
         self.screen = None;
         self.tickets.clear();
+        self.visits.clear();
+        self.spot = None;
     }
 
     pub(super) fn is_dark(&self) -> bool {
@@ -157,7 +166,13 @@ impl World {
         let place = facts.pressed.len() - 1;
         self.machines[index].front.tickets.insert(ticket, (payment, place));
         say!(self, who, "the child presses {} for {payment}", answer.as_str());
-        let request = PromptAnswerRequest { ticket, payment, answer, position: None };
+        if self.random.family.chance(500) {
+            let spot = [Spot::Market, Spot::Stall, Spot::Elsewhere][self.random.family.index(3)];
+            self.stand(index, Some(spot));
+        }
+        let asked = self.facts.family.orders.get(&payment).and_then(|facts| facts.order.identify);
+        let identified = asked == Some(true) && !self.strikes(Fault::NotIdentified);
+        let request = PromptAnswerRequest { ticket, payment, answer, identified };
         let position = self.with_device(index, |device, boot_ms| {
             device.handle_prompt_answer(&request, boot_ms);
             device.position().value()
@@ -193,6 +208,9 @@ impl World {
         }
         if !self.mix.has(Fault::CoreClockSet) && self.core_time(this.at_ms) > answer_by {
             return Err(self.broken("PC-3", format!("{who} takes an answer for {payment} after its time")));
+        }
+        if this.answer == ChildAnswer::Confirm {
+            self.will_ask_for_code(index, payment);
         }
         Ok(())
     }

@@ -25,6 +25,7 @@ pub(super) struct TenantPlan {
     pub(super) bank: BankKind,
     pub(super) on_unknown: OnUnknown,
     pub(super) deadlines: Deadlines,
+    pub(super) code_rules: CodeRules,
 }
 
 /// What a person does in a world.
@@ -36,6 +37,8 @@ pub(super) enum PersonKind {
     Till,
     /// Orders for children.
     Guardian,
+    /// Hands in codes at another place than the till.
+    Scanner,
 }
 
 pub(super) struct PersonPlan {
@@ -141,7 +144,8 @@ impl Plan {
             BankKind::Internal
         };
         let deadlines = draw_deadlines(&mut random.plan, mix.is_calm());
-        self.tenants.push(TenantPlan { id: name(id)?, bank, on_unknown, deadlines });
+        let code_rules = CodeRules::default();
+        self.tenants.push(TenantPlan { id: name(id)?, bank, on_unknown, deadlines, code_rules });
         let kinds = [("ann", PersonKind::Payer), ("bob", PersonKind::Payer), ("till", PersonKind::Till)];
         for (person, kind) in kinds {
             let poor = random.of(Fault::Poor).chance(mix.permille(Fault::Poor));
@@ -253,7 +257,7 @@ impl Plan {
                 bank: tenant.bank.clone(),
                 on_unknown: tenant.on_unknown,
                 deadlines: tenant.deadlines,
-                code_rules: CodeRules::default(),
+                code_rules: tenant.code_rules,
             });
             commands.push(AdminCommand::CreateMerchant {
                 tenant: tenant.id.clone(),

@@ -1,0 +1,412 @@
+//! Paying with a code: places where a child may pay, what a piggy bank shows and where, and who scans what when (PC-6,
+//! PC-7, PC-9, PC-10).
+
+use std::collections::BTreeSet;
+
+use cloud_core_flows::admin::AdminCommand;
+use cloud_core_flows::places::{CodeRules, RegisteredPlace};
+use ed25519_dalek::SigningKey;
+use edge_agent_device::{CodeRefusal, CodeRequest, Fix, ShownCode};
+use schemas::ids::{MerchantId, PaymentId, PlaceId};
+use schemas::message::{
+    CodeClaim, CodeClaims, Payee, PaymentCode, PaymentMode, PaymentOrder, Place, ShowCode,
+};
+use schemas::money::Money;
+use schemas::signed::{CodeText, PaymentQr, PaymentToken, Presented, PublicKey};
+use schemas::time::Timestamp;
+use schemas::wire::Text;
+
+use super::facts::Wish;
+use super::family::categories;
+use super::fault::Fault;
+use super::lane::Party;
+use super::people::Deed;
+use super::plan::name;
+use super::random::Random;
+use super::{Happening, Violation, World, say};
+
+/// Of the core, as no journal has it.
+pub(super) fn core_key() -> SigningKey {
+    SigningKey::from_bytes(&[42; 32])
+}
+
+/// How well every receiver knows where it is, in metres.
+const ACCURACY_M: u32 = 10;
+/// How often a child asks for its code before it gives up.
+const TRIES: u32 = 5;
+
+/// Where a child stands: in the middle of one of the places, or far from all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Spot {
+    Market,
+    Stall,
+    Elsewhere,
+}
+
+impl Spot {
+    fn latitude_e7(self) -> i32 {
+        match self {
+            Spot::Market => 525_200_000,
+            Spot::Stall => 525_300_000,
+            Spot::Elsewhere => 525_900_000,
+        }
+    }
+}
+
+const LONGITUDE_E7: i32 = 134_000_000;
+
+/// What is handed in at a terminal.
+#[derive(Debug, Clone)]
+pub(super) struct ScanWish {
+    pub(super) payment: PaymentId,
+    pub(super) code: CodeText,
+    /// Of the text: a token may end before its code does.
+    pub(super) expires_at: Timestamp,
+    pub(super) amount: Option<Money>,
+    /// Not as it was shown: signed with another key, or no code at all.
+    pub(super) changed: Option<Change>,
+}
+
+/// What somebody made of a code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    Forged,
+    Garbage,
+}
+
+/// A child walks somewhere and asks for its code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Visit {
+    payment: PaymentId,
+    tries: u32,
+}
+
+/// Two places of the only merchant. The market takes everything, the stall what is for school.
+pub(super) fn places(merchant: &MerchantId) -> Result<Vec<RegisteredPlace>, Violation> {
+    let place =
+        |spot: Spot, id: &str, takes: &[&str], terminal: &str| -> Result<RegisteredPlace, Violation> {
+            Ok(RegisteredPlace {
+                place: Place {
+                    place: name(id)?,
+                    title: Text::new(format!("The {id}")),
+                    latitude_e7: spot.latitude_e7(),
+                    longitude_e7: LONGITUDE_E7,
+                    radius_m: 100,
+                    categories: categories(takes),
+                },
+                merchant: merchant.clone(),
+                terminals: BTreeSet::from([name(terminal)?]),
+            })
+        };
+    Ok(vec![
+        place(Spot::Market, "market", &["toys", "sweets", "school"], "till")?,
+        place(Spot::Stall, "stall", &["school"], "stall")?,
+    ])
+}
+
+pub(super) fn place_commands(
+    tenant: &schemas::ids::TenantId,
+    places: &[RegisteredPlace],
+) -> Vec<AdminCommand> {
+    let set =
+        |entry: &RegisteredPlace| AdminCommand::SetPlace { tenant: tenant.clone(), entry: entry.clone() };
+    places.iter().map(set).collect()
+}
+
+/// Short enough to end within a world, and tight ones.
+pub(super) fn draw_rules(random: &mut Random) -> CodeRules {
+    let least_ms = random.range(2_000, 10_000);
+    let most_ms = random.range(40_000, 120_000);
+    CodeRules {
+        default_ms: random.range(least_ms, most_ms),
+        least_ms,
+        most_ms,
+        pace_mm_per_s: random.range(1_000, 100_000),
+        margin_ms: random.range(0, 20_000),
+        check_at_once: random.chance(600),
+    }
+}
+
+/// Some orders are to be paid with a code.
+pub(super) fn draw_mode(random: &mut Random, order: PaymentOrder, merchant: &MerchantId) -> PaymentOrder {
+    if !random.chance(500) {
+        return order;
+    }
+    let mode = if random.chance(600) { PaymentMode::Qr } else { PaymentMode::Token };
+    let place: Option<PlaceId> = match random.index(6) {
+        0 | 1 => "market".parse().ok(),
+        2 => "stall".parse().ok(),
+        _ => None,
+    };
+    let payee = random.chance(if place.is_some() { 300 } else { 900 });
+    let payee = payee.then(|| Payee::Merchant(merchant.clone()));
+    let claims = [CodeClaim::Device, CodeClaim::Child, CodeClaim::Category];
+    let claims: Vec<CodeClaim> = claims.into_iter().filter(|_| random.chance(500)).collect();
+    PaymentOrder {
+        payee,
+        mode: Some(mode),
+        place,
+        show: [None, Some(ShowCode::AtOnce), Some(ShowCode::OnRequest)][random.index(3)],
+        contains: CodeClaims::new(claims).ok(),
+        identify: random.chance(250).then_some(true),
+        ..order
+    }
+}
+
+/// On the way to the piggy bank.
+impl World {
+    /// PC-6, PC-7: a code leaves the core.
+    pub(super) fn witness_code(&mut self, to: Party, code: &PaymentCode) -> Result<(), Violation> {
+        let who = self.principal(to);
+        let Some(facts) = self.facts.family.orders.get_mut(&code.payment) else {
+            return Err(self.broken("PC-6", format!("{who} gets a code for what nobody ordered")));
+        };
+        let asked = facts.prompt.as_ref().map(|(machine, prompt)| (Party::Machine(*machine), prompt.amount));
+        let (known, order) = (facts.code.get_or_insert_with(|| code.clone()), &facts.order);
+        let as_ordered = asked == Some((to, code.amount))
+            && known == code
+            && Some(code.mode) == order.mode
+            && code.code.is_some() == (code.mode == PaymentMode::Qr)
+            && code.child == order.child
+            && code.categories == order.categories
+            && code.place == order.place
+            && code.show == order.show.unwrap_or(ShowCode::AtOnce)
+            && order.contains.as_ref().is_none_or(|contains| *contains == code.contains);
+        if !as_ordered {
+            return Err(self.broken("PC-6", format!("{who} gets another code than ordered: {code:?}")));
+        }
+        if let Some(Presented::Qr(signed)) = code.code.as_ref().and_then(CodeText::presented) {
+            let read = PaymentQr::verify(&signed, &PublicKey::of(&core_key()));
+            let says = read.is_ok_and(|qr| {
+                qr.payment == code.payment && qr.amount == code.amount && qr.expires_at == code.expires_at
+            });
+            if !says {
+                return Err(
+                    self.broken("PC-6", format!("the QR code of {} says something else", code.payment))
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Before the piggy bank.
+impl World {
+    /// The child has said yes to what is paid with a code. If it is not shown by itself, the child asks for it.
+    pub(super) fn will_ask_for_code(&mut self, index: usize, payment: PaymentId) {
+        let is_code = self
+            .facts
+            .family
+            .orders
+            .get(&payment)
+            .is_some_and(|facts| facts.order.mode.is_some_and(|mode| mode != PaymentMode::Deduction));
+        if is_code {
+            let wait = self.random.family.range(500, 8_000);
+            self.after(wait, Happening::Visit { machine: index, visit: Visit { payment, tries: 0 } });
+        }
+    }
+
+    /// Goes somewhere, most of the time where it should, and asks.
+    pub(super) fn visit(&mut self, index: usize, visit: Visit) {
+        let order = self.facts.family.orders.get(&visit.payment).map(|facts| facts.order.clone());
+        let Some(order) = order else { return };
+        let right = match order.place.as_ref().map(PlaceId::as_str) {
+            Some("stall") => Spot::Stall,
+            _ => Spot::Market,
+        };
+        let calm = self.mix.is_calm_for_families();
+        let spot = match self.random.family.index(6) {
+            _ if calm => right,
+            0 => Spot::Stall,
+            1 => Spot::Elsewhere,
+            _ => right,
+        };
+        if self.machines[index].is_away() {
+            let wait = self.random.family.range(1_000, 10_000);
+            let visit = Visit { tries: visit.tries + 1, ..visit };
+            if visit.tries < TRIES {
+                self.after(wait, Happening::Visit { machine: index, visit });
+            }
+            return;
+        }
+        self.stand(index, Some(spot));
+        let front = &mut self.machines[index].front;
+        front.next += 1;
+        let ticket = front.next;
+        front.visits.insert(ticket, visit);
+        let request = CodeRequest { ticket, payment: visit.payment };
+        self.with_device(index, |device, boot_ms| device.handle_code_request(&request, boot_ms));
+    }
+
+    /// The receiver says where it is, or is silent from now on.
+    pub(super) fn stand(&mut self, index: usize, spot: Option<Spot>) {
+        self.machines[index].front.spot = spot;
+        self.with_device(index, |device, boot_ms| {
+            let fix = spot.map(|spot| Fix {
+                latitude_e7: spot.latitude_e7(),
+                longitude_e7: LONGITUDE_E7,
+                accuracy_m: ACCURACY_M,
+                at_boot_ms: boot_ms,
+            });
+            device.handle_position(fix, boot_ms);
+        });
+    }
+
+    pub(super) fn visit_answered(
+        &mut self,
+        index: usize,
+        ticket: u64,
+        result: &Result<ShownCode, CodeRefusal>,
+    ) {
+        let Some(visit) = self.machines[index].front.visits.remove(&ticket) else { return };
+        let who = self.plan.machines[index].principal.clone();
+        if let Err(why) = result {
+            say!(self, who, "shows no code: {why}");
+            let is_over = matches!(why, CodeRefusal::Expired | CodeRefusal::AlreadyEnded);
+            if visit.tries < TRIES && !is_over {
+                let wait = self.random.family.range(500, 8_000);
+                let visit = Visit { tries: visit.tries + 1, ..visit };
+                self.after(wait, Happening::Visit { machine: index, visit });
+            }
+        }
+    }
+
+    /// A piggy bank shows a code: the one that it was sent, in time, and only where it counts (PC-9).
+    pub(super) fn shows_code(&mut self, index: usize, shown: Option<ShownCode>) -> Result<(), Violation> {
+        let who = self.plan.machines[index].principal.clone();
+        let now = self.now;
+        let Some(shown) = shown else { return Ok(()) };
+        // Its disk was slow: by now it is too late.
+        if self.machines[index].boot_ms(now) > shown.until_boot_ms {
+            return Ok(());
+        }
+        let payment = shown.payment;
+        say!(self, who, "shows the code of {payment}");
+        let facts = self.facts.family.orders.get(&payment);
+        let sent = facts.and_then(|facts| Some((facts.prompt.as_ref()?.0, facts.code.clone()?)));
+        let Some((_, code)) = sent.filter(|(machine, _)| *machine == index) else {
+            return Err(self.broken("PC-6", format!("{who} shows a code of {payment} that it was not sent")));
+        };
+        let key = PublicKey::of(&self.plan.machines[index].key);
+        let is_it = match shown.text.presented() {
+            Some(Presented::Qr(_)) => code.code.as_ref() == Some(&shown.text),
+            Some(Presented::Token(signed)) => PaymentToken::verify(&signed, &key).is_ok_and(|token| {
+                code.mode == PaymentMode::Token
+                    && token.payment == payment
+                    && token.amount == code.amount
+                    && token.expires_at == shown.expires_at
+            }),
+            None => false,
+        };
+        if !is_it || shown.expires_at > code.expires_at {
+            return Err(
+                self.broken("PC-6, PC-7", format!("{who} shows something else as the code of {payment}"))
+            );
+        }
+        let until = self.machines[index].world_time(shown.until_boot_ms);
+        if !self.mix.has(Fault::CoreClockSet) && self.core_time(until.max(now)) > code.expires_at.0 {
+            return Err(self.broken("PC-6", format!("{who} shows the code of {payment} when it has expired")));
+        }
+        self.check_spot(index, &code)?;
+        if self.machines[index].front.scanned.insert(shown.text.as_str().to_owned()) {
+            self.will_scan(&code, &shown);
+        }
+        Ok(())
+    }
+
+    /// PC-9: with a check it stands where one of the categories can be paid for, and at the place that the order names.
+    fn check_spot(&mut self, index: usize, code: &PaymentCode) -> Result<(), Violation> {
+        if code.show == ShowCode::AtOnce && !code.check_place {
+            return Ok(());
+        }
+        let here = match self.machines[index].front.spot {
+            Some(Spot::Market) => Some("market"),
+            Some(Spot::Stall) => Some("stall"),
+            Some(Spot::Elsewhere) | None => None,
+        };
+        let takes = match here {
+            Some("market") => true,
+            Some(_) => code.categories.iter().any(|category| category.as_str() == "school"),
+            None => false,
+        };
+        let named = code.place.as_ref().map(PlaceId::as_str);
+        if takes && (named.is_none() || named == here) {
+            return Ok(());
+        }
+        let who = self.plan.machines[index].principal.clone();
+        Err(self.broken("PC-9", format!("{who} shows the code of {} at {here:?}", code.payment)))
+    }
+
+    /// Somebody scans what is shown, once or otherwise.
+    fn will_scan(&mut self, code: &PaymentCode, shown: &ShownCode) {
+        let Some(family) = &self.plan.family else { return };
+        let (till, stall, stranger) = (family.till, family.stall, family.stranger);
+        let right =
+            if code.place.as_ref().is_some_and(|place| place.as_str() == "stall") { stall } else { till };
+        let wish = ScanWish {
+            payment: code.payment,
+            code: shown.text.clone(),
+            expires_at: shown.expires_at,
+            amount: self.random.family.chance(300).then_some(code.amount),
+            changed: None,
+        };
+        let soon = self.random.family.range(200, 6_000);
+        if self.strikes(Fault::CodeChanged) {
+            let random = self.random.of(Fault::CodeChanged);
+            let changed = if random.chance(700) { Change::Forged } else { Change::Garbage };
+            let wait = random.range(0, 8_000);
+            let code = change(changed, code, &wish, random);
+            self.scan_after(wait, right, ScanWish { code, changed: Some(changed), ..wish.clone() });
+        }
+        if self.strikes(Fault::ScannedElsewhere) {
+            let random = self.random.of(Fault::ScannedElsewhere);
+            let wait = random.range(0, 8_000);
+            let by = [till, stall, stranger][random.index(3)];
+            self.scan_after(wait, by, wish.clone());
+        }
+        if self.strikes(Fault::WrongAmount) {
+            let wait = self.random.of(Fault::WrongAmount).range(0, 8_000);
+            let amount = Some(self.plan.currency.minor(code.amount.minor + 1));
+            self.scan_after(wait, right, ScanWish { amount, ..wish.clone() });
+        }
+        if self.strikes(Fault::ScannedAgain) {
+            let wait = self.random.of(Fault::ScannedAgain).range(0, 20_000);
+            self.scan_after(wait, right, wish.clone());
+        }
+        if self.strikes(Fault::CodeUnused) {
+            return;
+        }
+        if self.strikes(Fault::ScannedLate) {
+            let left = shown.expires_at.0.saturating_sub(self.stamp().0);
+            let late = (left + 3_000).saturating_sub(self.random.of(Fault::ScannedLate).range(0, 6_000));
+            return self.scan_after(late, right, wish);
+        }
+        self.scan_after(soon, right, wish);
+    }
+
+    fn scan_after(&mut self, wait: u64, by: usize, wish: ScanWish) {
+        let scan = self.facts.family.scan_wishes.len();
+        self.facts.family.scan_wishes.push(wish);
+        self.after(wait, Happening::Act(by, Deed::Ask(Wish::Scan { scan })));
+    }
+}
+
+/// The same with another key, or with nothing of it left.
+fn change(how: Change, code: &PaymentCode, wish: &ScanWish, random: &mut Random) -> CodeText {
+    let key = SigningKey::from_bytes(&random.bytes());
+    let garbage = || "FQ1:%%%".parse().unwrap_or_else(|_| wish.code.clone());
+    match (how, wish.code.presented()) {
+        (Change::Forged, Some(Presented::Qr(signed))) => {
+            PaymentQr::verify(&signed, &PublicKey::of(&core_key()))
+                .map_or_else(|_| garbage(), |qr| qr.sign(&key))
+        }
+        (Change::Forged, Some(Presented::Token(signed))) => {
+            let read = PaymentToken::read_unverified(&signed);
+            read.map_or_else(
+                |_| garbage(),
+                |token| PaymentToken { payment: code.payment, ..token }.sign(&key),
+            )
+        }
+        _ => garbage(),
+    }
+}
