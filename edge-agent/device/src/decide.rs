@@ -1,6 +1,7 @@
 //! Decisions: from a message and the facts of the moment to events, or a refusal. Nothing is changed here.
 
 mod check;
+mod code;
 mod command;
 mod issue;
 mod prompt;
@@ -15,6 +16,8 @@ use schemas::time::Timestamp;
 use schemas::wire::Text;
 use serde::{Deserialize, Serialize};
 
+pub use code::{CodeRefusal, CodeRequest};
+pub(crate) use code::{PlacesDecision, Whereabouts};
 pub use command::HardwareResult;
 pub(crate) use command::Start;
 pub use issue::{IssueRefusal, IssueRequest, Issued};
@@ -47,6 +50,7 @@ pub(crate) struct Context<'a> {
     pub(crate) upper: Option<Timestamp>,
     /// Cloud time is not earlier than this; none if unknown.
     pub(crate) lower: Option<Timestamp>,
+    pub(crate) whereabouts: Whereabouts,
     pub(crate) set_up_mode: bool,
     /// The journal takes new work, not only the end of what is open.
     pub(crate) journal_accepts: bool,
@@ -156,9 +160,13 @@ impl State {
             .take(limits::FORGOTTEN_AT_ONCE)
             .collect();
         let prompts = self.prompts_to_forget(lower);
-        let nothing =
-            commands.is_empty() && checks.is_empty() && informations.is_empty() && prompts.is_empty();
-        (!nothing).then_some(Event::Forgotten { commands, checks, informations, prompts })
+        let codes = self.codes_to_forget(lower);
+        let nothing = commands.is_empty()
+            && checks.is_empty()
+            && informations.is_empty()
+            && prompts.is_empty()
+            && codes.is_empty();
+        (!nothing).then_some(Event::Forgotten { commands, checks, informations, prompts, codes })
     }
 
     /// Only above the count bound, and only what ended at least 48 h of cloud time ago. One that ended at an unknown
@@ -197,6 +205,8 @@ pub(crate) enum Poison {
     Content(EnvelopeError),
     /// A kind that this platform has, and not this profile.
     Unexpected,
+    /// Readable, and without something that it needs.
+    Incomplete,
 }
 
 impl Poison {
@@ -205,6 +215,7 @@ impl Poison {
             Poison::Kind => "kind_unknown",
             Poison::Content(error) => error.code(),
             Poison::Unexpected => "kind_unexpected",
+            Poison::Incomplete => "payload_invalid",
         })
     }
 
@@ -217,6 +228,7 @@ impl Poison {
             Poison::Unexpected => {
                 "a device with this profile has no use for this message: check the profile".to_owned()
             }
+            Poison::Incomplete => "a code is for a QR code or a token, and a QR code comes along".to_owned(),
         })
     }
 }

@@ -1,5 +1,6 @@
 //! The device: inputs in, events and outputs out. Every output carries the position that it was computed from.
 
+mod code;
 mod link;
 mod prompt;
 mod self_report;
@@ -23,6 +24,8 @@ use crate::profile::Profile;
 use crate::report::Reporter;
 use crate::state::{CommandRecord, State};
 use crate::status::{OpenCommand, Status};
+pub use code::Fix;
+use code::Presenting;
 use link::Link;
 use prompt::Showing;
 use self_report::SelfReport;
@@ -118,6 +121,9 @@ pub struct Device {
     /// Accepted, and perhaps not on disk yet: these do not begin.
     accepting: VecDeque<(Position, CommandId)>,
     showing: Showing,
+    presenting: Presenting,
+    key: Option<SigningKey>,
+    fix: Option<Fix>,
     set_up_mode: bool,
     stopping: bool,
     journal_accepts: bool,
@@ -150,6 +156,9 @@ impl Device {
             acting: None,
             accepting: VecDeque::new(),
             showing: Showing::default(),
+            presenting: Presenting::new(seed),
+            key: None,
+            fix: None,
             set_up_mode: false,
             stopping: false,
             journal_accepts: true,
@@ -195,6 +204,7 @@ impl Device {
         self.link = Some(Link::new(connection, window, now_boot_ms));
         self.clock.ask_anew();
         self.self_report.tell_anew();
+        self.presenting.ask_anew();
         self.advance(now_boot_ms);
     }
 
@@ -287,6 +297,7 @@ impl Device {
             self.accepting.pop_front();
         }
         self.showing.handle_synced(self.synced);
+        self.presenting.handle_synced(self.synced);
         self.advance(now_boot_ms);
     }
 
@@ -320,6 +331,8 @@ impl Device {
                 .map(|link| link.connected_boot_ms.saturating_add(self.settings.clock_wait_ms)),
             self.acting.as_ref().filter(|acting| !acting.given_up).map(|acting| acting.give_up_boot_ms),
             self.next_prompt_end_boot_ms(),
+            self.next_code_end_boot_ms(),
+            link.and_then(|_| self.next_places_question_boot_ms()),
         ]
         .into_iter()
         .flatten()
@@ -376,6 +389,9 @@ impl Device {
             open_prompts: self.open_prompts(now_boot_ms),
             prompt_results: self.prompt_results(),
             child_view: state.child_view.clone(),
+            open_codes: self.open_codes(now_boot_ms),
+            places: self.places_status(),
+            whereabouts: self.position_status(now_boot_ms),
             hardware_silent: self.hardware_silent(),
             journal_full: !self.journal_accepts,
             position: self.position.value(),
@@ -392,6 +408,7 @@ impl Device {
             conditions: &self.conditions,
             upper: self.clock.upper(now_boot_ms),
             lower: self.clock.lower(now_boot_ms),
+            whereabouts: self.whereabouts(now_boot_ms),
             set_up_mode: self.set_up_mode,
             journal_accepts: self.journal_accepts,
             hardware_silent: self.hardware_silent(),
@@ -410,6 +427,7 @@ impl Device {
                 self.accepting.push_back((self.position, command.command));
             }
             self.showing.handle_event(&event, self.position);
+            self.presenting.handle_event(&event, self.position);
             self.unrecorded.push_back(event);
         }
     }
@@ -468,7 +486,21 @@ impl Device {
                 Some(_) => self.state.decide_child_view(&context, &view),
                 None => self.state.decide_poison(&context, kind, payload, &Poison::Unexpected),
             },
-            Down::RequestAnswer(_) | Down::PaymentVerification(_) => {
+            Down::PaymentCode(code) => {
+                let decided = match &self.profile.prompt {
+                    Some(_) => self.state.decide_code(&context, &code),
+                    None => Err(Poison::Unexpected),
+                };
+                let decision =
+                    decided.unwrap_or_else(|why| self.state.decide_poison(&context, kind, payload, &why));
+                self.ask_for_newer_places(&code);
+                decision
+            }
+            Down::Places(answer) if self.profile.prompt.is_some() => {
+                self.learn_places(&answer, now_boot_ms);
+                Decision::Record(vec![])
+            }
+            Down::Places(_) | Down::RequestAnswer(_) | Down::PaymentVerification(_) => {
                 self.state.decide_poison(&context, kind, payload, &Poison::Unexpected)
             }
         }
@@ -488,6 +520,8 @@ impl Device {
         self.begin_commands(now_boot_ms);
         self.end_late_prompts(now_boot_ms);
         self.show_prompt(now_boot_ms);
+        self.end_late_codes(now_boot_ms);
+        self.show_code(now_boot_ms);
         let forgotten = self.state.decide_forget(&self.context(now_boot_ms));
         self.record(forgotten);
         self.send(now_boot_ms);

@@ -1,11 +1,12 @@
 //! What is journaled. Tags and fields are never reused: a journal outlives every release.
 
 use schemas::cbor::{self, CborError};
-use schemas::ids::{Code, CommandId, Hash, ItemId, MessageId, Nonce, PaymentId};
+use schemas::ids::{Code, CommandId, Hash, Instance, ItemId, MessageId, Nonce, PaymentId};
 use schemas::message::{
-    ChildAnswer, ChildView, ExecutorCommand, HealthCheckRequest, HealthVerdict, Outcome, PaymentPrompt,
-    PaymentState, PaymentStatus, Position,
+    ChildAnswer, ChildView, ExecutorCommand, HealthCheckRequest, HealthVerdict, Outcome, PaymentCode,
+    PaymentPrompt, PaymentState, PaymentStatus, Position,
 };
+use schemas::signed::{Catalogue, PublicKey};
 use schemas::time::Timestamp;
 use schemas::topic::Kind;
 use serde::{Deserialize, Serialize};
@@ -176,6 +177,9 @@ pub enum Event {
         /// Answered and ended prompts.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         prompts: Vec<PaymentId>,
+        /// Ended codes.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        codes: Vec<PaymentId>,
     },
     /// A prompt was taken in; its PUBACK waits for this record, and so does the screen (PC-2).
     PromptAccepted {
@@ -190,6 +194,9 @@ pub enum Event {
         answer: ChildAnswer,
         /// Where that was.
         position: Option<Position>,
+        /// Whether the piggy bank had made sure who it was, if it was asked to (PC-16).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        identified: Option<bool>,
         /// Goes to the cloud.
         report: SpoolEntry,
     },
@@ -209,6 +216,30 @@ pub enum Event {
     ChildViewReceived {
         /// As the cloud told it.
         view: ChildView,
+    },
+    /// A code was taken in; its PUBACK waits for this record, and so does the screen (PC-6, PC-7).
+    CodeAccepted {
+        /// With what is paid.
+        code: PaymentCode,
+    },
+    /// A code's time is over: it is never shown again.
+    CodeExpired {
+        /// Of which payment.
+        payment: PaymentId,
+    },
+    /// Whose word on places counts, for one enrolment: the first one that it heard of.
+    SignerPinned {
+        /// Which enrolment.
+        instance: Instance,
+        /// The cloud's key.
+        signer: PublicKey,
+    },
+    /// Places, signed by the pinned key and newer than what was known (PC-9).
+    PlacesReceived {
+        /// Which enrolment heard it.
+        instance: Instance,
+        /// As the cloud signed it.
+        catalogue: Catalogue,
     },
 }
 

@@ -7,7 +7,8 @@
 //! # What is absent
 //! No clock, no randomness, no files, no sockets. No second act for one command id: an intent without an outcome
 //! is reported as `unknown` after a restart, never tried again. No output that leaves before its record is durable. No
-//! prompt that is shown, and no answer that is taken, when it may be later than the cloud waits (PC-3).
+//! prompt that is shown, and no answer that is taken, when it may be later than the cloud waits (PC-3). No code that is
+//! shown after its end, or where nobody takes it (PC-9).
 
 mod clock;
 mod decide;
@@ -22,15 +23,17 @@ mod status;
 mod suggest;
 
 pub use decide::{
-    Conditions, HardwareResult, IssueRefusal, IssueRequest, Issued, PromptAnswerRequest, PromptRefusal,
+    CodeRefusal, CodeRequest, Conditions, HardwareResult, IssueRefusal, IssueRequest, Issued,
+    PromptAnswerRequest, PromptRefusal,
 };
-pub use device::{Device, Recovered, Settings};
+pub use device::{Device, Fix, Recovered, Settings};
 pub use event::{DeadLetter, Direction, Event, PromptEnd, SpoolEntry};
-pub use output::{Delivery, Output, ShownPrompt};
+pub use output::{Delivery, Output, ShownCode, ShownPrompt};
 pub use profile::{
-    ButtonSettings, Capability, Condition, DisplaySettings, DriverSettings, ExecutorRules, InformationRules,
-    Item, Profile, ProfileError, PromptRules, Sale,
+    ButtonSettings, Capability, CodeDisplay, CodeRules, Condition, DisplaySettings, DriverSettings,
+    ExecutorRules, IdentitySettings, InformationRules, Item, PositionSettings, Profile, ProfileError,
+    PromptRules, Sale,
 };
-pub use state::{CommandRecord, PromptRecord, State};
-pub use status::{OpenCommand, OpenPrompt, PromptResult, Status};
+pub use state::{CodeEnd, CodeRecord, CommandRecord, PromptRecord, State};
+pub use status::{OpenCode, OpenCommand, OpenPrompt, PlacesStatus, PositionStatus, PromptResult, Status};
 pub use suggest::explain_unknown_key;

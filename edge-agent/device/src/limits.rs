@@ -20,6 +20,14 @@ pub const INFORMATIONS_REMEMBERED: usize = 4_096;
 pub const PROMPTS_OPEN: u32 = 16;
 /// Prompts that are remembered; if all of them are still in time, no more are accepted (PUBACK 0x97).
 pub const PROMPTS: usize = 256;
+/// Codes that wait to be paid with; more are put off (PUBACK 0x97).
+pub const CODES_OPEN: usize = 16;
+/// Codes that are remembered; if all of them are still in time, no more are accepted (PUBACK 0x97).
+pub const CODES: usize = 256;
+/// A position that is older counts as none, in milliseconds (devices.md).
+pub const POSITION_AGE_MS: u64 = 30_000;
+/// Longest life of a token, in milliseconds; a new one is made when it is over.
+pub const TOKEN_MS: u64 = 120_000;
 /// Longest quiet time that a profile asks for before a key counts, in milliseconds.
 pub const QUIET_MS: u64 = 5_000;
 /// Most keys of one meaning.

@@ -1,10 +1,14 @@
 //! What the device asks of its shell.
 
 use schemas::ids::{CommandId, ItemId, MessageId, PaymentId};
-use schemas::message::{ChildAnswer, PaymentPrompt, PaymentStatus};
+use schemas::message::{ChildAnswer, PaymentMode, PaymentPrompt, PaymentStatus};
+use schemas::money::Money;
+use schemas::signed::CodeText;
+use schemas::time::Timestamp;
 use schemas::topic::Kind;
+use schemas::wire::Text;
 
-use crate::decide::{IssueRefusal, Issued, PromptRefusal};
+use crate::decide::{CodeRefusal, IssueRefusal, Issued, PromptRefusal};
 
 /// One QoS 1 delivery on one connection. The shell chooses `token`; it comes back in the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,6 +26,34 @@ pub struct ShownPrompt {
     pub prompt: PaymentPrompt,
     /// The last moment at which it may be shown and answered, on the boot-time clock, in milliseconds.
     pub until_boot_ms: u64,
+}
+
+/// A code to be shown, or handed to a terminal, and no longer than that.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ShownCode {
+    /// Of which payment.
+    pub payment: PaymentId,
+    /// A QR code of the cloud, or a token of the device.
+    pub mode: PaymentMode,
+    /// How much.
+    pub amount: Money,
+    /// Who gets it, for the child to read.
+    pub payee: Text,
+    /// What is shown. Who has it may pay with it: it belongs into no log.
+    pub text: CodeText,
+    /// When `text` ends, in cloud time.
+    pub expires_at: Timestamp,
+    /// The last moment at which it may be shown, on the boot-time clock, in milliseconds.
+    pub until_boot_ms: u64,
+}
+
+impl std::fmt::Debug for ShownCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("ShownCode");
+        shown.field("payment", &self.payment).field("mode", &self.mode).field("amount", &self.amount);
+        shown.field("expires_at", &self.expires_at).field("until_boot_ms", &self.until_boot_ms);
+        shown.finish_non_exhaustive()
+    }
 }
 
 /// An effect, in the order in which it must happen. PUBACKs leave in the order of arrival (correctness.md 8).
@@ -96,6 +128,20 @@ pub enum Output {
         /// It is on disk and will be told to the cloud; or it changes nothing.
         result: Result<(), PromptRefusal>,
     },
+    /// Show this code in place of what is shown now; none: show no code (PC-6, PC-7, PC-9).
+    Code {
+        /// The one that the child asked for, or the oldest one that is shown at once.
+        shown: Option<ShownCode>,
+    },
+    /// The answer to `handle_code_request`.
+    CodeAnswered {
+        /// Of the request.
+        ticket: u64,
+        /// Which payment.
+        payment: PaymentId,
+        /// It is shown; or why not.
+        result: Result<ShownCode, CodeRefusal>,
+    },
     /// A payment changed its state: for a display.
     Show {
         /// As the cloud told it.
@@ -117,6 +163,8 @@ impl Output {
             | Output::Issued { .. }
             | Output::Prompt { .. }
             | Output::PromptAnswered { .. }
+            | Output::Code { .. }
+            | Output::CodeAnswered { .. }
             | Output::Show { .. } => None,
         }
     }

@@ -1,5 +1,7 @@
 //! Profiles are data: what a device is able to do, what it sells, how far it may go, which driver it uses.
 
+mod paying;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::ids::{ItemId, MerchantId};
@@ -9,6 +11,7 @@ use serde::Deserialize;
 
 use crate::limits;
 use crate::suggest::explain_unknown_key;
+pub use paying::{CodeDisplay, CodeRules, IdentitySettings, PositionSettings};
 
 /// Why a profile was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +68,12 @@ pub struct Profile {
     pub executor: Option<ExecutorRules>,
     /// Present if it asks a child.
     pub prompt: Option<PromptRules>,
+    /// Where its position comes from.
+    pub position: PositionSettings,
+    /// How it presents codes.
+    pub code: CodeRules,
+    /// How it makes sure who answers.
+    pub identity: IdentitySettings,
     /// How it reaches its hardware.
     pub driver: DriverSettings,
 }
@@ -204,6 +213,9 @@ struct ProfileText {
     information: Option<InformationRules>,
     executor: Option<ExecutorRules>,
     prompt: Option<PromptRules>,
+    position: Option<PositionSettings>,
+    code: Option<CodeRules>,
+    identity: Option<IdentitySettings>,
     driver: DriverSettings,
 }
 
@@ -245,6 +257,13 @@ impl ProfileText {
         if self.capabilities.contains(&Capability::AnswersPrompts) != self.prompt.is_some() {
             return Err(refuse("`answers-prompts` and the table [prompt] go together".into()));
         }
+        let around = self.position.is_some() || self.code.is_some() || self.identity.is_some();
+        if around && self.prompt.is_none() {
+            return Err(refuse("[position], [code] and [identity] are for what `answers-prompts`".into()));
+        }
+        let (position, code) = (self.position.unwrap_or_default(), self.code.unwrap_or_default());
+        let identity = self.identity.unwrap_or_default();
+        position.check().and(code.check()).and(identity.check()).map_err(refuse)?;
         if let Some(rules) = &self.prompt {
             rules.check().map_err(refuse)?;
         }
@@ -269,6 +288,9 @@ impl ProfileText {
             information: self.information,
             executor: self.executor,
             prompt: self.prompt,
+            position,
+            code,
+            identity,
             driver: self.driver,
         })
     }
@@ -357,6 +379,8 @@ mod tests {
     fn the_shipped_profiles_are_accepted() {
         let piggy_bank = Profile::parse(PIGGY_BANK).unwrap();
         assert_eq!(piggy_bank.prompt.unwrap().display, DisplaySettings::Auto);
+        let around = (piggy_bank.position, piggy_bank.code.display, piggy_bank.identity);
+        assert_eq!(around, (PositionSettings::None, CodeDisplay::Screen, IdentitySettings::None));
         let chip = Profile::parse(CHIP).unwrap();
         assert!(chip.information.is_some() && chip.items.values().all(|item| item.sale.is_some()));
         let executor = Profile::parse(EXECUTOR).unwrap();
@@ -386,6 +410,20 @@ mod tests {
             (PIGGY_BANK, "queue_max = 16", "queue_max = 17", "queue_max"),
             (PIGGY_BANK, "queue_max = 16", "queue_max = 16\nquiet_ms = 5001", "quiet_ms"),
             (PIGGY_BANK, "kind = \"auto\"", "kind = \"process\"\nargv = []", "argv"),
+            (EXECUTOR, "[driver]", "[position]\nkind = \"gpsd\"\n[driver]", "answers-prompts"),
+            (
+                PIGGY_BANK,
+                "[position]\nkind = \"none\"",
+                "[position]\nkind = \"file\"\npath = \"\"",
+                "[position]",
+            ),
+            (PIGGY_BANK, "kind = \"screen\"\n\n", "kind = \"process\"\nargv = []\n\n", "[code.display]"),
+            (
+                PIGGY_BANK,
+                "[identity]\nkind = \"none\"",
+                "[identity]\nkind = \"process\"\nargv = [\"x\"]\ntimeout_ms = 1",
+                "timeout_ms of [identity]",
+            ),
             (
                 PIGGY_BANK,
                 "[driver]",

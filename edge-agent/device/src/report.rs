@@ -57,9 +57,10 @@ impl Reporter {
         payment: PaymentId,
         answer: ChildAnswer,
         position: Option<Position>,
+        identified: Option<bool>,
     ) -> SpoolEntry {
         let id = self.id("payment-prompt", &[&payment.0, answer.as_str().as_bytes()]);
-        entry(id, Up::PaymentPrompt(PromptAnswer { payment, answer, position, identified: None }))
+        entry(id, Up::PaymentPrompt(PromptAnswer { payment, answer, position, identified }))
     }
 
     /// The same poisonous payload is refused under the same id.

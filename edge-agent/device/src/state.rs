@@ -1,5 +1,6 @@
 //! What a device remembers. Only [`State::evolve`] changes it, in a live process and in replay alike.
 
+mod code;
 mod prompt;
 
 use std::collections::btree_map::Entry;
@@ -15,6 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::{DeadLetter, Direction, Event, SpoolEntry};
 use crate::limits;
+pub use code::{CodeEnd, CodeRecord};
+pub(crate) use code::{Codes, KnownPlaces, is_final};
 pub use prompt::PromptRecord;
 pub(crate) use prompt::{Prompts, is_decided};
 
@@ -81,6 +84,10 @@ pub struct State {
     pub(crate) prompts: Prompts,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) child_view: Option<ChildView>,
+    #[serde(default, skip_serializing_if = "Codes::is_empty")]
+    pub(crate) codes: Codes,
+    #[serde(default, skip_serializing_if = "KnownPlaces::is_empty")]
+    pub(crate) places: KnownPlaces,
 }
 
 impl State {
@@ -110,6 +117,11 @@ impl State {
     /// How many prompts wait for an answer.
     pub fn open_prompts(&self) -> usize {
         self.prompts.open.len()
+    }
+
+    /// Where a code stands, if it is known.
+    pub fn code(&self, payment: &PaymentId) -> Option<&CodeRecord> {
+        self.codes.records.get(payment)
     }
 
     /// The messages that wait for a promise, oldest first.
@@ -172,13 +184,14 @@ impl State {
                 self.spool(report);
             }
             Event::PaymentStateReceived { payment, state, at } => self.payment_state(*payment, *state, *at),
-            Event::Forgotten { commands, checks, informations, prompts } => {
+            Event::Forgotten { commands, checks, informations, prompts, codes } => {
                 self.forget(commands, checks, informations);
                 self.prompts.forget(prompts);
+                self.codes.forget(codes);
             }
             Event::PromptAccepted { prompt } => self.prompts.accept(prompt),
-            Event::PromptAnswered { payment, answer, position, report } => {
-                self.prompts.answer(*payment, *answer, *position);
+            Event::PromptAnswered { payment, answer, position, identified, report } => {
+                self.prompts.answer(*payment, *answer, *position, *identified);
                 self.spool(report);
             }
             Event::ChildViewReceived { view } => self.child_view = Some(view.clone()),
@@ -186,7 +199,14 @@ impl State {
             Event::PaymentResultReceived { status } => {
                 self.payment_state(status.payment, status.state, status.at);
                 self.prompts.result(status);
+                if is_final(status.state) {
+                    self.codes.end(status.payment, CodeEnd::Decided);
+                }
             }
+            Event::CodeAccepted { code } => self.codes.accept(code),
+            Event::CodeExpired { payment } => self.codes.end(*payment, CodeEnd::Expired),
+            Event::SignerPinned { instance, signer } => self.places.pin(*instance, *signer),
+            Event::PlacesReceived { instance, catalogue } => self.places.receive(*instance, catalogue),
         }
     }
 

@@ -1,8 +1,13 @@
 //! What `edge-agent status` shows.
 
-use schemas::ids::{CommandId, ItemId, PaymentId};
-use schemas::message::{ChildAnswer, ChildView, PaymentPrompt, PaymentState, PaymentStatus};
+use schemas::ids::{Code, CommandId, ItemId, PaymentId, PlaceId};
+use schemas::message::{
+    Categories, ChildAnswer, ChildView, PaymentMode, PaymentPrompt, PaymentState, PaymentStatus, ShowCode,
+};
+use schemas::money::Money;
+use schemas::signed::PublicKey;
 use schemas::time::Timestamp;
+use schemas::wire::Text;
 use serde::{Deserialize, Serialize};
 
 use crate::event::{DeadLetter, PromptEnd};
@@ -32,6 +37,57 @@ pub struct OpenPrompt {
     pub shown: bool,
     /// How long it may be answered, in milliseconds; none if cloud time is unknown: then it waits unseen.
     pub remaining_ms: Option<u64>,
+}
+
+/// A code with which the child may pay, without the code itself (PC-6, PC-7).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenCode {
+    /// Of which payment.
+    pub payment: PaymentId,
+    /// With a QR code or with a token.
+    pub mode: PaymentMode,
+    /// How much.
+    pub amount: Money,
+    /// Who gets it, for the child to read.
+    pub payee: Text,
+    /// What it is for.
+    pub categories: Categories,
+    /// The only place where it counts, if there is only one.
+    pub place: Option<PlaceId>,
+    /// When it is shown.
+    pub show: ShowCode,
+    /// When it ends.
+    pub expires_at: Timestamp,
+    /// It is the one to be seen now.
+    pub shown: bool,
+    /// How long it counts, in milliseconds; none if cloud time is unknown: then it is not shown.
+    pub remaining_ms: Option<u64>,
+    /// Why it would not be shown now if the child asked: a stable code, and a sentence (PC-9).
+    pub not_now: Option<(Code, String)>,
+}
+
+/// What a piggy bank knows of places (PC-9).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacesStatus {
+    /// Of the list; 0: none.
+    pub version: u64,
+    /// How many.
+    pub places: usize,
+    /// Whose signature counts: the first signer that this enrolment heard of.
+    pub signer: Option<PublicKey>,
+    /// Why the last list that came was not taken over.
+    pub refused: Option<Code>,
+}
+
+/// What a device's receiver last said (PC-3, PC-9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PositionStatus {
+    /// Radius of the error, in metres.
+    pub accuracy_m: u32,
+    /// How long ago, in milliseconds.
+    pub age_ms: u64,
+    /// Not too old to count.
+    pub counts: bool,
 }
 
 /// What became of a payment, for the child to read (PC-5).
@@ -87,6 +143,15 @@ pub struct Status {
     /// What the child has and can look forward to, as of a time (PC-14); none: the cloud has not told it yet.
     #[serde(default)]
     pub child_view: Option<ChildView>,
+    /// Codes with which the child may pay, oldest first.
+    #[serde(default)]
+    pub open_codes: Vec<OpenCode>,
+    /// The places where they count; none: this is no piggy bank.
+    #[serde(default)]
+    pub places: Option<PlacesStatus>,
+    /// Where the device is, as far as it knows; none: nothing says so.
+    #[serde(default)]
+    pub whereabouts: Option<PositionStatus>,
     /// The hardware has not come back from an act in its time.
     pub hardware_silent: bool,
     /// The journal has no room for new work.

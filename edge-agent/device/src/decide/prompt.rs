@@ -1,14 +1,14 @@
 //! Payment prompts: take in, answer once, end when their time is over (PC-2, PC-3, PC-4).
 
 use schemas::ids::PaymentId;
-use schemas::message::{ChildAnswer, ChildView, PaymentPrompt, PaymentStatus, Position};
+use schemas::message::{ChildAnswer, ChildView, PaymentPrompt, PaymentStatus};
 use schemas::time::Timestamp;
 use schemas_mutants::Mutant;
 
 use super::{Context, Decision};
 use crate::event::{Event, PromptEnd};
 use crate::limits;
-use crate::state::{PromptRecord, State, is_decided};
+use crate::state::{PromptRecord, State, is_decided, is_final};
 
 /// The child at the piggy bank has answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,8 +19,8 @@ pub struct PromptAnswerRequest {
     pub payment: PaymentId,
     /// What the child said.
     pub answer: ChildAnswer,
-    /// Where the piggy bank is, if it knows.
-    pub position: Option<Position>,
+    /// The piggy bank has made sure that it is this child (PC-16).
+    pub identified: bool,
 }
 
 /// Why an answer changes nothing, and what that means for the child.
@@ -72,8 +72,8 @@ impl State {
         match self.prompts.records.get(&payment) {
             Some(PromptRecord::Open(_) | PromptRecord::Ended { .. }) => return Decision::Record(vec![]),
             Some(PromptRecord::Answered { .. }) if Mutant::PromptAskedAgain.is_active() => {}
-            Some(PromptRecord::Answered { answer, position, .. }) => {
-                let answer = context.reporter.prompt_answer(payment, *answer, *position);
+            Some(PromptRecord::Answered { answer, position, identified, .. }) => {
+                let answer = context.reporter.prompt_answer(payment, *answer, *position, *identified);
                 return self.repeat(context, answer);
             }
             None => {}
@@ -99,7 +99,7 @@ impl State {
         context: &Context<'_>,
         request: &PromptAnswerRequest,
     ) -> Result<Event, PromptRefusal> {
-        let (payment, answer, position) = (request.payment, request.answer, request.position);
+        let (payment, answer) = (request.payment, request.answer);
         let prompt = match self.prompts.records.get(&payment) {
             None => return Err(PromptRefusal::NoSuchPrompt(payment)),
             Some(PromptRecord::Answered { answer, .. }) => {
@@ -119,8 +119,10 @@ impl State {
             Some(upper) if upper > prompt.answer_by => return Err(PromptRefusal::TooLate),
             Some(_) => {}
         }
-        let report = context.reporter.prompt_answer(payment, answer, position);
-        Ok(Event::PromptAnswered { payment, answer, position, report })
+        let position = context.whereabouts.known();
+        let identified = prompt.identify.filter(|asked| *asked).map(|_| request.identified);
+        let report = context.reporter.prompt_answer(payment, answer, position, identified);
+        Ok(Event::PromptAnswered { payment, answer, position, identified, report })
     }
 
     /// Prompts whose time may be over: by the upper bound, so that none is shown too late (correctness.md 14).
@@ -135,7 +137,8 @@ impl State {
         if self.payment_states.contains(&(status.payment, status.state, status.at)) {
             return Decision::Record(vec![]);
         }
-        let is_open = self.prompts.open.contains(&status.payment) && is_decided(status.state);
+        let is_open = self.prompts.open.contains(&status.payment) && is_decided(status.state)
+            || self.codes.open.contains(&status.payment) && is_final(status.state);
         if !context.journal_accepts && !is_open {
             return Decision::Full;
         }

@@ -68,6 +68,7 @@ impl Device {
             let payload = self.clock.ask(now_boot_ms);
             self.output(Output::Ask { connection, kind: schemas::topic::Kind::CloudTime, payload });
         }
+        self.ask_for_places(connection, now_boot_ms);
         let overdue = |sent: &u64| now_boot_ms >= sent.saturating_add(self.settings.acknowledge_ms);
         if !link.closing && link.in_flight.values().any(overdue) {
             link.closing = true;

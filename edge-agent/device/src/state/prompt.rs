@@ -25,6 +25,9 @@ pub enum PromptRecord {
         answer: ChildAnswer,
         /// Where that was.
         position: Option<Position>,
+        /// Whether the piggy bank had made sure who it was, if it was asked to.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        identified: Option<bool>,
     },
     /// Over without an answer.
     Ended {
@@ -77,8 +80,14 @@ impl Prompts {
         }
     }
 
-    pub(super) fn answer(&mut self, payment: PaymentId, answer: ChildAnswer, position: Option<Position>) {
-        if self.end(payment, |prompt| PromptRecord::Answered { prompt, answer, position }) {
+    pub(super) fn answer(
+        &mut self,
+        payment: PaymentId,
+        answer: ChildAnswer,
+        position: Option<Position>,
+        identified: Option<bool>,
+    ) {
+        if self.end(payment, |prompt| PromptRecord::Answered { prompt, answer, position, identified }) {
             self.tell(payment, None);
         }
     }

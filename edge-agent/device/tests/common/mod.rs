@@ -148,7 +148,7 @@ impl Bench {
 
     pub(crate) fn answer_time(&mut self, outputs: &[Output]) {
         for output in outputs {
-            let Output::Ask { payload, .. } = output else { continue };
+            let Output::Ask { kind: Kind::CloudTime, payload, .. } = output else { continue };
             let Up::CloudTime(question) = Up::decode(Kind::CloudTime, payload).unwrap().body else {
                 panic!()
             };
@@ -183,7 +183,7 @@ impl Bench {
 
     pub(crate) fn answer(&mut self, number: u8, answer: ChildAnswer) {
         let payment = PaymentId([number; 16]);
-        let request = PromptAnswerRequest { ticket: u64::from(number), payment, answer, position: None };
+        let request = PromptAnswerRequest { ticket: u64::from(number), payment, answer, identified: false };
         self.device.handle_prompt_answer(&request, self.now);
     }
 }
