@@ -11,9 +11,9 @@ use std::time::Duration;
 use ed25519_dalek::SigningKey;
 use edge_agent_device::{
     Delivery, Device, Event, HardwareResult, IssueRequest, Output, PromptAnswerRequest, PromptRefusal,
-    Settings, ShownPrompt,
+    Settings, ShownPrompt, WishRefusal, WishRequest,
 };
-use schemas::ids::{CommandId, Nonce, PaymentId};
+use schemas::ids::{CommandId, Nonce, PaymentId, WishId};
 use schemas::message::ChildAnswer;
 use schemas_journal::{SnapshotError, SnapshotTaken};
 use serde_json::json;
@@ -343,7 +343,20 @@ impl Agent {
             }
             Request::Prompts => {
                 let (prompts, results) = (self.device.open_prompts(now), self.device.prompt_results());
-                Ok(json!(PromptList { prompts, results, child: self.device.child_view().cloned() }))
+                let (child, wishes) = (self.device.child_view().cloned(), self.device.wishes());
+                Ok(json!(PromptList { prompts, results, child, wishes }))
+            }
+            Request::Wish { to, text } => {
+                self.next_ticket += 1;
+                self.tickets.insert(self.next_ticket, reply);
+                self.device.handle_wish(&WishRequest { ticket: self.next_ticket, to, text }, now);
+                return Ok(());
+            }
+            Request::WithdrawWish { wish } => {
+                self.next_ticket += 1;
+                self.tickets.insert(self.next_ticket, reply);
+                self.device.handle_wish_withdraw(self.next_ticket, wish, now);
+                return Ok(());
             }
             Request::AnswerPrompt { payment, answer } => {
                 self.next_ticket += 1;
@@ -424,6 +437,10 @@ impl Agent {
                 self.tell_answered(ticket, payment, answer, result);
                 None
             }
+            Output::WishMade { ticket, result } => {
+                self.answer_wish(ticket, result);
+                None
+            }
             Output::Show { status } => {
                 tracing::info!(payment = %status.payment, state = %status.state, text = %status.text, "payment");
                 None
@@ -497,6 +514,14 @@ impl Agent {
         }
     }
 
+    fn answer_wish(&mut self, ticket: u64, result: Result<WishId, WishRefusal>) {
+        let Some(reply) = self.tickets.remove(&ticket) else { return };
+        let refusal =
+            |refusal: WishRefusal| Refusal { code: refusal.code().to_owned(), text: refusal.to_string() };
+        // The caller may have gone away; the wish is kept all the same.
+        let _ = reply.send(result.map(|wish| json!({ "wish": wish })).map_err(refusal));
+    }
+
     fn refresh_panel(&mut self) {
         let Some(panel) = &mut self.panel else { return };
         let cloud_time = self.device.cloud_time(boot_ms());
@@ -509,6 +534,7 @@ impl Agent {
             shown: self.shown.clone(),
             results: self.device.prompt_results(),
             child: self.device.child_view().cloned(),
+            wishes: self.device.wishes(),
             notice: self.notice.clone(),
         });
     }
@@ -522,7 +548,9 @@ fn pass_all(events: &[Event], inbox: Step, intent: Step, outcome: Step) {
             | Event::CheckAnswered { .. }
             | Event::PromptAccepted { .. } => pass(inbox),
             Event::IntentRecorded { .. } => pass(intent),
-            Event::OutcomeRecorded { .. } | Event::PromptAnswered { .. } => pass(outcome),
+            Event::OutcomeRecorded { .. } | Event::PromptAnswered { .. } | Event::WishMade { .. } => {
+                pass(outcome)
+            }
             _ => {}
         }
     }

@@ -6,6 +6,7 @@ mod device;
 mod failure;
 mod prompt;
 mod run;
+mod wish;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -13,7 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use schemas::ids::{IdempotencyKey, ItemId, MessageId, PaymentId, Principal};
+use schemas::ids::{IdempotencyKey, ItemId, MessageId, PaymentId, Principal, PrincipalId, WishId};
 use schemas::message::ChildAnswer;
 use schemas::topic::Kind;
 use serde_json::Value;
@@ -128,6 +129,11 @@ enum Command {
         #[command(subcommand)]
         command: PromptCommand,
     },
+    /// What the child at a piggy bank wishes for.
+    Wish {
+        #[command(subcommand)]
+        command: WishCommand,
+    },
     /// Begin or end set-up mode: meanwhile no payment information, no act and no prompt.
     SetUp {
         #[command(flatten)]
@@ -167,6 +173,29 @@ enum PromptCommand {
     Confirm(AnswerArguments),
     /// Do not pay. Only the first answer counts.
     Reject(AnswerArguments),
+}
+
+#[derive(Debug, Subcommand)]
+enum WishCommand {
+    /// Tell a guardian a wish. Also without a connection: it is kept, and sent when there is one.
+    Send {
+        #[command(flatten)]
+        data: DataArguments,
+        /// The guardian.
+        #[arg(long, value_name = "NAME")]
+        to: PrincipalId,
+        /// In the child's words: a purchase word (`buy`, `I want a ...`, 买) puts it on the wish list.
+        text: String,
+    },
+    /// All wishes, and what has become of them as the cloud last told it.
+    List(DataArguments),
+    /// Take a wish back.
+    Withdraw {
+        #[command(flatten)]
+        data: DataArguments,
+        /// From `wish list`.
+        wish: WishId,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -305,6 +334,11 @@ fn execute(command: Command, json: bool) -> Result<(), Failure> {
             PromptCommand::Reject(one) => {
                 prompt::answer(&one.data.data, one.payment, ChildAnswer::Reject, json)
             }
+        },
+        Command::Wish { command } => match command {
+            WishCommand::Send { data, to, text } => wish::send(&data.data, to, text, json),
+            WishCommand::List(data) => wish::list(&data.data, json),
+            WishCommand::Withdraw { data, wish } => wish::withdraw(&data.data, wish, json),
         },
         Command::SetUp { data, mode } => device::set_up(&data.data, matches!(mode, Switch::On), json),
         Command::Key(data) => device::key(&data.data, json),

@@ -7,8 +7,8 @@ use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use edge_agent_device::{Conditions, OpenPrompt, PromptResult};
-use schemas::ids::{ItemId, PaymentId};
+use edge_agent_device::{Conditions, ListedWish, OpenPrompt, PromptResult};
+use schemas::ids::{ItemId, PaymentId, PrincipalId, WishId};
 use schemas::message::{ChildAnswer, ChildView};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -31,6 +31,8 @@ pub(crate) enum Request {
     SetUp { on: bool },
     Prompts,
     AnswerPrompt { payment: PaymentId, answer: ChildAnswer },
+    Wish { to: PrincipalId, text: String },
+    WithdrawWish { wish: WishId },
 }
 
 /// The answer to [`Request::Prompts`].
@@ -43,6 +45,9 @@ pub(crate) struct PromptList {
     /// What the child has and can look forward to.
     #[serde(default)]
     pub(crate) child: Option<ChildView>,
+    /// First those that the cloud does not show yet.
+    #[serde(default)]
+    pub(crate) wishes: Vec<ListedWish>,
 }
 
 /// The answer: a value, or a refusal with a stable code.

@@ -4,10 +4,11 @@
 mod buttons;
 mod process;
 mod screen;
+mod wish;
 
 use std::io::{self, IsTerminal};
 
-use edge_agent_device::{DisplaySettings, PromptResult, PromptRules, ShownPrompt};
+use edge_agent_device::{DisplaySettings, ListedWish, PromptResult, PromptRules, ShownPrompt};
 use rustix::process::getpgrp;
 use rustix::termios::tcgetpgrp;
 use schemas::ids::PaymentId;
@@ -18,6 +19,7 @@ use crate::agent::Input;
 use process::Programs;
 use screen::Screen;
 pub(crate) use screen::{outcome, purse};
+pub(crate) use wish::wish_standing;
 
 /// Why prompts can't be shown.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +50,8 @@ pub(crate) struct View {
     pub(crate) results: Vec<PromptResult>,
     /// What the child has and can look forward to.
     pub(crate) child: Option<ChildView>,
+    /// What it has wished for.
+    pub(crate) wishes: Vec<ListedWish>,
     /// Why the last answer changed nothing.
     pub(crate) notice: Option<String>,
 }

@@ -30,6 +30,8 @@ quiet-hours = text .regexp \"[0-2][0-9]:[0-5][0-9]-[0-2][0-9]:[0-5][0-9]\"
 allowance-schedule = { amount: money, every: \"day\" / \"week\" / \"month\", first_at: uint }
 goal = { title: text-512, amount: money }
 coming-allowance = { guardian: name, amount: money, every: \"day\" / \"week\" / \"month\", next_at: uint }
+shown-wish = { wish: id16, to: name, text: text-512, state: text, ? reason: text-512 / null }
+shown-result = { what: text-512, amount: money, state: text, at: uint }
 position = { latitude_e7: int, longitude_e7: int, accuracy_m: uint, at: uint }
 ";
 

@@ -222,6 +222,10 @@ binary_id!(
     PaymentId, 16
 );
 binary_id!(
+    /// One wish of a child, derived from its piggy bank and what it says.
+    WishId, 16
+);
+binary_id!(
     /// One command to one executor instance, derived from its payment.
     CommandId, 16
 );

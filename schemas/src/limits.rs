@@ -30,6 +30,16 @@ pub const PLACE_RADIUS_M: u32 = 100_000;
 pub const CODE_TEXT_BYTES: usize = 1_024;
 /// Largest signed catalogue of places, in bytes.
 pub const CATALOGUE_BYTES: usize = 7 * 1024;
+/// Most keywords of a wish.
+pub const KEYWORDS: usize = 8;
+/// Most wishes that a child sees at once.
+pub const SHOWN_WISHES: usize = 22;
+/// Most results of payments that a child sees at once.
+pub const SHOWN_RESULTS: usize = 5;
+/// Of a wish or a payment's purpose in a list, in bytes.
+pub const SHOWN_WISH_BYTES: usize = 60;
+/// Of a guardian's reason in a list, in bytes.
+pub const SHOWN_REASON_BYTES: usize = 120;
 /// Most goals that a child saves for.
 pub const GOALS: usize = 8;
 /// Most guardians of one child.

@@ -1,12 +1,14 @@
 //! Every message. Each goes in an [`Envelope`](crate::envelope::Envelope) as `body`. Those of the chip payment are
 //! here, those of the parent-child payment in `message/child.rs` and
-//! `message/code.rs`.
+//! `message/code.rs`, wishes in `message/wish.rs`.
 
 mod child;
 mod code;
+mod wish;
 
 pub use child::*;
 pub use code::*;
+pub use wish::*;
 
 use crate::ids::{Code, CommandId, Hash, IdempotencyKey, Instance, ItemId, Nonce, PaymentId};
 use crate::money::Money;
@@ -362,6 +364,9 @@ bodies! {
         ChildLimits(ChildLimits),
         ChildAllowance(ChildAllowance),
         SavingsGoals(SavingsGoals),
+        Wish(Wish),
+        WishWithdraw(WishWithdraw),
+        WishDecline(WishDecline),
         DeviceReport(DeviceReport),
         Refused(Refused),
     }
@@ -380,6 +385,7 @@ bodies! {
         PaymentCode(PaymentCode),
         Places(PlacesAnswer),
         ChildView(ChildView),
+        Wish(WishNotice),
         CloudTime(CloudTimeAnswer),
         Refused(Refused),
     }

@@ -81,7 +81,7 @@ kinds! {
     PaymentCancel = "payment-cancel", up: true, down: false;
     /// A merchant gives a completed payment back (CP-16).
     PaymentRefund = "payment-refund", up: true, down: false;
-    /// The answer to a request: one of the three above, a payment order, a scan, limits, an allowance, goals.
+    /// The answer to a request: one of the three above, a payment order, a scan, limits, an allowance, goals, a no to a wish.
     RequestAnswer = "request-answer", up: false, down: true;
     /// Did this chip issue exactly this, and is it ready? (CP-3)
     HealthCheck = "health-check", up: true, down: true;
@@ -113,6 +113,12 @@ kinds! {
     ChildAllowance = "child-allowance", up: true, down: false;
     /// A guardian sets what a child saves for (PC-14).
     SavingsGoals = "savings-goals", up: true, down: false;
+    /// A child's wish, from its piggy bank to a guardian (PC-12).
+    Wish = "wish", up: true, down: true;
+    /// A child takes a wish back.
+    WishWithdraw = "wish-withdraw", up: true, down: false;
+    /// A guardian says no to a wish.
+    WishDecline = "wish-decline", up: true, down: false;
     /// What a child has and saves for, for the screen of its piggy bank (PC-14).
     ChildView = "child-view", up: false, down: true;
     /// How a device is: periodically, and when it changes (CP-17).
@@ -134,6 +140,7 @@ impl Kind {
                 | Kind::ChildLimits
                 | Kind::ChildAllowance
                 | Kind::SavingsGoals
+                | Kind::WishDecline
         )
     }
 }

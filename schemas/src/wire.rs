@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::ids::{
-    Code, CommandId, Hash, IdempotencyKey, Instance, ItemId, MerchantId, MessageId, Nonce, PaymentId,
+    Code, CommandId, Hash, IdempotencyKey, Instance, ItemId, MerchantId, MessageId, Nonce, PaymentId, WishId,
 };
 use crate::ids::{PlaceId, Principal, PrincipalId, TenantId};
 use crate::money::Money;
@@ -203,6 +203,7 @@ wire_type! {
     MessageId => "id16", { "type": "string", "pattern": "^[0-9a-f]{32}$" };
     IdempotencyKey => "id16", { "type": "string", "pattern": "^[0-9a-f]{32}$" };
     PaymentId => "id16", { "type": "string", "pattern": "^[0-9a-f]{32}$" };
+    WishId => "id16", { "type": "string", "pattern": "^[0-9a-f]{32}$" };
     CommandId => "id16", { "type": "string", "pattern": "^[0-9a-f]{32}$" };
     Nonce => "bstr .size 8", { "type": "string", "pattern": "^[0-9a-f]{16}$" };
     PublicKey => "bstr .size 32", { "type": "string", "pattern": "^[0-9a-f]{64}$", "description": "Ed25519" };

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use schemas::document;
 use schemas::envelope::Envelope;
 use schemas::feed::*;
-use schemas::ids::{Code, CommandId, Hash, IdempotencyKey, Instance, MessageId, Nonce, PaymentId};
+use schemas::ids::{Code, CommandId, Hash, IdempotencyKey, Instance, MessageId, Nonce, PaymentId, WishId};
 use schemas::message::*;
 use schemas::signed::{Catalogue, PublicKey, SignedCatalogue};
 use schemas::time::Timestamp;
@@ -104,6 +104,7 @@ fn samples() -> (Vec<Envelope<Up>>, Vec<Envelope<Down>>) {
             show: Some(ShowCode::OnRequest),
             contains: Some(code_claims()),
             identify: Some(true),
+            wish: Some(WishId([8; 16])),
         })),
         message(Up::PaymentPrompt(PromptAnswer {
             payment,
@@ -134,6 +135,17 @@ fn samples() -> (Vec<Envelope<Up>>, Vec<Envelope<Down>>) {
             schedule: Some(AllowanceSchedule { amount, every: Every::Week, first_at: at }),
         })),
         request(Up::SavingsGoals(SavingsGoals { child: "mia".parse().unwrap(), goals: goals() })),
+        message(Up::Wish(Wish {
+            wish: WishId([8; 16]),
+            to: "dad".parse().unwrap(),
+            text: Text::new("I want a scooter for 50 euros"),
+        })),
+        message(Up::WishWithdraw(WishWithdraw { wish: WishId([8; 16]) })),
+        request(Up::WishDecline(WishDecline {
+            child: "mia".parse().unwrap(),
+            wish: WishId([8; 16]),
+            reason: Text::new("You have one"),
+        })),
     ];
     let message = |body| Envelope::message(id, body);
     let down = vec![
@@ -224,9 +236,39 @@ fn samples() -> (Vec<Envelope<Up>>, Vec<Envelope<Down>>) {
                 next_at: at,
             }])
             .unwrap(),
+            wishes: Some(ShownWishes::new(vec![shown_wish()]).unwrap()),
+            results: Some(
+                ShownResults::new(vec![ShownResult {
+                    what: Text::new("Lunch"),
+                    amount,
+                    state: PaymentState::Settled,
+                    at,
+                }])
+                .unwrap(),
+            ),
+        })),
+        message(Down::Wish(WishNotice {
+            wish: WishId([8; 16]),
+            child: "mia".parse().unwrap(),
+            text: Text::new("I want a scooter for 50 euros"),
+            keywords: Keywords::new(vec![Text::new("scooter")]).unwrap(),
+            amount: Some("50.00 EUR".parse().unwrap()),
+            kind: WishKind::Purchase,
+            state: WishState::Open,
+            at,
         })),
     ];
     (up, down)
+}
+
+fn shown_wish() -> ShownWish {
+    ShownWish {
+        wish: WishId([8; 16]),
+        to: "dad".parse().unwrap(),
+        text: Text::new("I want a scooter for 50 euros"),
+        state: WishState::Declined,
+        reason: Some(Text::new("You have one")),
+    }
 }
 
 fn code_claims() -> CodeClaims {

@@ -42,6 +42,8 @@
 pub(crate) mod allowance;
 pub(crate) mod code;
 pub(crate) mod view;
+pub(crate) mod wish;
+pub(crate) mod words;
 
 use schemas::ids::{Code, IdempotencyKey, MessageId, PaymentId, Principal};
 use schemas::message::{
@@ -55,7 +57,7 @@ use schemas_mutants::Mutant;
 
 use crate::admin::BankKind;
 use crate::books::{ChildLegs, Role};
-use crate::children::{Bonds, Child, check_currency, no_internal_account};
+use crate::children::{Bonds, Child, Wish, check_currency, no_internal_account};
 use crate::cloud::Cloud;
 use crate::decision::Decision;
 use crate::event::Event;
@@ -115,6 +117,7 @@ impl<'a> ChildFlow<'a> {
             ordered: order.amount,
             categories: order.categories.clone(),
             note: order.note.clone(),
+            wish: order.wish,
             tell: order.tell.unwrap_or(ResultTo::Both),
             code: checked.code,
             identify: order.identify.unwrap_or(false),
@@ -164,6 +167,9 @@ impl<'a> ChildFlow<'a> {
         let (name, child) = self.guarded(guardian, &order.child)?;
         let tenant = self.internal_tenant(&name)?;
         check_amount(order, tenant)?;
+        if let Some(wish) = order.wish {
+            self.check_wish(guardian, child, wish)?;
+        }
         let code = code::terms(order, signer)?;
         let place = code::place_of(self.cloud, &name.tenant, order)?;
         let payee = match order.payee.as_ref().or(child.bonds.receiving.as_ref()) {
@@ -438,6 +444,8 @@ impl<'a> ChildFlow<'a> {
     /// Other bonds, or none: what was ordered under the former ones ends where it no longer holds.
     pub(crate) fn bonds_changed(&mut self, child: &Principal, former: &Child, bonds: Option<&Bonds>) {
         self.leave_piggy_bank(child, former, bonds);
+        let is_guardian = |wish: &Wish| bonds.is_some_and(|bonds| bonds.guardians.contains(&wish.to));
+        self.withdraw_notices(child, former, is_guardian);
         for (guardian, allowance) in &former.allowances {
             if bonds.is_none_or(|bonds| !bonds.guardians.contains(guardian)) {
                 self.forget_last(child, guardian, allowance);

@@ -1,19 +1,24 @@
 //! Children: who guards them, which piggy bank they use, and how much they may spend when (PC-1, PC-2, PC-13).
 
+mod wish;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 use schemas::ids::{CategoryId, Principal, PrincipalId, TenantId};
-use schemas::message::{Categories, ChildLimits, Goals, Payee};
+use schemas::message::{Categories, ChildLimits, Goals, Payee, PaymentState, ShownResult};
 use schemas::money::{Currency, Money};
 use schemas::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::{AdminCommand, BankKind};
 pub use crate::child::allowance::Allowance;
+use crate::child::wish::shortened;
 use crate::limits;
+use crate::payment::ChildPayment;
 use crate::registry::{Registry, Standing};
 use crate::rejection::Rejection;
+pub use wish::{Results, Wish, Wishes};
 
 /// A person whose account guardians may order payments from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +34,12 @@ pub struct Child {
     /// What its guardians pay to it by themselves (PC-14).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub allowances: BTreeMap<PrincipalId, Allowance>,
+    /// What it wishes for (PC-12).
+    #[serde(default, skip_serializing_if = "Wishes::is_empty")]
+    pub wishes: Wishes,
+    /// How its last payments ended, for its piggy bank to show.
+    #[serde(default, skip_serializing_if = "Results::is_empty")]
+    pub results: Results,
     /// Its payments in memory: open ones, and closed ones until their retention ends.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) kept: u32,
@@ -112,6 +123,8 @@ impl Child {
             limits: None,
             goals: Goals::default(),
             allowances: BTreeMap::new(),
+            wishes: Wishes::default(),
+            results: Results::default(),
             kept: 0,
             spent: Spent::default(),
         }
@@ -126,6 +139,20 @@ impl Child {
     /// What the payments of that day have taken or reserved, in minor units.
     pub(crate) fn spent_on_day_of(&self, now: Timestamp) -> u64 {
         if self.local_time(now).day == self.spent.day { self.spent.minor } else { 0 }
+    }
+
+    /// What one of its payments has come to: `ends` where it was open until now.
+    pub(crate) fn payment_ended(&mut self, payment: &ChildPayment, state: PaymentState, ends: bool) {
+        let of_categories =
+            || payment.categories.iter().map(CategoryId::as_str).collect::<Vec<_>>().join(", ");
+        let what = payment.note.as_ref().map_or_else(of_categories, ToString::to_string);
+        let what = shortened(&what, schemas::limits::SHOWN_WISH_BYTES);
+        self.results
+            .add(payment.id, ShownResult { what, amount: payment.amount, state, at: payment.moved_at });
+        if let Some(wish) = payment.wish.filter(|_| ends) {
+            let is_guarded = self.bonds.guardians.contains(&payment.guardian.id);
+            self.wishes.paid(wish, payment.id, state == PaymentState::Settled, is_guarded);
+        }
     }
 
     /// PC-13: the ladder of limits, in this order.
@@ -194,6 +221,12 @@ impl Registry {
     /// The child whose piggy bank this is.
     pub(crate) fn child_using(&self, device: &Principal) -> Option<&Principal> {
         self.piggy_banks.get(device)
+    }
+
+    /// Everybody whom this person guards.
+    pub(crate) fn children_of(&self, guardian: &Principal) -> impl Iterator<Item = (&Principal, &Child)> {
+        let wards = self.wards.get(guardian).into_iter().flatten();
+        wards.filter_map(|child| self.children.get_key_value(child))
     }
 
     /// A child that this person guards, or is.
@@ -277,6 +310,7 @@ impl Registry {
                 let mut entry = entry.unwrap_or_else(|| Child::new(bonds.clone()));
                 // Who is no guardian any more pays no allowance any more.
                 entry.allowances.retain(|guardian, _| bonds.guardians.contains(guardian));
+                entry.wishes.keep_those_to(|guardian| bonds.guardians.contains(guardian));
                 entry.bonds = bonds;
                 self.put_child(&child, Some(entry));
             }
@@ -302,11 +336,35 @@ impl Registry {
             for due in due(&former) {
                 self.allowances_due.remove(&due);
             }
+            self.list_wards(child, &former, false);
         }
         if let Some(entry) = entry {
             self.allowances_due.extend(due(&entry));
             self.piggy_banks.extend(device(&entry).map(|device| (device, child.clone())));
+            self.list_wards(child, &entry, true);
             self.children.insert(child.clone(), entry);
+        }
+    }
+
+    /// What a snapshot leaves out because it follows from the rest.
+    pub(crate) fn restore_wards(&mut self) {
+        for (child, entry) in self.children.clone() {
+            self.list_wards(&child, &entry, true);
+        }
+    }
+
+    fn list_wards(&mut self, child: &Principal, entry: &Child, is_guarded: bool) {
+        for id in &entry.bonds.guardians {
+            let guardian = Principal { tenant: child.tenant.clone(), id: id.clone() };
+            let wards = self.wards.entry(guardian.clone()).or_default();
+            if is_guarded {
+                wards.insert(child.clone());
+            } else {
+                wards.remove(child);
+            }
+            if wards.is_empty() {
+                self.wards.remove(&guardian);
+            }
         }
     }
 
@@ -341,6 +399,12 @@ impl Registry {
     pub(crate) fn due_allowance(&self, now: Timestamp) -> Option<(&Principal, &PrincipalId)> {
         let first = self.allowances_due.first().filter(|(at, _, _)| *at <= now);
         first.map(|(_, child, guardian)| (child, guardian))
+    }
+
+    pub(crate) fn wishes_of(&mut self, child: &Principal, change: impl FnOnce(&mut Wishes)) {
+        if let Some(found) = self.children.get_mut(child) {
+            change(&mut found.wishes);
+        }
     }
 
     pub(crate) fn limit_child(&mut self, child: &Principal, limits: &ChildLimits) {

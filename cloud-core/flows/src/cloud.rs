@@ -103,6 +103,12 @@ impl Cloud {
             Event::AllowanceSet { child, guardian, allowance, .. } => {
                 self.registry.set_allowance(child, guardian, *allowance);
             }
+            Event::WishMade { child, id, wish, day } => {
+                self.registry.wishes_of(child, |wishes| wishes.make(*id, wish, *day))
+            }
+            Event::WishEnded { child, id, state, reason } => {
+                self.registry.wishes_of(child, |wishes| wishes.end(*id, *state, reason.as_ref()));
+            }
             Event::Ledger(event) => self.ledger.evolve(event),
             Event::RequestAnswered { principal, content, not_after, answer } => {
                 self.window.remember(principal, *content, answer, *not_after);
@@ -181,6 +187,9 @@ impl Cloud {
                 if let Some(child) = self.registry.children.get_mut(&payment.child) {
                     child.spent.add(payment.day, payment.amount.minor, &payment.categories);
                     child.kept = child.kept.saturating_add(1);
+                    if let Some(wish) = payment.wish {
+                        child.wishes.ordered(wish, payment.id);
+                    }
                 }
                 self.child_payments.insert(payment.id, payment.clone());
                 self.list_open(payment.id);
@@ -204,6 +213,11 @@ impl Cloud {
         payment.moved_at = at;
         payment.reason = reason.clone().or(payment.reason.take());
         payment.position = position.or(payment.position);
+        if let (ChildPhase::Closed(state), Some(child)) =
+            (phase, self.registry.children.get_mut(&payment.child))
+        {
+            child.payment_ended(payment, *state, ends);
+        }
         // What was reserved and not taken is there to be spent again.
         if ends
             && payment.paid_minor() == 0
@@ -481,6 +495,7 @@ impl Fold for Cloud {
 
     fn restore(&mut self, _: Position, snapshot: &[u8]) -> Result<(), Self::Error> {
         *self = cbor::decode_within(snapshot, usize::MAX)?;
+        self.registry.restore_wards();
         if Mutant::SnapshotWithoutNonces.is_active() {
             self.nonces.clear();
         }

@@ -8,6 +8,7 @@
 
 mod operate;
 
+use std::cell::OnceCell;
 use std::collections::VecDeque;
 
 use ed25519_dalek::SigningKey;
@@ -23,6 +24,7 @@ use schemas_journal::{
 use schemas_mutants::Mutant;
 
 use crate::admin::RefusalRow;
+use crate::child::words::Words;
 use crate::child::{self, ChildFlow};
 use crate::chip::ChipFlow;
 use crate::cloud::Cloud;
@@ -93,6 +95,8 @@ pub struct Driver<D> {
     /// For codes and places (PC-6, PC-9). Never in the journal.
     signer: Option<Signer>,
     left_off_at: Timestamp,
+    /// What words mean: constant, and read when it is first asked for.
+    words: OnceCell<Words>,
 }
 
 impl<D: Disk> Driver<D> {
@@ -122,6 +126,7 @@ impl<D: Disk> Driver<D> {
             certificate_life_ms: limits::CERTIFICATE_LIFE_MS,
             signer: None,
             left_off_at,
+            words: OnceCell::new(),
         };
         // Asked only now: a long replay must not eat into the time that devices have to come back.
         let now = driver.clock(now());
@@ -545,9 +550,18 @@ impl<D: Disk> Driver<D> {
         }
         let is_probe = self.lobby.probe.as_ref().is_some_and(|(name, _)| *name == principal);
         let has_room = self.has_room();
-        let (cloud, signer) = (&self.cloud, self.signer.as_ref());
-        let mut incoming =
-            Incoming { cloud, now, connection, principal: &principal, is_probe, has_room, signer, out };
+        let cloud = &self.cloud;
+        let mut incoming = Incoming {
+            cloud,
+            now,
+            connection,
+            principal: &principal,
+            is_probe,
+            has_room,
+            signer: self.signer.as_ref(),
+            words: &self.words,
+            out,
+        };
         let result = incoming.decide(kind, payload);
         // "Later" is no refusal, and audit records must not fill the room that open payments need.
         if let Err((promise, why)) = &result

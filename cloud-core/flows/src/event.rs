@@ -1,15 +1,16 @@
 //! Everything that can happen. Events are what the journal keeps; replay needs nothing else. Names are never reused.
 
 use schemas::cbor;
-use schemas::ids::{Code, CommandId, Hash, Instance, MessageId, PaymentId, Principal, PrincipalId};
-use schemas::message::{ChildLimits, DeviceReport, Goals, Outcome, Position, RequestAnswer};
+use schemas::ids::{Code, CommandId, Hash, Instance, MessageId, PaymentId, Principal, PrincipalId, WishId};
+use schemas::message::{ChildLimits, DeviceReport, Goals, Outcome, Position, RequestAnswer, WishState};
 use schemas::signed::PublicKey;
 use schemas::time::Timestamp;
 use schemas::topic::Kind;
+use schemas::wire::Text;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::{AdminCommand, Resolution};
-use crate::children::Allowance;
+use crate::children::{Allowance, Wish};
 use crate::exceptions::Case;
 use crate::payment::{ChildPayment, ChildPhase, ChipPayment, Command, Phase};
 use crate::port::OwedMessage;
@@ -180,6 +181,28 @@ pub enum Event {
         /// All of them.
         goals: Goals,
     },
+    /// A child has told a guardian a wish. What its words mean was decided then.
+    WishMade {
+        /// Whose.
+        child: Principal,
+        /// Which.
+        id: WishId,
+        /// The wish.
+        wish: Wish,
+        /// The day that it counts for: days since 1970 in the child's time zone.
+        day: i32,
+    },
+    /// A guardian declined a wish, or the child took it back.
+    WishEnded {
+        /// Whose.
+        child: Principal,
+        /// Which.
+        id: WishId,
+        /// How.
+        state: WishState,
+        /// What the guardian said.
+        reason: Option<Text>,
+    },
     /// The executor is to act.
     CommandIssued {
         /// For which payment.
@@ -322,6 +345,8 @@ impl Event {
             Self::RequestAnswered { answer, .. } if answer.refused.is_some() => RecordKind::Refusal,
             Self::RequestAnswered { .. } => RecordKind::Money,
             Self::Queued { message, .. } if message.kind == Kind::ExecutorCommand => RecordKind::Command,
+            // What families tell each other.
+            Self::WishMade { .. } | Self::WishEnded { .. } => RecordKind::Message,
             Self::Queued { .. } | Self::Cleared { .. } | Self::Withdrawn { .. } => RecordKind::Message,
             Self::Opened | Self::DeviceReported { .. } => RecordKind::Operation,
         }

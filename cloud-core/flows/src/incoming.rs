@@ -1,6 +1,8 @@
 //! What principals say: from bytes on `up/{kind}` to a decision. Each kind has senders whose business it is; from
 //! anybody else it is refused and audited.
 
+use std::cell::OnceCell;
+
 use schemas::cbor;
 use schemas::envelope::Envelope;
 use schemas::ids::{Code, Hash, MessageId, PaymentId, Principal};
@@ -11,6 +13,7 @@ use schemas::topic::Kind;
 use schemas::wire::Text;
 use schemas_mutants::Mutant;
 
+use crate::child::words::Words;
 use crate::child::{ChildFlow, code};
 use crate::chip::ChipFlow;
 use crate::cloud::Cloud;
@@ -35,6 +38,8 @@ pub(crate) struct Incoming<'a> {
     pub(crate) has_room: bool,
     /// For codes and places; none: there are none.
     pub(crate) signer: Option<&'a Signer>,
+    /// Read at the first wish.
+    pub(crate) words: &'a OnceCell<Words>,
     pub(crate) out: &'a mut Decision,
 }
 
@@ -101,13 +106,16 @@ impl Incoming<'_> {
             | Up::ChildLimits(_)
             | Up::ChildAllowance(_)
             | Up::SavingsGoals(_)
+            | Up::WishDecline(_)
             | Up::StatusRequest(_) => person,
             Up::HealthCheck(_)
             | Up::ExecutorCommand(_)
             | Up::CommandStatus(_)
             | Up::PaymentPrompt(_)
             | Up::Refused(_) => !person,
-            Up::DeviceReport(_) | Up::Places(_) => self.cloud.registry.device(self.principal).is_some(),
+            Up::DeviceReport(_) | Up::Places(_) | Up::Wish(_) | Up::WishWithdraw(_) => {
+                self.cloud.registry.device(self.principal).is_some()
+            }
             Up::CloudTime(_) | Up::PaymentScan(_) => true,
         }
     }
@@ -137,6 +145,17 @@ impl Incoming<'_> {
                 }
             }
             Up::StatusRequest(wanted) => self.status(wanted.payment),
+            Up::Wish(_) | Up::WishWithdraw(_) if !self.has_room => {
+                return Err(Rejection::new(
+                    "no_room",
+                    "the cloud's disk is nearly full: it will be tried again",
+                ));
+            }
+            Up::Wish(said) => {
+                let words = self.words.get_or_init(Words::new);
+                self.child_flow().wish(principal, &said, words)?;
+            }
+            Up::WishWithdraw(withdraw) => self.child_flow().withdraw_wish(principal, withdraw.wish)?,
             // Reports must not fill the room that open payments need; a device has a newer one later.
             Up::DeviceReport(_) if !self.has_room => {
                 return Err(Rejection::new("no_room", "the cloud's disk is nearly full: report again later"));
@@ -156,6 +175,7 @@ impl Incoming<'_> {
             | Up::PaymentOrder(_)
             | Up::ChildLimits(_)
             | Up::ChildAllowance(_)
+            | Up::WishDecline(_)
             | Up::SavingsGoals(_) => {}
         }
         Ok(())
@@ -218,6 +238,7 @@ impl Incoming<'_> {
             Up::ChildLimits(limits) => self.child_flow().limits(principal, limits).map(|()| None),
             Up::ChildAllowance(set) => self.child_flow().set_allowance(principal, set).map(|()| None),
             Up::SavingsGoals(set) => self.child_flow().set_goals(principal, set).map(|()| None),
+            Up::WishDecline(decline) => self.child_flow().decline_wish(principal, decline).map(|()| None),
             Up::PaymentCancel(cancel) => match self.cloud.child_payment(cancel.payment) {
                 Some(payment) => self.child_flow().cancel(principal, payment).map(Some),
                 None => self.flow().cancel(principal, cancel.payment).map(Some),
@@ -285,6 +306,7 @@ impl Incoming<'_> {
         for payment in ordered {
             self.child_flow().tell_as_it_stands(payment, principal);
         }
+        self.child_flow().offer_wishes(principal);
         offer_open_questions(self.cloud, principal, self.now, self.out);
     }
 

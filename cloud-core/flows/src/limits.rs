@@ -24,6 +24,15 @@ pub const TERMINALS_OF_PLACE: usize = 8;
 /// Of the names of the categories that one code says, with 2 for each, in bytes: with all else that it may say the code
 /// stays within [`schemas::limits::SIGNED_BYTES`]. Refusal: `code_too_long`.
 pub const CATEGORIES_OF_CODE_BYTES: usize = 160;
+/// Wishes on one child's list. Refusal: `too_many_wishes`.
+pub const OPEN_WISHES: usize = 16;
+/// Wishes of one child on one day, in its time zone. Refusal: `too_many_wishes_today`.
+pub const WISHES_OF_DAY: u32 = 20;
+/// Wishes of one child that have ended and are remembered: more than a piggy bank has in flight, so that none that is sent
+/// again is taken for a new one.
+pub const ENDED_WISHES: usize = 32;
+/// How long a wish is owed to a guardian's terminal, in milliseconds: 30 days.
+pub const WISH_LIFE_MS: u64 = 30 * 24 * 3_600_000;
 /// How far ahead the first payment of an allowance lies at most, in milliseconds: a year.
 pub const FIRST_ALLOWANCE_MS: u64 = 366 * 24 * 3_600_000;
 /// Longest title of a goal, in bytes.

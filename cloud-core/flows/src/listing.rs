@@ -9,7 +9,7 @@ use serde::de::value::StrDeserializer;
 use crate::admin::{
     AccountRow, AdminAnswer, AdminCommand, BankKind, BooksReport, ChildPaymentRow, ChildRow, DeletedRow,
     DeviceRow, Filter, Listing, MerchantRow, ObserverRow, OperatorRow, OutboxRow, PaymentRow, PersonRow,
-    PlaceRow, Presence, TenantRow,
+    PlaceRow, Presence, TenantRow, WishRow,
 };
 use crate::books::{self, Role};
 use crate::children::Child;
@@ -284,6 +284,7 @@ fn children(cloud: &Cloud, filter: &Filter) -> Vec<ChildRow> {
             limits: found.limits.clone(),
             available: currency.minor(available.unwrap_or_default()),
             spent_today: currency.minor(found.spent_on_day_of(cloud.at())),
+            wishes: found.wishes.iter().map(|(id, wish)| WishRow { id, wish: wish.clone() }).collect(),
         })
     };
     rows.filter_map(row).take(limits::ADMIN_ROWS).collect()

@@ -74,8 +74,13 @@ impl Outbox {
 
     /// The oldest message of a kind that may be dropped when the queue of a person is full.
     pub(crate) fn oldest_status(&self, principal: &Principal) -> Option<MessageId> {
-        let droppable =
-            [Kind::PaymentStatus, Kind::RequestAnswer, Kind::PaymentVerification, Kind::ChildView];
+        let droppable = [
+            Kind::PaymentStatus,
+            Kind::RequestAnswer,
+            Kind::PaymentVerification,
+            Kind::ChildView,
+            Kind::Wish,
+        ];
         self.messages(principal).find(|owed| droppable.contains(&owed.kind)).map(|owed| owed.message)
     }
 

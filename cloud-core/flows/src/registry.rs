@@ -184,6 +184,9 @@ pub struct Registry {
     /// Derived from the children: which of them uses which device.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) piggy_banks: BTreeMap<Principal, Principal>,
+    /// Derived from the children: whom each guardian guards.
+    #[serde(skip)]
+    pub(crate) wards: BTreeMap<Principal, BTreeSet<Principal>>,
     /// Derived from the children: when allowances are due.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(crate) allowances_due: BTreeSet<(Timestamp, Principal, PrincipalId)>,

@@ -61,6 +61,8 @@ impl World {
                 true
             }
             Down::Places(_) => matches!(to, Party::Machine(_)),
+            // Nobody wishes yet.
+            Down::Wish(_) => false,
             Down::CloudTime(_) | Down::Refused(_) => true,
         };
         if own {
@@ -365,6 +367,7 @@ fn shortened(body: &Down) -> String {
         Down::ChildView(view) => format!("{} has {}", view.child, view.available),
         Down::PaymentPrompt(prompt) => format!("ask {} for {}", prompt.child, prompt.amount),
         Down::PaymentCode(code) => format!("pay {} with a code: {}", code.amount, code.payment),
+        Down::Wish(wish) => format!("{} wishes: {}", wish.child, wish.text),
         Down::Places(answer) => format!("places, version {}", answer.version),
         Down::CloudTime(answer) => format!("it is {}", answer.now),
         Down::Refused(refused) => format!("refused: {}", refused.code),

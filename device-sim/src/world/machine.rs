@@ -366,7 +366,7 @@ impl World {
             Output::PromptAnswered { ticket, result, .. } => self.press_answered(index, ticket, &result)?,
             Output::Code { shown } => self.shows_code(index, shown)?,
             Output::CodeAnswered { ticket, result, .. } => self.visit_answered(index, ticket, &result),
-            Output::Show { .. } => {}
+            Output::WishMade { .. } | Output::Show { .. } => {}
         }
         Ok(())
     }

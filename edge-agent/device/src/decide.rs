@@ -5,6 +5,7 @@ mod code;
 mod command;
 mod issue;
 mod prompt;
+mod wish;
 
 use std::collections::BTreeMap;
 
@@ -22,6 +23,7 @@ pub use command::HardwareResult;
 pub(crate) use command::Start;
 pub use issue::{IssueRefusal, IssueRequest, Issued};
 pub use prompt::{PromptAnswerRequest, PromptRefusal};
+pub use wish::{WishRefusal, WishRequest};
 
 use crate::event::{DeadLetter, Direction, Event, SpoolEntry};
 use crate::limits;

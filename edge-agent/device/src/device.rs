@@ -4,6 +4,7 @@ mod code;
 mod link;
 mod prompt;
 mod self_report;
+mod wish;
 
 use std::collections::VecDeque;
 
@@ -392,6 +393,7 @@ impl Device {
             open_codes: self.open_codes(now_boot_ms),
             places: self.places_status(),
             whereabouts: self.position_status(now_boot_ms),
+            wishes: self.wishes(),
             hardware_silent: self.hardware_silent(),
             journal_full: !self.journal_accepts,
             position: self.position.value(),
@@ -500,7 +502,7 @@ impl Device {
                 self.learn_places(&answer, now_boot_ms);
                 Decision::Record(vec![])
             }
-            Down::Places(_) | Down::RequestAnswer(_) | Down::PaymentVerification(_) => {
+            Down::Places(_) | Down::RequestAnswer(_) | Down::PaymentVerification(_) | Down::Wish(_) => {
                 self.state.decide_poison(&context, kind, payload, &Poison::Unexpected)
             }
         }

@@ -1,7 +1,9 @@
 //! What is journaled. Tags and fields are never reused: a journal outlives every release.
 
 use schemas::cbor::{self, CborError};
-use schemas::ids::{Code, CommandId, Hash, Instance, ItemId, MessageId, Nonce, PaymentId};
+use schemas::ids::{
+    Code, CommandId, Hash, Instance, ItemId, MessageId, Nonce, PaymentId, PrincipalId, WishId,
+};
 use schemas::message::{
     ChildAnswer, ChildView, ExecutorCommand, HealthCheckRequest, HealthVerdict, Outcome, PaymentCode,
     PaymentPrompt, PaymentState, PaymentStatus, Position,
@@ -9,6 +11,7 @@ use schemas::message::{
 use schemas::signed::{Catalogue, PublicKey};
 use schemas::time::Timestamp;
 use schemas::topic::Kind;
+use schemas::wire::Text;
 use serde::{Deserialize, Serialize};
 
 use crate::limits;
@@ -211,6 +214,24 @@ pub enum Event {
     PaymentResultReceived {
         /// As the cloud told it.
         status: PaymentStatus,
+    },
+    /// The child has a wish (PC-12).
+    WishMade {
+        /// Which.
+        wish: WishId,
+        /// To whom.
+        to: PrincipalId,
+        /// In the child's words.
+        text: Text,
+        /// Goes to the cloud.
+        report: SpoolEntry,
+    },
+    /// The child has taken a wish back.
+    WishWithdrawn {
+        /// Which.
+        wish: WishId,
+        /// Goes to the cloud; none where the cloud had not taken it in.
+        report: Option<SpoolEntry>,
     },
     /// The cloud told what the child has and can look forward to (PC-14).
     ChildViewReceived {

@@ -24,7 +24,7 @@ mod suggest;
 
 pub use decide::{
     CodeRefusal, CodeRequest, Conditions, HardwareResult, IssueRefusal, IssueRequest, Issued,
-    PromptAnswerRequest, PromptRefusal,
+    PromptAnswerRequest, PromptRefusal, WishRefusal, WishRequest,
 };
 pub use device::{Device, Fix, Recovered, Settings};
 pub use event::{DeadLetter, Direction, Event, PromptEnd, SpoolEntry};
@@ -35,5 +35,8 @@ pub use profile::{
     PromptRules, Sale,
 };
 pub use state::{CodeEnd, CodeRecord, CommandRecord, PromptRecord, State};
-pub use status::{OpenCode, OpenCommand, OpenPrompt, PlacesStatus, PositionStatus, PromptResult, Status};
+pub use status::{
+    ListedWish, OpenCode, OpenCommand, OpenPrompt, PlacesStatus, PositionStatus, PromptResult, Status,
+    WishStanding,
+};
 pub use suggest::explain_unknown_key;

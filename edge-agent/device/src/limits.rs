@@ -28,6 +28,10 @@ pub const CODES: usize = 256;
 pub const POSITION_AGE_MS: u64 = 30_000;
 /// Longest life of a token, in milliseconds; a new one is made when it is over.
 pub const TOKEN_MS: u64 = 120_000;
+/// Wishes that wait for the cloud's promise.
+pub const WISHES_WAITING: usize = 16;
+/// Wishes of this piggy bank that are remembered until the cloud shows them.
+pub const WISHES_SHOWN: usize = 32;
 /// Longest quiet time that a profile asks for before a key counts, in milliseconds.
 pub const QUIET_MS: u64 = 5_000;
 /// Most keys of one meaning.

@@ -1,6 +1,6 @@
 //! What the device asks of its shell.
 
-use schemas::ids::{CommandId, ItemId, MessageId, PaymentId};
+use schemas::ids::{CommandId, ItemId, MessageId, PaymentId, WishId};
 use schemas::message::{ChildAnswer, PaymentMode, PaymentPrompt, PaymentStatus};
 use schemas::money::Money;
 use schemas::signed::CodeText;
@@ -8,7 +8,7 @@ use schemas::time::Timestamp;
 use schemas::topic::Kind;
 use schemas::wire::Text;
 
-use crate::decide::{CodeRefusal, IssueRefusal, Issued, PromptRefusal};
+use crate::decide::{CodeRefusal, IssueRefusal, Issued, PromptRefusal, WishRefusal};
 
 /// One QoS 1 delivery on one connection. The shell chooses `token`; it comes back in the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -142,6 +142,13 @@ pub enum Output {
         /// It is shown; or why not.
         result: Result<ShownCode, CodeRefusal>,
     },
+    /// The answer to `handle_wish` and `handle_wish_withdraw`.
+    WishMade {
+        /// Of the request.
+        ticket: u64,
+        /// It is on disk and will be told to the cloud; or it changes nothing.
+        result: Result<WishId, WishRefusal>,
+    },
     /// A payment changed its state: for a display.
     Show {
         /// As the cloud told it.
@@ -165,6 +172,7 @@ impl Output {
             | Output::PromptAnswered { .. }
             | Output::Code { .. }
             | Output::CodeAnswered { .. }
+            | Output::WishMade { .. }
             | Output::Show { .. } => None,
         }
     }

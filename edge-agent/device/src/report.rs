@@ -1,10 +1,10 @@
 //! The messages to the cloud. Ids are derived from what a message says, so that a repeat is the same message.
 
 use schemas::envelope::Envelope;
-use schemas::ids::{Code, CommandId, Hash, Instance, MessageId, PaymentId, Principal};
+use schemas::ids::{Code, CommandId, Hash, Instance, MessageId, PaymentId, Principal, PrincipalId, WishId};
 use schemas::message::{
     ChildAnswer, CommandProgress, CommandStatusAnswer, ExecutorOutcome, HealthCheckAnswer,
-    HealthCheckRequest, HealthVerdict, Outcome, Position, PromptAnswer, Refused, Up,
+    HealthCheckRequest, HealthVerdict, Outcome, Position, PromptAnswer, Refused, Up, Wish, WishWithdraw,
 };
 use schemas::wire::Text;
 
@@ -61,6 +61,18 @@ impl Reporter {
     ) -> SpoolEntry {
         let id = self.id("payment-prompt", &[&payment.0, answer.as_str().as_bytes()]);
         entry(id, Up::PaymentPrompt(PromptAnswer { payment, answer, position, identified }))
+    }
+
+    /// `number` counts the wishes of this enrolment: the same words again are another wish.
+    pub(crate) fn wish(&self, number: u64, to: &PrincipalId, text: &Text) -> (WishId, SpoolEntry) {
+        let parts: [&[u8]; 3] = [&number.to_be_bytes(), to.as_str().as_bytes(), text.as_str().as_bytes()];
+        let wish = WishId(self.id("wish", &parts).0);
+        let message = self.id("wish-message", &[&wish.0]);
+        (wish, entry(message, Up::Wish(Wish { wish, to: to.clone(), text: text.clone() })))
+    }
+
+    pub(crate) fn wish_withdraw(&self, wish: WishId) -> SpoolEntry {
+        entry(self.id("wish-withdraw", &[&wish.0]), Up::WishWithdraw(WishWithdraw { wish }))
     }
 
     /// The same poisonous payload is refused under the same id.

@@ -2,6 +2,7 @@
 
 mod code;
 mod prompt;
+mod wish;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
@@ -20,6 +21,7 @@ pub use code::{CodeEnd, CodeRecord};
 pub(crate) use code::{Codes, KnownPlaces, is_final};
 pub use prompt::PromptRecord;
 pub(crate) use prompt::{Prompts, is_decided};
+pub(crate) use wish::{OwnStanding, OwnWish, OwnWishes};
 
 /// Where one command stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +90,8 @@ pub struct State {
     pub(crate) codes: Codes,
     #[serde(default, skip_serializing_if = "KnownPlaces::is_empty")]
     pub(crate) places: KnownPlaces,
+    #[serde(default, skip_serializing_if = "OwnWishes::is_empty")]
+    pub(crate) wishes: OwnWishes,
 }
 
 impl State {
@@ -161,7 +165,10 @@ impl State {
                 self.spool(report);
             }
             Event::SpoolQueued { entry } => self.spool(entry),
-            Event::SpoolCleared { message } => self.unspool(message),
+            Event::SpoolCleared { message } => {
+                self.unspool(message);
+                self.wishes.promised(*message);
+            }
             Event::DeadLettered { letter, report } => self.bury(letter, report.as_ref()),
             Event::InformationIssued { nonce, information_hash, item, quantity, expires_at } => {
                 let information = Information {
@@ -194,7 +201,19 @@ impl State {
                 self.prompts.answer(*payment, *answer, *position, *identified);
                 self.spool(report);
             }
-            Event::ChildViewReceived { view } => self.child_view = Some(view.clone()),
+            Event::ChildViewReceived { view } => {
+                self.wishes.shown(view);
+                self.child_view = Some(view.clone());
+            }
+            Event::WishMade { wish, to, text, report } => {
+                let (message, to, text) = (report.message, to.clone(), text.clone());
+                self.wishes.make(OwnWish { wish: *wish, message, to, text, standing: OwnStanding::Waiting });
+                self.spool(report);
+            }
+            Event::WishWithdrawn { wish, report } => match report {
+                Some(report) => self.spool(report),
+                None => self.wishes.forget(*wish),
+            },
             Event::PromptEnded { payment, why } => self.prompts.end_unanswered(*payment, *why),
             Event::PaymentResultReceived { status } => {
                 self.payment_state(status.payment, status.state, status.at);
@@ -240,6 +259,7 @@ impl State {
     fn bury(&mut self, letter: &DeadLetter, report: Option<&SpoolEntry>) {
         if let (Direction::Up, Some(message)) = (letter.direction, &letter.message) {
             self.unspool(message);
+            self.wishes.refused(*message, &letter.code);
         }
         self.dead_letters.push_back(letter.clone());
         self.dead_letters_total += 1;

@@ -1,8 +1,9 @@
 //! What `edge-agent status` shows.
 
-use schemas::ids::{Code, CommandId, ItemId, PaymentId, PlaceId};
+use schemas::ids::{Code, CommandId, ItemId, PaymentId, PlaceId, PrincipalId, WishId};
 use schemas::message::{
     Categories, ChildAnswer, ChildView, PaymentMode, PaymentPrompt, PaymentState, PaymentStatus, ShowCode,
+    WishState,
 };
 use schemas::money::Money;
 use schemas::signed::PublicKey;
@@ -105,6 +106,42 @@ pub struct PromptResult {
     pub status: Option<PaymentStatus>,
 }
 
+/// A wish, for the child to read (PC-12).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedWish {
+    /// Which.
+    pub wish: WishId,
+    /// To whom.
+    pub to: PrincipalId,
+    /// In the child's words; what the cloud shows of it is its beginning.
+    pub text: Text,
+    /// Where it stands.
+    #[serde(flatten)]
+    pub standing: WishStanding,
+}
+
+/// Where a wish stands, as far as the piggy bank knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "standing", rename_all = "snake_case")]
+pub enum WishStanding {
+    /// On this device only: there was no connection yet.
+    Waiting,
+    /// The cloud has it.
+    Sent,
+    /// The cloud has not taken it in.
+    Refused {
+        /// Why.
+        code: Code,
+    },
+    /// As the cloud last told it.
+    Told {
+        /// Its state.
+        state: WishState,
+        /// What the guardian said.
+        reason: Option<Text>,
+    },
+}
+
 /// A device at a glance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -152,6 +189,9 @@ pub struct Status {
     /// Where the device is, as far as it knows; none: nothing says so.
     #[serde(default)]
     pub whereabouts: Option<PositionStatus>,
+    /// What the child has wished for.
+    #[serde(default)]
+    pub wishes: Vec<ListedWish>,
     /// The hardware has not come back from an act in its time.
     pub hardware_silent: bool,
     /// The journal has no room for new work.

@@ -368,6 +368,8 @@ fn what_the_child_has_survives_a_restart() {
         as_of: Timestamp(as_of),
         goals: Goals::default(),
         allowances: ComingAllowances::default(),
+        wishes: None,
+        results: None,
     };
     let deliver = |bench: &mut Bench, number: u8, view: ChildView| {
         bench.deliver("child-view", &Envelope::message(MessageId([number; 16]), view).encode());

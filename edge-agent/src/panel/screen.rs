@@ -17,6 +17,7 @@ use ratatui::{DefaultTerminal, Frame};
 use schemas::message::{ChildAnswer, ChildView, PaymentState};
 use schemas::money::Money;
 
+use super::wish::{result_line, wish_lines};
 use super::{Keys, PanelError, Shown, View, plain};
 use crate::clock::boot_ms;
 
@@ -134,14 +135,16 @@ fn draw(frame: &mut Frame<'_>, view: &View, now_boot_ms: u64) {
         None => {
             let text = if view.knows_time { "Nothing to answer." } else { "Waiting for the cloud's time." };
             let purse = view.child.iter().flat_map(|child| [vec![String::new()], purse(child)].concat());
-            let lines: Vec<_> = [text.to_owned()].into_iter().chain(purse).map(Line::raw).collect();
+            let wishes = wish_lines(&view.wishes);
+            let lines = [text.to_owned()].into_iter().chain(purse).chain(wishes);
+            let lines: Vec<_> = lines.map(Line::raw).collect();
             frame.render_widget(Paragraph::new(lines).alignment(Alignment::Center), question);
         }
     }
     if let Some(text) = &view.notice {
         frame.render_widget(Paragraph::new(text.as_str()).style(Style::new().fg(Color::Yellow)), notice);
     }
-    draw_results(frame, results, &view.results);
+    draw_results(frame, results, view);
 }
 
 fn draw_prompt(frame: &mut Frame<'_>, area: Rect, shown: &Shown, more: usize, now_boot_ms: u64) {
@@ -205,12 +208,18 @@ pub(crate) fn purse(view: &ChildView) -> Vec<String> {
     lines
 }
 
-fn draw_results(frame: &mut Frame<'_>, area: Rect, results: &[PromptResult]) {
-    if results.is_empty() {
+fn draw_results(frame: &mut Frame<'_>, area: Rect, view: &View) {
+    let mut told: Vec<_> = view.results.iter().map(told).collect();
+    if told.is_empty() {
+        // A piggy bank that is new to the child was told nothing yet but this.
+        let shown = view.child.iter().flat_map(|child| child.results.iter());
+        told.extend(shown.flat_map(|results| results.iter()).map(result_line));
+    }
+    if told.is_empty() {
         return;
     }
     let mut lines = vec![Line::styled("Last payments", Style::new().add_modifier(Modifier::UNDERLINED))];
-    lines.extend(results.iter().map(|result| Line::raw(told(result))));
+    lines.extend(told.into_iter().map(Line::raw));
     frame.render_widget(Paragraph::new(lines), area);
 }
 
@@ -243,7 +252,7 @@ pub(crate) fn outcome(result: &PromptResult) -> String {
 }
 
 /// For a cloud that says no more than a state.
-fn in_words(state: PaymentState) -> &'static str {
+pub(super) fn in_words(state: PaymentState) -> &'static str {
     match state {
         PaymentState::Settled => "Paid.",
         PaymentState::Rejected => "You said no. Nothing was paid.",
@@ -326,6 +335,7 @@ mod tests {
             more: 2,
             results,
             child: None,
+            wishes: Vec::new(),
             notice: None,
         }
     }
@@ -387,6 +397,8 @@ mod tests {
             goals: Goals::new(vec![goal("A \u{1b}[2Jscooter", "50.00 EUR"), goal("A ball", "12.00 EUR")])
                 .unwrap(),
             allowances: ComingAllowances::new(vec![coming]).unwrap(),
+            wishes: None,
+            results: None,
         };
         let picture = picture(&View { shown: None, child: Some(child), ..view() }, 0);
         for part in [

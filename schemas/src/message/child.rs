@@ -11,7 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Value, json};
 
 use super::code::{CodeClaims, PaymentMode, ShowCode};
-use crate::ids::{CategoryId, MerchantId, PaymentId, PlaceId, PrincipalId};
+use super::wish::{ShownResults, ShownWishes};
+use crate::ids::{CategoryId, MerchantId, PaymentId, PlaceId, PrincipalId, WishId};
 use crate::limits;
 use crate::money::Money;
 use crate::time::Timestamp;
@@ -44,6 +45,8 @@ wire! {
         pub contains: Option<CodeClaims>,
         /// Whether the piggy bank has to make sure that it is this child who agrees; left out: no (PC-16).
         pub identify: Option<bool>,
+        /// Which of the child's wishes it fulfils; left out: none (PC-12).
+        pub wish: Option<WishId>,
     }
 }
 wire_enum! {
@@ -154,6 +157,10 @@ wire! {
         pub goals: Goals,
         /// What comes in by itself, at most one from each guardian.
         pub allowances: ComingAllowances,
+        /// What it wishes for, and what has become of it (PC-12).
+        pub wishes: Option<ShownWishes>,
+        /// What has become of its last payments (PC-5).
+        pub results: Option<ShownResults>,
     }
 }
 wire_enum! {
@@ -184,6 +191,7 @@ impl PaymentOrder {
             show: None,
             contains: None,
             identify: None,
+            wish: None,
         }
     }
 }

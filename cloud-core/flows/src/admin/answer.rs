@@ -1,6 +1,8 @@
 //! What operators hear.
 
-use schemas::ids::{Instance, ItemId, MerchantId, PaymentId, PlaceId, Principal, PrincipalId, TenantId};
+use schemas::ids::{
+    Instance, ItemId, MerchantId, PaymentId, PlaceId, Principal, PrincipalId, TenantId, WishId,
+};
 use schemas::message::{Categories, ChildLimits, Payee, PaymentMode, PaymentState};
 use schemas::money::{Currency, Money};
 use schemas::time::Timestamp;
@@ -8,7 +10,7 @@ use schemas::topic::Kind;
 use serde::{Deserialize, Serialize};
 
 use super::{BankKind, Deadlines, OnUnknown};
-use crate::children::Bonds;
+use crate::children::{Bonds, Wish};
 use crate::places::{CodeRules, RegisteredPlace};
 use crate::port::ConnectionId;
 use crate::registry::LastReport;
@@ -229,6 +231,19 @@ pub struct ChildRow {
     pub available: Money,
     /// What its payments of today have taken or reserved.
     pub spent_today: Money,
+    /// Its wishes: those that wait, and then the newest that have ended.
+    #[serde(default)]
+    pub wishes: Vec<WishRow>,
+}
+
+/// A wish of a child.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WishRow {
+    /// Which.
+    pub id: WishId,
+    /// As the core keeps it.
+    #[serde(flatten)]
+    pub wish: Wish,
 }
 
 /// A payment from a child's account.

@@ -1,10 +1,11 @@
 //! What a child sees on its piggy bank (PC-14): as the cloud knew it when it was said.
 
 use schemas::ids::{MessageId, Principal};
-use schemas::message::{ChildView, ComingAllowance, ComingAllowances, Down};
+use schemas::message::{ChildView, ComingAllowance, ComingAllowances, Down, ShownResults, ShownWishes};
 use schemas::time::Timestamp;
 use schemas::topic::Kind;
 
+use super::wish;
 use crate::books::Role;
 use crate::cloud::Cloud;
 use crate::decision::Decision;
@@ -34,6 +35,12 @@ pub(crate) fn show(cloud: &Cloud, child: &Principal, now: Timestamp, out: &mut D
         as_of: now,
         goals: found.goals.clone(),
         allowances: ComingAllowances::new(coming.collect()).unwrap_or_default(),
+        wishes: (!found.wishes.is_empty()).then(|| {
+            let wishes = found.wishes.iter().take(schemas::limits::SHOWN_WISHES);
+            ShownWishes::new(wishes.map(|(id, wish)| wish::shown(id, wish)).collect()).unwrap_or_default()
+        }),
+        results: (!found.results.is_empty())
+            .then(|| ShownResults::new(found.results.iter().cloned().collect()).unwrap_or_default()),
     };
     for older in cloud.outbox.messages(&piggy_bank).filter(|owed| owed.kind == Kind::ChildView) {
         out.withdraw(&piggy_bank, older.message, "superseded");

@@ -1,7 +1,7 @@
 //! One payment that a guardian ordered from a child's account: what is known of it. What is decided stands in
 //! `child.rs`.
 
-use schemas::ids::{Code, PaymentId, PlaceId, Principal};
+use schemas::ids::{Code, PaymentId, PlaceId, Principal, WishId};
 use schemas::message::{
     Categories, CodeClaims, Payee, PaymentMode, PaymentState, Position, ResultTo, ShowCode,
 };
@@ -32,6 +32,9 @@ pub struct ChildPayment {
     pub categories: Categories,
     /// For the child to read.
     pub note: Option<Text>,
+    /// Which of the child's wishes it fulfils (PC-12).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wish: Option<WishId>,
     /// Who is told the result.
     pub tell: ResultTo,
     /// With what code the child pays; none: a deduction.

@@ -1,6 +1,8 @@
 //! Answers as people read them.
 
-use cloud_core_flows::admin::{AdminAnswer, BankKind, BooksReport, ChildPaymentRow, ChildRow, Presence};
+use cloud_core_flows::admin::{
+    AdminAnswer, BankKind, BooksReport, ChildPaymentRow, ChildRow, Presence, WishRow,
+};
 use cloud_core_flows::registry::LastReport;
 use schemas::money::Money;
 
@@ -19,6 +21,14 @@ pub(super) fn core(answer: &AdminAnswer, json: bool) -> anyhow::Result<()> {
             print_line(&format!("{done}: {} changes, {} repeats", report.changes, report.repeats))?;
         }
         _ => table_of(answer).print()?,
+    }
+    if let AdminAnswer::Children(rows) = answer {
+        // Of one child only: among many they would be lost.
+        if let [child] = &rows[..]
+            && !child.wishes.is_empty()
+        {
+            wishes(&child.wishes).print()?;
+        }
     }
     Ok(())
 }
@@ -233,6 +243,24 @@ fn children(rows: &[ChildRow]) -> Table {
             or_dash(limits.and_then(|limits| limits.per_payment).as_ref()),
             or_dash(limits.and_then(|limits| limits.per_day).as_ref()),
             or_dash(limits.and_then(|limits| limits.quiet_hours).as_ref()),
+        ]
+    })
+}
+
+fn wishes(rows: &[WishRow]) -> Table {
+    table(&["WISH", "STATE", "TO", "KIND", "AMOUNT", "KEYWORDS", "TEXT", "REASON", "AT"], rows, |row| {
+        let wish = &row.wish;
+        let keywords: Vec<_> = wish.keywords.iter().map(|word| printable(word.as_str())).collect();
+        vec![
+            row.id.to_string(),
+            name_of(&wish.state),
+            wish.to.to_string(),
+            name_of(&wish.kind),
+            or_dash(wish.amount.as_ref()),
+            keywords.join(" "),
+            printable(wish.text.as_str()),
+            wish.reason.as_ref().map_or_else(|| "-".to_owned(), |reason| printable(reason.as_str())),
+            wish.at.to_string(),
         ]
     })
 }

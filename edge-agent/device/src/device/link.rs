@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use schemas::ids::{Code, MessageId};
+use schemas::topic::Kind;
 use schemas_mutants::Mutant;
 
 use super::Device;
 use crate::decide::{code_of_kind, dead_letter_up};
-use crate::event::Event;
+use crate::event::{Event, SpoolEntry};
 use crate::limits;
 use crate::output::Output;
 
@@ -66,7 +67,7 @@ impl Device {
         let connection = link.connection;
         if self.clock.next_question_boot_ms() <= now_boot_ms {
             let payload = self.clock.ask(now_boot_ms);
-            self.output(Output::Ask { connection, kind: schemas::topic::Kind::CloudTime, payload });
+            self.output(Output::Ask { connection, kind: Kind::CloudTime, payload });
         }
         self.ask_for_places(connection, now_boot_ms);
         let overdue = |sent: &u64| now_boot_ms >= sent.saturating_add(self.settings.acknowledge_ms);
@@ -84,9 +85,17 @@ impl Device {
 
     fn send_spool(&mut self, link: &mut Link, now_boot_ms: u64) {
         let room = link.window.saturating_sub(link.in_flight.len());
-        let unsent = |message| !link.in_flight.contains_key(message) && !link.postponed.contains_key(message);
-        let due: Vec<_> =
-            self.state.spooled().filter(|entry| unsent(&entry.message)).take(room).cloned().collect();
+        let unsent = |message: &MessageId| {
+            !link.in_flight.contains_key(message) && !link.postponed.contains_key(message)
+        };
+        // A wish that waits is not overtaken by its withdrawal.
+        let mut has_wish = false;
+        let in_order = |entry: &&SpoolEntry| {
+            let overtakes = has_wish && entry.kind == Kind::WishWithdraw;
+            has_wish |= entry.kind == Kind::Wish;
+            !overtakes && unsent(&entry.message)
+        };
+        let due: Vec<_> = self.state.spooled().filter(in_order).take(room).cloned().collect();
         for entry in due {
             link.sent(entry.message, now_boot_ms);
             if Mutant::SpoolClearedOnSend.is_active() {
@@ -98,7 +107,7 @@ impl Device {
                 kind: entry.kind,
                 payload: entry.payload,
             });
-            if entry.kind == schemas::topic::Kind::PaymentPrompt && Mutant::AnswerToldUnsynced.is_active() {
+            if entry.kind == Kind::PaymentPrompt && Mutant::AnswerToldUnsynced.is_active() {
                 self.hurry();
             }
         }
