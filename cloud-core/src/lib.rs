@@ -17,4 +17,5 @@ mod http;
 mod random;
 pub mod runtime;
 pub mod serve;
+mod signing;
 pub mod telemetry;

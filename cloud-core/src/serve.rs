@@ -117,6 +117,7 @@ impl Server {
         let disk = open_data_dir(config)?;
         let lane_clock = broker::Clock::start();
         let authority = Arc::new(files::load_or_make_authority(config, Timestamp(lane_clock.now_ms()))?);
+        let signing_key = files::load_or_make_signing_key(config)?;
         let metrics = telemetry::metrics_handle().map_err(|error| ServeError::Metrics(error.to_string()))?;
         let mut driver = replay(disk.clone(), config, lane_clock).await?;
         if !accept_clock {
@@ -133,6 +134,7 @@ impl Server {
         let bank_authority_pem = files::bank_authority(config)?;
         driver.set_probe(principal.clone(), health::token_hash(&token));
         driver.set_certificate_life(config.certificate_life_ms);
+        driver.set_signing_key(signing_key);
 
         let listening = Listening::bind(config).await?;
         let tls = Tls::make(config, &authority, clock.now())?;

@@ -95,8 +95,13 @@ fn what_is_private_is_readable_by_its_owner_only() {
     let directory = tempfile::tempdir().unwrap();
     let data_dir = directory.path().join("data");
     let core = Core::start(&data_dir);
-    for (name, mode) in [("", 0o700), ("admin.sock", 0o600), ("authority.key.pem", 0o600), ("journal", 0o700)]
-    {
+    for (name, mode) in [
+        ("", 0o700),
+        ("admin.sock", 0o600),
+        ("authority.key.pem", 0o600),
+        ("codes.key.pem", 0o600),
+        ("journal", 0o700),
+    ] {
         let permissions = std::fs::metadata(data_dir.join(name)).unwrap().permissions();
         assert_eq!(permissions.mode() & 0o777, mode, "{name}");
     }

@@ -200,7 +200,9 @@ fn a_backup_is_restored_to_a_point_and_never_without_its_key_by_accident() {
     let directory = fleet.directory().to_owned();
     let (backup, keyless) = (directory.join("backup"), directory.join("keyless"));
     ok(&fleet.cli(&["backup", "--to", path(&keyless), "--without-keys"]));
-    assert!(!keyless.join("authority.key.pem").exists() && keyless.join("authority.pem").exists());
+    for (key, public) in [("authority.key.pem", "authority.pem"), ("codes.key.pem", "codes.pub.pem")] {
+        assert!(!keyless.join(key).exists() && keyless.join(public).exists());
+    }
     assert_eq!(fleet.core_process().terminate().code(), Some(0));
     ok(&fleet.cli(&["backup", "--to", path(&backup)]));
 
@@ -236,14 +238,17 @@ fn a_backup_is_restored_to_a_point_and_never_without_its_key_by_accident() {
 
     // Without its key a start would make strangers of all devices.
     let core = directory.join("core");
-    let key = std::fs::read(core.join("authority.key.pem")).unwrap();
+    let keys = ["authority.key.pem", "codes.key.pem"];
+    let saved = keys.map(|name| (name, std::fs::read(core.join(name)).unwrap()));
     std::fs::rename(&core, directory.join("former")).unwrap();
     let said = ok(&fleet.cli(&["restore", "--from", path(&keyless), "--to", path(&core)]));
     assert!(said.contains("KEY IS MISSING"), "{said}");
-    match fleet.start_core(None) {
-        Err(NotReady::Refused(why)) => assert!(why.contains("authority.key.pem is missing"), "{why}"),
-        other => panic!("{other:?}"),
+    for (name, key) in saved {
+        match fleet.start_core(None) {
+            Err(NotReady::Refused(why)) => assert!(why.contains(&format!("{name} is missing")), "{why}"),
+            other => panic!("{other:?}"),
+        }
+        std::fs::write(core.join(name), key).unwrap();
     }
-    std::fs::write(core.join("authority.key.pem"), key).unwrap();
     fleet.start_core(None).unwrap();
 }

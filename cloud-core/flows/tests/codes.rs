@@ -5,148 +5,25 @@
 
 mod common;
 
-use cloud_core_flows::admin::{AdminAnswer, AdminCommand, Filter, Listing};
+use cloud_core_flows::admin::AdminCommand;
 use cloud_core_flows::driver::Driver;
-use cloud_core_flows::places::{CodeRules, CodeRulesChange};
-use common::family::{HAS, bind, bonds, categories, entry, eur, family};
-use common::{START, World, chain, limits, signing_key, who};
-use proptest::prelude::*;
+use cloud_core_flows::port::PromiseRefusal;
+use common::codes::{
+    NEAR, PRICE, code_of, confirm, hand_in, moved, order, ordered, presenting, qr, reason, refused, result,
+    scan, scan_of, shown, state, token, world,
+};
+use common::family::{HAS, bind, bonds, categories, eur};
+use common::{World, chain, limits, signing_key, who};
 use schemas::ids::PaymentId;
 use schemas::message::{
-    ChildAnswer, CodeClaim, CodeClaims, Down, Payee, PaymentCancel, PaymentCode, PaymentMode, PaymentOrder,
-    PaymentRefund, PaymentScan, PaymentState, Position, PromptAnswer, RequestAnswer, ResultTo, ShowCode, Up,
+    ChildAnswer, CodeClaim, CodeClaims, Down, Goal, Goals, Payee, PaymentCancel, PaymentCode, PaymentMode,
+    PaymentOrder, PaymentRefund, PaymentScan, PaymentState, PromptAnswer, ResultTo, SavingsGoals, ShowCode,
+    Up,
 };
 use schemas::money::Money;
 use schemas::signed::{CodeText, Payer, PaymentQr, PaymentToken, Presented, PublicKey};
 use schemas::time::Timestamp;
-use schemas::wire::SignedBytes;
-
-/// What one payment takes here.
-const PRICE: u64 = 420;
-/// 100 m north of the border of the places, which are 100 m around 52.52 N, 13.40 E.
-const NEAR: Position =
-    Position { latitude_e7: 525_218_000, longitude_e7: 134_000_000, accuracy_m: 5, at: Timestamp(START) };
-
-/// Four places: school and gym (shop, lunch), zoo (shop, toys), kiosk (kiosk, lunch), each with a terminal of its own.
-fn world() -> World {
-    let mut w = family();
-    let (tenant, merchant) = ("acme".parse().unwrap(), "kiosk".parse().unwrap());
-    w.admin(AdminCommand::CreateMerchant { tenant, merchant, title: "The Kiosk".into(), terminal: None })
-        .unwrap();
-    for person in ["gym-till", "zoo-till", "kiosk-till"] {
-        let person = who(person);
-        w.admin(AdminCommand::CreatePerson { person, public_key: None, bank_account: None }).unwrap();
-    }
-    let mut zoo = entry("zoo", "shop", &["zoo-till"]);
-    zoo.place.categories = categories(&["toys"]);
-    set(&mut w, entry("school", "shop", &["till", "spare"])).unwrap();
-    set(&mut w, entry("gym", "shop", &["gym-till"])).unwrap();
-    set(&mut w, entry("kiosk", "kiosk", &["kiosk-till"])).unwrap();
-    set(&mut w, zoo).unwrap();
-    for name in ["gym-till", "zoo-till", "kiosk-till"] {
-        w.connect(name);
-    }
-    w
-}
-
-fn set(w: &mut World, entry: cloud_core_flows::places::RegisteredPlace) -> Result<(), String> {
-    let command = AdminCommand::SetPlace { tenant: "acme".parse().unwrap(), entry };
-    w.admin(command).map(|_| ()).map_err(|why| why.code.to_string())
-}
-
-fn order(mode: PaymentMode) -> PaymentOrder {
-    PaymentOrder {
-        mode: Some(mode),
-        payee: Some("merchant/shop".parse().unwrap()),
-        ..PaymentOrder::deduction("mia".parse().unwrap(), eur(PRICE), categories(&["lunch"]))
-    }
-}
-
-fn qr() -> PaymentOrder {
-    order(PaymentMode::Qr)
-}
-
-fn ordered(w: &mut World, key: u8, order: PaymentOrder) -> PaymentId {
-    let answer = w.request("mum", key, Up::PaymentOrder(order));
-    answer.payment.unwrap_or_else(|| panic!("{answer:?}"))
-}
-
-fn confirm(w: &mut World, payment: PaymentId, position: Option<Position>, identified: Option<bool>) {
-    let answer = PromptAnswer { payment, answer: ChildAnswer::Confirm, position, identified };
-    w.say("piggy", Up::PaymentPrompt(answer)).unwrap();
-}
-
-fn code_of(w: &mut World, payment: PaymentId) -> PaymentCode {
-    w.fetch("piggy");
-    let heard = w.inbox[&who("piggy")].iter();
-    let codes = heard.filter_map(|down| match down {
-        Down::PaymentCode(code) if code.payment == payment => Some(code.clone()),
-        _ => None,
-    });
-    codes.last().expect("a code")
-}
-
-/// Ordered and confirmed: the code that the piggy bank has.
-fn presenting(w: &mut World, key: u8, order: PaymentOrder) -> PaymentCode {
-    let payment = ordered(w, key, order);
-    confirm(w, payment, None, None);
-    assert_eq!(state(w, payment), PaymentState::Presenting);
-    code_of(w, payment)
-}
-
-/// What the piggy bank shows: the cloud's QR code, or a token that it signs now, for two minutes.
-fn shown(w: &World, code: &PaymentCode) -> CodeText {
-    code.code.clone().unwrap_or_else(|| token(w, code).sign(&signing_key("piggy")))
-}
-
-fn token(w: &World, code: &PaymentCode) -> PaymentToken {
-    PaymentToken {
-        device: who("piggy"),
-        payment: code.payment,
-        amount: code.amount,
-        payer: Payer::claimed(&code.contains, &"piggy".parse().unwrap(), &code.child, &code.categories),
-        issued_at: Timestamp(w.now / 1_000 * 1_000),
-        expires_at: code.expires_at.min(Timestamp((w.now / 1_000 + 120) * 1_000)),
-    }
-}
-
-fn scan_of(w: &World, code: CodeText) -> PaymentScan {
-    PaymentScan { code, amount: None, scanned_at: Timestamp(w.now) }
-}
-
-fn hand_in(w: &mut World, terminal: &str, key: u8, scan: PaymentScan) -> RequestAnswer {
-    w.request(terminal, key, Up::PaymentScan(scan))
-}
-
-fn scan(w: &mut World, terminal: &str, key: u8, code: &CodeText) -> Result<PaymentId, String> {
-    let scan = scan_of(w, code.clone());
-    result(hand_in(w, terminal, key, scan))
-}
-
-fn result(answer: RequestAnswer) -> Result<PaymentId, String> {
-    answer.payment.ok_or_else(|| answer.refused.unwrap().to_string())
-}
-
-fn refused<T>(code: &str) -> Result<T, String> {
-    Err(code.to_owned())
-}
-
-fn state(w: &World, payment: PaymentId) -> PaymentState {
-    w.driver.cloud().child_payment(payment).unwrap().state()
-}
-
-fn reason(w: &World, payment: PaymentId) -> String {
-    let payment = w.driver.cloud().child_payment(payment).unwrap();
-    payment.reason.as_ref().map(ToString::to_string).unwrap_or_default()
-}
-
-/// What Mia and the shop have, and that nothing is reserved.
-fn moved(w: &mut World, minor: u64) {
-    assert_eq!(w.balance("person/mia"), i128::from(HAS - minor));
-    assert_eq!(w.balance("merchant/shop"), i128::from(minor));
-    assert_eq!(w.account("person/mia").debits_pending.minor, 0, "nothing stays reserved");
-    w.finish();
-}
+use schemas::wire::{SignedBytes, Text};
 
 /// PC-6, PC-7, PC-10: reserved until a terminal at a place of the payee hands the code in; then taken, and told.
 #[test]
@@ -542,6 +419,31 @@ fn cancelled_before_or_after_the_scan() {
     }
 }
 
+/// correctness.md 4: while the disk is nearly full nothing new begins, and what was begun is paid.
+#[test]
+fn a_scan_is_taken_while_the_disk_is_nearly_full() {
+    let mut w = world();
+    w.restores_after_each_input = false;
+    let code = presenting(&mut w, 1, qr());
+    w.disk.set_capacity_bytes(Some(0));
+    let is_full = (2..=255).any(|key| {
+        let goal = Goal { title: Text::new("x".repeat(80)), amount: eur(u64::from(key)) };
+        let goals = Goals::new(vec![goal; 8]).unwrap();
+        let body = Up::SavingsGoals(SavingsGoals { child: "mia".parse().unwrap(), goals });
+        let refused = w.request_raw("dad", key, Timestamp(w.now + 60_000), body).0.is_err();
+        w.fetch("dad");
+        w.fetch("piggy");
+        refused
+    });
+    assert!(is_full);
+    let (not_after, another) = (Timestamp(w.now + 60_000), Up::PaymentOrder(qr()));
+    assert_eq!(w.request_raw("mum", 2, not_after, another).0, Err(PromiseRefusal::Quota));
+    let text = shown(&w, &code);
+    assert_eq!(scan(&mut w, "till", 3, &text), Ok(code.payment));
+    w.disk.set_capacity_bytes(None);
+    moved(&mut w, PRICE);
+}
+
 /// A code that nobody has fetched is withdrawn with its payment.
 #[test]
 fn a_code_that_was_not_fetched_goes_with_its_payment() {
@@ -660,185 +562,4 @@ fn a_yes_of_nobody_in_particular_is_none_where_identity_is_asked_for() {
             moved(&mut w, if counts { PRICE } else { 0 });
         }
     }
-}
-
-/// PC-6: the order's place, or the nearest one where the payment counts; without place or position the default.
-#[test]
-fn a_code_lasts_as_long_as_the_way() {
-    let at = |latitude_e7| Some(Position { latitude_e7, ..NEAR });
-    let mut far = entry("far", "shop", &["bob"]);
-    far.place.latitude_e7 = 525_500_000;
-    let place = |name: &str| Some(name.parse().unwrap());
-    for (position, named, lasts_ms) in [
-        (None, None, 600_000),
-        (Some(NEAR), None, 400_000),
-        (at(525_200_000), None, 300_000),
-        (at(550_000_000), None, 3_600_000),
-        // 3,038 m to the border of `far`, the only place where it counts.
-        (Some(NEAR), place("far"), 3_338_000),
-        (at(525_500_000), place("far"), 300_000),
-        (at(525_500_000), None, 300_000),
-    ] {
-        let mut w = world();
-        set(&mut w, far.clone()).unwrap();
-        let payment = ordered(&mut w, 1, PaymentOrder { place: named.clone(), ..qr() });
-        confirm(&mut w, payment, position, None);
-        let code = code_of(&mut w, payment);
-        let lasts = code.expires_at.0 - w.now;
-        assert!(lasts.abs_diff(lasts_ms) <= 1_000, "{position:?} {named:?}: {lasts}");
-        assert_eq!(code.expires_at.0 % 1_000, 0, "as a code says it");
-        w.pass(lasts + 15_000);
-        moved(&mut w, 0);
-    }
-}
-
-proptest! {
-    /// PC-6: never outside the bounds, and never shorter for a longer way.
-    #[test]
-    fn validity_is_bounded_and_grows_with_the_way(
-        least_ms in 1_000..100_000_u64, more_ms in 0..10_000_000_u64, pace_mm_per_s in 1..100_000_u64,
-        margin_ms in 0..1_000_000_u64, near in 0..u64::MAX, far in 0..u64::MAX,
-    ) {
-        let most_ms = least_ms + more_ms;
-        let rules = CodeRules { default_ms: least_ms, least_ms, most_ms, pace_mm_per_s, margin_ms, check_at_once: true };
-        let (near, far) = (near.min(far), near.max(far));
-        let valid = [near, far].map(|distance_m| rules.valid_ms(Some(distance_m)));
-        prop_assert!(valid[0] <= valid[1]);
-        prop_assert!(valid.iter().all(|ms| (least_ms..=most_ms).contains(ms)));
-        prop_assert_eq!(rules.valid_ms(None), least_ms);
-    }
-}
-
-/// PC-6, PC-9: a tenant has rules of its own; they hold for codes that are made from then on.
-#[test]
-fn a_tenants_rules_make_its_codes() {
-    let mut w = world();
-    let change = |code_rules| AdminCommand::ChangeTenant {
-        tenant: "acme".parse().unwrap(),
-        bank_url: None,
-        on_unknown: None,
-        deadlines: Default::default(),
-        code_rules,
-    };
-    for bad in [
-        CodeRulesChange { default_ms: Some(1), ..Default::default() },
-        CodeRulesChange { least_ms: Some(0), ..Default::default() },
-        CodeRulesChange { most_ms: Some(8 * 24 * 3_600_000), ..Default::default() },
-        CodeRulesChange { pace_mm_per_s: Some(0), ..Default::default() },
-    ] {
-        assert_eq!(w.admin(change(bad)).unwrap_err().code.as_str(), "code_rules_invalid", "{bad:?}");
-    }
-    let rules =
-        CodeRulesChange { default_ms: Some(200_000), check_at_once: Some(false), ..Default::default() };
-    w.admin(change(rules)).unwrap();
-    let code = presenting(&mut w, 1, PaymentOrder { show: Some(ShowCode::OnRequest), ..qr() });
-    assert_eq!((code.check_place, code.show), (false, ShowCode::OnRequest));
-    assert_eq!(code.expires_at.0 - w.now, 200_000);
-    w.pass(215_000);
-    moved(&mut w, 0);
-}
-
-/// PC-9: piggy banks pull the places, signed, if they have another version.
-#[test]
-fn piggy_banks_are_told_the_places_of_their_tenant() {
-    use schemas::message::{PlacesAnswer, PlacesRequest};
-    use schemas::signed::Catalogue;
-    let mut w = world();
-    let ask = |w: &mut World, name: &str, version: u64| -> Option<PlacesAnswer> {
-        let id = schemas::ids::MessageId([3; 16]);
-        let payload = schemas::envelope::Envelope::message(id, PlacesRequest { version }).encode();
-        let (promise, replies) = w.publish(name, schemas::topic::Kind::Places, payload);
-        replies.into_iter().find_map(|down| match down {
-            Down::Places(answer) if promise.is_ok() => Some(answer),
-            _ => None,
-        })
-    };
-    let answer = ask(&mut w, "piggy", 0).unwrap();
-    assert_eq!((answer.version, answer.signer), (4, PublicKey::of(&signing_key("cloud"))));
-    let catalogue = Catalogue::verify(answer.catalogue.as_ref().unwrap(), &answer.signer).unwrap();
-    assert_eq!((catalogue.version, catalogue.places.iter().count()), (4, 4));
-    assert_eq!(ask(&mut w, "piggy", 4).unwrap().catalogue, None, "it has them");
-    assert!(ask(&mut w, "piggy", 5).unwrap().catalogue.is_some(), "of a core that was restored since");
-    assert_eq!(ask(&mut w, "mum", 0), None, "people are not told");
-    remove(&mut w, "gym").unwrap();
-    remove(&mut w, "gym").unwrap();
-    let answer = ask(&mut w, "piggy", 4).unwrap();
-    assert_eq!(answer.version, 5, "higher with each change, not with a repeat");
-    w.finish();
-}
-
-fn remove(w: &mut World, place: &str) -> Result<(), String> {
-    let command =
-        AdminCommand::RemovePlace { tenant: "acme".parse().unwrap(), place: place.parse().unwrap() };
-    w.admin(command).map(|_| ()).map_err(|why| why.code.to_string())
-}
-
-/// CP-15, PC-9: places are checked, changed, listed and removed; what they name is not deleted.
-#[test]
-fn operators_register_places() {
-    let mut w = world();
-    let with = |change: fn(&mut cloud_core_flows::places::RegisteredPlace)| {
-        let mut new = entry("park", "shop", &["bob"]);
-        change(&mut new);
-        new
-    };
-    for (code, new) in [
-        ("merchant_unknown", with(|e| e.merchant = "nobody".parse().unwrap())),
-        ("principal_unknown", with(|e| e.terminals = ["nobody".parse().unwrap()].into())),
-        ("terminals_invalid", with(|e| e.terminals.clear())),
-        ("terminal_taken", with(|e| e.terminals = ["till".parse().unwrap()].into())),
-        ("title_invalid", with(|e| e.place.title = schemas::wire::Text::new(""))),
-        ("radius_invalid", with(|e| e.place.radius_m = 0)),
-        ("position_invalid", with(|e| e.place.latitude_e7 = 900_000_001)),
-        ("position_invalid", with(|e| e.place.longitude_e7 = -1_800_000_001)),
-    ] {
-        assert_eq!(set(&mut w, new), refused(code));
-    }
-    let version = |w: &World| w.driver.cloud().registry().places_version(&"acme".parse().unwrap());
-    set(&mut w, with(|_| {})).unwrap();
-    set(&mut w, with(|_| {})).unwrap();
-    assert_eq!(version(&w), 5, "a repeat changes nothing");
-    let find = AdminCommand::Find { listing: Listing::Places, filter: Filter::default() };
-    let Ok(AdminAnswer::Places(rows)) = w.admin(find) else { panic!() };
-    assert_eq!((rows.len(), rows[2].entry.clone(), rows[2].version), (5, with(|_| {}), 5));
-    let (tenant, merchant) = ("acme".parse().unwrap(), "kiosk".parse().unwrap());
-    for command in [
-        AdminCommand::DeleteMerchant { tenant, merchant },
-        AdminCommand::DeletePerson { person: who("bob") },
-        AdminCommand::DeleteDevice { device: who("spare") },
-    ] {
-        assert_eq!(w.admin(command.clone()).unwrap_err().code.as_str(), "still_bound", "{command:?}");
-    }
-    let named = Some("gym".parse().unwrap());
-    let payment = ordered(&mut w, 1, PaymentOrder { place: named, ..qr() });
-    assert_eq!(remove(&mut w, "gym"), refused("open_work"), "a payment counts there only");
-    remove(&mut w, "school").unwrap();
-    w.request("mum", 2, Up::PaymentCancel(PaymentCancel { payment }));
-    remove(&mut w, "gym").unwrap();
-    moved(&mut w, 0);
-}
-
-/// PC-9: all places fit the one message in which piggy banks hear of them.
-#[test]
-fn places_are_bounded_by_what_one_message_holds() {
-    let mut w = world();
-    w.restores_after_each_input = false;
-    let mut result = Ok(());
-    let mut count = 4;
-    while result.is_ok() {
-        let terminal = format!("t-{count}");
-        let person = who(&terminal);
-        w.admin(AdminCommand::CreatePerson { person, public_key: None, bank_account: None }).unwrap();
-        let mut new = entry(&format!("place-{count}"), "shop", &[&terminal]);
-        let long: Vec<String> = (0..8).map(|n| format!("category-with-a-long-name-{n}")).collect();
-        new.place.categories = categories(&long.iter().map(String::as_str).collect::<Vec<_>>());
-        result = set(&mut w, new);
-        count += 1;
-    }
-    assert_eq!(result, refused("places_full"));
-    assert!((10..32).contains(&count), "{count}");
-    let code = presenting(&mut w, 1, qr());
-    let text = shown(&w, &code);
-    assert_eq!(scan(&mut w, "till", 2, &text), Ok(code.payment));
-    moved(&mut w, PRICE);
 }

@@ -12,6 +12,7 @@ use cloud_core_flows::admin::{
 use cloud_core_flows::event::{Event, Record};
 use cloud_core_flows::port::{ConnectionId, Credentials, Input, Output, Proof, StandingRefusal};
 use cloud_core_flows::right::OperatorRole;
+use common::family::entry;
 use common::{World, chain, http, limits, who};
 use schemas::ids::{Hash, Instance, PaymentId, Principal, TenantId};
 use schemas::signed::PublicKey;
@@ -108,6 +109,18 @@ fn table(payment: PaymentId) -> Vec<(AdminCommand, &'static str)> {
         (AdminCommand::RevokeToken { principal: of("acme/ann") }, "-xx-"),
         (AdminCommand::DeletePerson { person: of("acme/bob") }, "--x-"),
         (AdminCommand::CreateObserver { observer: of("acme/screen") }, "--x-"),
+        (AdminCommand::Find { listing: Listing::Places, filter: Filter::default() }, "xxxx"),
+        (
+            AdminCommand::SetPlace {
+                tenant: "acme".parse().unwrap(),
+                entry: entry("school", "shop", &["till"]),
+            },
+            "--x-",
+        ),
+        (
+            AdminCommand::RemovePlace { tenant: "acme".parse().unwrap(), place: "school".parse().unwrap() },
+            "--x-",
+        ),
         (AdminCommand::DeleteObserver { observer: of("acme/screen") }, "--x-"),
         (change_device("acme/spare"), "--x-"),
         (AdminCommand::DeleteDevice { device: of("farthing/ada") }, "----"),

@@ -4,6 +4,7 @@ mod bulk;
 mod children;
 #[cfg(feature = "demo")]
 mod enroll;
+mod places;
 mod registered;
 mod show;
 mod values;
@@ -26,6 +27,7 @@ use crate::admin::{Request, ShellCommand};
 use crate::cli::moment::Span;
 use crate::config::Config;
 use children::Children;
+use places::Places;
 use registered::{Merchants, Observers, People, Tenants, Wanted, one};
 use values::{Pair, Scoped};
 
@@ -99,6 +101,9 @@ enum AdminSubcommand {
     /// Children: who guards them, which piggy bank they use, what was paid from their accounts.
     #[command(subcommand)]
     Children(Children),
+    /// Places where children may pay with a code, and who scans there.
+    #[command(subcommand)]
+    Places(Places),
     /// Accounts of our own ledger.
     #[command(subcommand)]
     Accounts(Accounts),
@@ -421,6 +426,7 @@ impl AdminSubcommand {
             Self::People(people) => people.command(),
             Self::Observers(observers) => observers.command(),
             Self::Children(children) => children.command(),
+            Self::Places(places) => places.command()?,
             Self::Accounts(Accounts::List(wanted)) => wanted.of(Listing::Accounts, None),
             Self::Accounts(Accounts::Show { account }) => one(Listing::Accounts, &account),
             Self::Accounts(Accounts::Withdraw { account, amount, reference }) => {
@@ -485,7 +491,9 @@ impl AdminSubcommand {
 mod tests {
     use clap::Parser;
     use cloud_core_flows::admin::{BankKind, Deadlines, OnUnknown};
-    use cloud_core_flows::places::{CodeRules, RegisteredPlace};
+    use cloud_core_flows::places::{CodeRules, CodeRulesChange, RegisteredPlace};
+    use schemas::message::{Categories, Place};
+    use schemas::wire::Text;
 
     use super::*;
 
@@ -506,14 +514,14 @@ mod tests {
         let deadlines = Deadlines { start_ms: 5, ..Deadlines::default() };
         let table = [
             (
-                "tenants create acme --currency EUR --on-unknown hold --deadline start_ms=5",
+                "tenants create acme --currency EUR --on-unknown hold --deadline start_ms=5 --code-rule margin_ms=0",
                 AdminCommand::CreateTenant {
                     tenant: "acme".parse().unwrap(),
                     currency: "EUR".parse().unwrap(),
                     bank: BankKind::Internal,
                     on_unknown: OnUnknown::Hold,
                     deadlines,
-                    code_rules: CodeRules::default(),
+                    code_rules: CodeRules { margin_ms: 0, ..CodeRules::default() },
                 },
             ),
             (
@@ -547,6 +555,49 @@ mod tests {
                 AdminCommand::CreateObserver { observer: principal("acme/screen") },
             ),
             (
+                "places set home/school --at 52.52,-13.4 --radius-m 80 --category lunch --category fruit --merchant canteen --terminal till",
+                AdminCommand::SetPlace {
+                    tenant: "home".parse().unwrap(),
+                    entry: RegisteredPlace {
+                        place: Place {
+                            place: "school".parse().unwrap(),
+                            title: Text::new("school"),
+                            latitude_e7: 525_200_000,
+                            longitude_e7: -134_000_000,
+                            radius_m: 80,
+                            categories: Categories::new(vec![
+                                "lunch".parse().unwrap(),
+                                "fruit".parse().unwrap(),
+                            ])
+                            .unwrap(),
+                        },
+                        merchant: "canteen".parse().unwrap(),
+                        terminals: ["till".parse().unwrap()].into(),
+                    },
+                },
+            ),
+            (
+                "places remove home/school",
+                AdminCommand::RemovePlace {
+                    tenant: "home".parse().unwrap(),
+                    place: "school".parse().unwrap(),
+                },
+            ),
+            (
+                "tenants change home --code-rule most_ms=900000 --code-rule check_at_once=false",
+                AdminCommand::ChangeTenant {
+                    tenant: "home".parse().unwrap(),
+                    bank_url: None,
+                    on_unknown: None,
+                    deadlines: BTreeMap::new(),
+                    code_rules: CodeRulesChange {
+                        most_ms: Some(900_000),
+                        check_at_once: Some(false),
+                        ..CodeRulesChange::default()
+                    },
+                },
+            ),
+            (
                 "payments resolve 07070707070707070707070707070707 --write-off",
                 AdminCommand::ResolvePayment {
                     payment: PaymentId([7; 16]),
@@ -566,6 +617,8 @@ mod tests {
         let table = [
             ("tenants create acme --currency EURO", "ISO 4217"),
             ("tenants create acme --currency EUR --deadline strat_ms=5", "start_ms"),
+            ("tenants create acme --currency EUR --code-rule paec=5", "pace_mm_per_s"),
+            ("places set a/b --at here --radius-m 1 --category c --merchant m --terminal t", "LAT,LON"),
             ("tenants create acme --currency EUR --bank-url http://127.0.0.1:1", "--bank-holding"),
             ("tenants create Acme --currency EUR", "a-z"),
             ("merchants create kiosk --title Kiosk", "TENANT/NAME"),

@@ -40,7 +40,7 @@ const FILE_BYTES: u64 = 4 << 20;
 
 /// Copy the data directory while the core serves (or does not), and verify the copy.
 ///
-/// The copy contains the authority's private key: whoever has it can make devices. Keep it as secret as the data
+/// The copy contains the private keys of the authority and of codes: whoever has them can make devices, and codes. Keep it as secret as the data
 /// directory, or leave keys out and keep them elsewhere.
 #[derive(Debug, Args)]
 pub(super) struct Backup {
@@ -144,9 +144,9 @@ impl Backup {
             print_line(&format!("records up to {} are in your archive: keep it too", copied.starts_after))?;
         }
         print_line(if has_keys {
-            "IT CONTAINS THE AUTHORITY'S PRIVATE KEY: whoever has it can make devices. Keep it as secret as the data directory"
+            "IT CONTAINS PRIVATE KEYS, THE AUTHORITY'S AND THAT OF CODES: whoever has them can make devices, and codes that children pay with. Keep it as secret as the data directory"
         } else {
-            "it contains no private keys: keep authority.key.pem elsewhere, without it all devices must be enrolled anew"
+            "it contains no private keys: keep authority.key.pem and codes.key.pem elsewhere, without the first all devices must be enrolled anew, without the second all piggy banks"
         })?;
         Ok(ExitCode::SUCCESS)
     }
@@ -168,7 +168,9 @@ impl Restore {
         copy_files(&self.from, &target.partial, true)?;
         let kept = last_at(&source, copied.head.position)?.map_or(Timestamp(0), |(_, at)| at);
         let cloud = mark(&target.partial.join(JOURNAL), config, copied.head, manifest.made_at)?;
-        let has_key = target.partial.join("authority.key.pem").exists();
+        let has = |name: &str| target.partial.join(name).exists();
+        // Backups of earlier releases know no codes.
+        let has_key = has("authority.key.pem") && (has("codes.key.pem") || !has("codes.pub.pem"));
         target.finish()?;
         let open: Vec<String> = cloud.open().map(|payment| payment.id.to_string()).collect();
         if self.json {
@@ -217,7 +219,7 @@ fn print_duties(kept: Timestamp, open: usize, has_key: bool) -> io::Result<()> {
     print_line(&format!("\nWhat happened after {kept} did happen, and is forgotten here:"))?;
     if !has_key {
         print_line(
-            "- THE AUTHORITY'S KEY IS MISSING: put authority.key.pem into the data directory before the first start.",
+            "- A PRIVATE KEY IS MISSING: put authority.key.pem and codes.key.pem into the data directory before the first start.",
         )?;
     }
     for line in [

@@ -69,6 +69,24 @@ pub enum ServeError {
         /// The file that is there.
         certificate: PathBuf,
     },
+    /// The key that signs codes and places is not what it should be.
+    #[error("{path} can't be used ({reason}): restore it from a backup; piggy banks believe no other key")]
+    SigningKeyFile {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The key that signs codes and places is gone: piggy banks that know it would believe no other.
+    #[error(
+        "{path} is missing, but {public} is there: restore the key from a backup. Only to begin with a new one, and to enrol every piggy bank anew, remove the public half too"
+    )]
+    SigningKeyMissing {
+        /// The missing file.
+        path: PathBuf,
+        /// The file that is there.
+        public: PathBuf,
+    },
     /// The journal was refused.
     #[error(
         "the journal can't be replayed: {0}\nRun `cloud-core audit verify` on this data directory, and restore what it names from a backup"

@@ -3,6 +3,8 @@
 //! - `authority.key.pem` (0600): the authority's certificate and private key. Back it up: without it no enrolled device
 //!   is known any more.
 //! - `authority.pem`: its certificate, for clients to trust.
+//! - `codes.key.pem` (0600): the key that signs codes and places. Back it up: piggy banks believe no other.
+//! - `codes.pub.pem`: its public half. There, the key is not silently made anew.
 //! - `boot-epoch`: grows with every start.
 //! - `addresses.json`: where the running core is reached.
 
@@ -11,11 +13,14 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use ed25519_dalek::SigningKey;
+use schemas::signed::PublicKey;
 use schemas::time::Timestamp;
 
 use super::{Addresses, CLOCK_TOLERANCE_MS, ServeError};
 use crate::authority::{Authority, Validity};
 use crate::config::Config;
+use crate::signing;
 
 /// The authority's certificate outlives the devices that trust it.
 const AUTHORITY_MS: u64 = 30 * 366 * 24 * 3_600_000;
@@ -75,6 +80,37 @@ fn make_authority(config: &Config, now: Timestamp) -> Result<Authority, ServeErr
     put_certificate(config, &authority)?;
     tracing::info!(path = %path.display(), "a new certificate authority was made; back this file up");
     Ok(authority)
+}
+
+/// Loads the key that signs codes and places, or makes it at the first start (also of a directory of an earlier release).
+pub(super) fn load_or_make_signing_key(config: &Config) -> Result<SigningKey, ServeError> {
+    let (path, public) = (config.data_dir.join("codes.key.pem"), config.data_dir.join("codes.pub.pem"));
+    let damaged = |path: &Path, reason| ServeError::SigningKeyFile { path: path.to_owned(), reason };
+    let key = match fs::read_to_string(&path) {
+        Ok(pem) => signing::from_pem(&pem).map_err(|reason| damaged(&path, reason))?,
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("read", &path)(error)),
+        // The key is written before its public half, so that alone means that the key was taken away.
+        Err(_) if public.exists() => return Err(ServeError::SigningKeyMissing { path, public }),
+        Err(_) => {
+            let key = SigningKey::from_bytes(&crate::random::bytes().map_err(ServeError::Random)?);
+            put(&path, signing::to_pem(&key).as_bytes(), 0o600)?;
+            tracing::info!(path = %path.display(), "a new key for codes was made; back this file up");
+            key
+        }
+    };
+    match fs::read_to_string(&public) {
+        Ok(pem) => {
+            let known = signing::public_from_pem(&pem).map_err(|reason| damaged(&public, reason))?;
+            if known != PublicKey::of(&key) {
+                return Err(damaged(&path, "it is not the key of codes.pub.pem".to_owned()));
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            put(&public, signing::public_to_pem(&key).as_bytes(), 0o644)?;
+        }
+        Err(error) => return Err(failed("read", &public)(error)),
+    }
+    Ok(key)
 }
 
 fn put_certificate(config: &Config, authority: &Authority) -> Result<(), ServeError> {
@@ -168,6 +204,31 @@ mod tests {
         );
         fs::write(&key, "junk").unwrap();
         assert!(matches!(load_or_make_authority(&config, now), Err(ServeError::AuthorityFile { .. })));
+    }
+
+    #[test]
+    fn the_key_for_codes_is_made_once_for_the_owner_only_and_not_made_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut flags = Flags::default();
+        flags.values.insert("data_dir", directory.path().display().to_string());
+        let config = Config::load(&flags, Vec::new()).unwrap().config;
+        let made = load_or_make_signing_key(&config).unwrap();
+        assert_eq!(load_or_make_signing_key(&config).unwrap().as_bytes(), made.as_bytes());
+        let (key, public) = (directory.path().join("codes.key.pem"), directory.path().join("codes.pub.pem"));
+        assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(!fs::read_to_string(&public).unwrap().contains("PRIVATE"));
+        fs::remove_file(&public).unwrap();
+        assert_eq!(
+            load_or_make_signing_key(&config).unwrap().as_bytes(),
+            made.as_bytes(),
+            "and its half again"
+        );
+        fs::write(&key, signing::to_pem(&SigningKey::from_bytes(&[7; 32]))).unwrap();
+        assert!(matches!(load_or_make_signing_key(&config), Err(ServeError::SigningKeyFile { .. })));
+        fs::write(&key, "junk").unwrap();
+        assert!(matches!(load_or_make_signing_key(&config), Err(ServeError::SigningKeyFile { .. })));
+        fs::remove_file(&key).unwrap();
+        assert!(matches!(load_or_make_signing_key(&config), Err(ServeError::SigningKeyMissing { .. })));
     }
 
     #[test]

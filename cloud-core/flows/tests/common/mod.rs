@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
 
+pub(crate) mod codes;
 pub(crate) mod family;
 pub(crate) mod money;
 

@@ -1,10 +1,11 @@
 //! Tenants, merchants, people and observers on the command line.
 
 use clap::{Args, Subcommand};
-use cloud_core_flows::admin::{AdminCommand, BankKind, Deadlines, Filter, Listing, OnUnknown};
+use cloud_core_flows::admin::{AdminCommand, BankKind, Filter, Listing, OnUnknown};
 use schemas::ids::{MerchantId, Principal, PrincipalId, TenantId};
 use schemas::money::Currency;
 use schemas::signed::PublicKey;
+use serde::de::DeserializeOwned;
 
 use super::values::{Pair, Scoped, setting};
 
@@ -56,6 +57,9 @@ pub(super) enum Tenants {
         /// A deadline in milliseconds; may be repeated. Names: see `create`.
         #[arg(long = "deadline", value_name = "NAME=MS")]
         deadlines: Vec<Pair<String, u64>>,
+        /// How long the codes are valid that children pay with; may be repeated. Names: see `create`.
+        #[arg(long = "code-rule", value_name = "NAME=VALUE")]
+        code_rules: Vec<Pair<String, serde_json::Value>>,
     },
     /// Close one that has no members, no open work and no balance.
     Delete {
@@ -84,22 +88,31 @@ pub(super) enum Tenants {
         /// retention_ms 604800000.
         #[arg(long = "deadline", value_name = "NAME=MS")]
         deadlines: Vec<Pair<String, u64>>,
+        /// How long the codes are valid that children pay with: the way to the place at a pace, and a margin, within
+        /// bounds; and whether a code is shown at once only where it counts. May be repeated. Names and defaults:
+        /// default_ms 600000 (no position, or no place), least_ms 120000, most_ms 3600000, pace_mm_per_s 1000,
+        /// margin_ms 300000, check_at_once true.
+        #[arg(long = "code-rule", value_name = "NAME=VALUE")]
+        code_rules: Vec<Pair<String, serde_json::Value>>,
     },
 }
 
 impl Tenants {
     pub(super) fn command(self) -> anyhow::Result<AdminCommand> {
         let policy = |text: &str| if text == "hold" { OnUnknown::Hold } else { OnUnknown::Refund };
-        let (tenant, currency, bank_url, bank_holding, on_unknown, deadlines) = match self {
-            Self::Create { tenant, currency, bank_url, bank_holding, on_unknown, deadlines } => {
-                (tenant, currency, bank_url, bank_holding, on_unknown, deadlines)
+        let (tenant, currency, bank_url, bank_holding, on_unknown, deadlines, code_rules) = match self {
+            Self::Create { tenant, currency, bank_url, bank_holding, on_unknown, deadlines, code_rules } => {
+                (tenant, currency, bank_url, bank_holding, on_unknown, deadlines, code_rules)
             }
             Self::List(wanted) => return Ok(wanted.of(Listing::Tenants, None)),
             Self::Show { tenant } => return Ok(one(Listing::Tenants, &tenant)),
-            Self::Change { tenant, bank_url, on_unknown, deadlines } => {
+            Self::Change { tenant, bank_url, on_unknown, deadlines, code_rules } => {
                 let on_unknown = on_unknown.as_deref().map(policy);
                 let deadlines = deadlines.into_iter().map(|pair| (pair.left, pair.right)).collect();
-                return Ok(AdminCommand::ChangeTenant { tenant, bank_url, on_unknown, deadlines });
+                let code_rules = typed("--code-rule", code_rules)?;
+                let change =
+                    AdminCommand::ChangeTenant { tenant, bank_url, on_unknown, deadlines, code_rules };
+                return Ok(change);
             }
             Self::Delete { tenant } => return Ok(AdminCommand::DeleteTenant { tenant }),
         };
@@ -108,13 +121,19 @@ impl Tenants {
             _ => BankKind::Internal,
         };
         let on_unknown = policy(&on_unknown);
-        // Unknown names are refused by the type, which lists those there are.
-        let named: serde_json::Map<_, _> =
-            deadlines.into_iter().map(|pair| (pair.left, pair.right.into())).collect();
-        let deadlines: Deadlines =
-            serde_json::from_value(named.into()).map_err(|error| anyhow::anyhow!("--deadline: {error}"))?;
-        Ok(AdminCommand::CreateTenant { tenant, currency, bank, on_unknown, deadlines })
+        let deadlines = typed("--deadline", deadlines)?;
+        let code_rules = typed("--code-rule", code_rules)?;
+        Ok(AdminCommand::CreateTenant { tenant, currency, bank, on_unknown, deadlines, code_rules })
     }
+}
+
+/// Unknown names are refused by the type, which lists those there are.
+fn typed<T: DeserializeOwned, V: Into<serde_json::Value>>(
+    flag: &str,
+    pairs: Vec<Pair<String, V>>,
+) -> anyhow::Result<T> {
+    let named: serde_json::Map<_, _> = pairs.into_iter().map(|pair| (pair.left, pair.right.into())).collect();
+    serde_json::from_value(named.into()).map_err(|error| anyhow::anyhow!("{flag}: {error}"))
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,11 +1,12 @@
 //! Answers as people read them.
 
 use cloud_core_flows::admin::{
-    AdminAnswer, BankKind, BooksReport, ChildPaymentRow, ChildRow, Presence, WishRow,
+    AdminAnswer, BankKind, BooksReport, ChildPaymentRow, ChildRow, PlaceRow, Presence, WishRow,
 };
 use cloud_core_flows::registry::LastReport;
 use schemas::money::Money;
 
+use super::places::degrees;
 use crate::admin::{ShellAnswer, Story};
 use crate::cli::output::{Table, name_of, or_dash, print_json, print_line, yes_no};
 
@@ -46,6 +47,7 @@ pub(super) fn is_empty(answer: &AdminAnswer) -> bool {
         AdminAnswer::Operators(rows) => rows.is_empty(),
         AdminAnswer::Children(rows) => rows.is_empty(),
         AdminAnswer::ChildPayments(rows) => rows.is_empty(),
+        AdminAnswer::Places(rows) => rows.is_empty(),
         _ => false,
     }
 }
@@ -210,6 +212,7 @@ fn table_of(answer: &AdminAnswer) -> Table {
         }
         AdminAnswer::Children(rows) => children(rows),
         AdminAnswer::ChildPayments(rows) => child_payments(rows),
+        AdminAnswer::Places(rows) => places(rows),
         AdminAnswer::Exceptions(rows) => table(&["SINCE", "CASE", "PAYMENT", "WHAT TO DO"], rows, |row| {
             vec![row.raised_at.to_string(), row.case.clone(), or_dash(row.payment.as_ref()), row.text.clone()]
         }),
@@ -277,6 +280,9 @@ fn child_payments(rows: &[ChildPaymentRow]) -> Table {
         "GUARDIAN",
         "PIGGY BANK",
         "PAYEE",
+        "MODE",
+        "PLACE",
+        "EXPIRES",
         "REASON",
         "OPENED",
     ];
@@ -293,8 +299,30 @@ fn child_payments(rows: &[ChildPaymentRow]) -> Table {
             row.guardian.to_string(),
             row.piggy_bank.to_string(),
             row.payee.to_string(),
+            row.mode.map_or("deduction".to_owned(), |mode| mode.to_string()),
+            or_dash(row.place.as_ref()),
+            or_dash(row.expires_at.as_ref()),
             or_dash(row.reason.as_ref()),
             row.opened_at.to_string(),
+        ]
+    })
+}
+
+fn places(rows: &[PlaceRow]) -> Table {
+    let header = ["PLACE", "TITLE", "AT", "RADIUS M", "CATEGORIES", "MERCHANT", "TERMINALS", "VERSION"];
+    table(&header, rows, |row| {
+        let place = &row.entry.place;
+        let categories: Vec<_> = place.categories.iter().map(ToString::to_string).collect();
+        let terminals: Vec<_> = row.entry.terminals.iter().map(ToString::to_string).collect();
+        vec![
+            format!("{}/{}", row.tenant, place.place),
+            place.title.as_str().to_owned(),
+            degrees(place.latitude_e7, place.longitude_e7),
+            place.radius_m.to_string(),
+            categories.join(" "),
+            row.entry.merchant.to_string(),
+            terminals.join(" "),
+            row.version.to_string(),
         ]
     })
 }
