@@ -20,6 +20,7 @@
 //! | categories | -70007 | - | - | names, if asked for | names, if asked for |
 
 mod code;
+mod emv;
 
 pub use code::{Catalogue, CodeText, Payer, PaymentQr, PaymentToken, Presented, SignedCatalogue};
 

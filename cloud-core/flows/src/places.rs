@@ -13,7 +13,7 @@ use crate::limits;
 use crate::registry::Registry;
 use crate::rejection::Rejection;
 
-/// How long a code is valid, and when it is checked where it is (PC-6, PC-9): a tenant's settings.
+/// How long a code is valid, when it is checked where it is, and in which form it is (PC-6, PC-9): a tenant's settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CodeRules {
@@ -29,6 +29,9 @@ pub struct CodeRules {
     pub margin_ms: u64,
     /// Whether a code that is to be shown at once is shown only where it counts.
     pub check_at_once: bool,
+    /// Whether QR codes are EMVCo merchant-presented payloads, where amount and categories have room in one. Terminals
+    /// may hand in either form at any time.
+    pub emvco: bool,
 }
 
 impl Default for CodeRules {
@@ -40,6 +43,7 @@ impl Default for CodeRules {
             pace_mm_per_s: 1_000,
             margin_ms: 300_000,
             check_at_once: true,
+            emvco: false,
         }
     }
 }
@@ -76,6 +80,7 @@ impl CodeRules {
             pace_mm_per_s: change.pace_mm_per_s.unwrap_or(self.pace_mm_per_s),
             margin_ms: change.margin_ms.unwrap_or(self.margin_ms),
             check_at_once: change.check_at_once.unwrap_or(self.check_at_once),
+            emvco: change.emvco.unwrap_or(self.emvco),
         }
     }
 
@@ -119,6 +124,9 @@ pub struct CodeRulesChange {
     /// See [`CodeRules::check_at_once`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub check_at_once: Option<bool>,
+    /// See [`CodeRules::emvco`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub emvco: Option<bool>,
 }
 
 impl CodeRulesChange {

@@ -7,6 +7,7 @@ mod common;
 
 use cloud_core_flows::admin::AdminCommand;
 use cloud_core_flows::driver::Driver;
+use cloud_core_flows::places::CodeRulesChange;
 use cloud_core_flows::port::PromiseRefusal;
 use common::codes::{
     NEAR, PRICE, code_of, confirm, hand_in, moved, order, ordered, presenting, qr, reason, refused, result,
@@ -74,6 +75,31 @@ fn the_code_is_signed_by_the_cloud_and_says_what_was_asked() {
         assert_eq!(w.request("mum", 2, cancel).refused, None);
         moved(&mut w, 0);
     }
+}
+
+/// PC-6: a tenant's QR codes may be EMVCo payloads, which count as the others do; and so does what was made before.
+#[test]
+fn an_emvco_payload_counts_as_a_qr_code() {
+    let mut w = world();
+    let before = presenting(&mut w, 1, qr());
+    let code_rules = CodeRulesChange { emvco: Some(true), ..Default::default() };
+    let (tenant, deadlines) = ("acme".parse().unwrap(), Default::default());
+    let change =
+        AdminCommand::ChangeTenant { tenant, bank_url: None, on_unknown: None, deadlines, code_rules };
+    w.admin(change).unwrap();
+    let code = presenting(&mut w, 2, qr());
+    let text = shown(&w, &code);
+    assert!(text.as_str().starts_with("000201") && text.as_str().contains("5908The Shop"), "{text}");
+    let former = shown(&w, &before);
+    assert_eq!(scan(&mut w, "till", 3, &former), Ok(before.payment));
+    let other = qr_like(&code).sign_emv("The Shop", &signing_key("thief")).unwrap();
+    assert_eq!(scan(&mut w, "till", 4, &other), refused("code_forged"));
+    let not_ours = "00020101021229300012D156000000000510A93FO3230Q31280012D15600000001030812345678";
+    assert_eq!(scan(&mut w, "till", 5, &not_ours.parse().unwrap()), refused("code_unreadable"));
+    assert_eq!(scan(&mut w, "zoo-till", 6, &text), refused("wrong_category"));
+    assert_eq!(scan(&mut w, "till", 7, &text), Ok(code.payment));
+    assert_eq!(scan(&mut w, "till", 8, &text), refused("code_used"));
+    moved(&mut w, 2 * PRICE);
 }
 
 /// The longest names that a code can be asked to say still fit it.

@@ -59,7 +59,7 @@ proptest! {
         margin_ms in 0..1_000_000_u64, near in 0..u64::MAX, far in 0..u64::MAX,
     ) {
         let most_ms = least_ms + more_ms;
-        let rules = CodeRules { default_ms: least_ms, least_ms, most_ms, pace_mm_per_s, margin_ms, check_at_once: true };
+        let rules = CodeRules { default_ms: least_ms, least_ms, most_ms, pace_mm_per_s, margin_ms, ..CodeRules::default() };
         let (near, far) = (near.min(far), near.max(far));
         let valid = [near, far].map(|distance_m| rules.valid_ms(Some(distance_m)));
         prop_assert!(valid[0] <= valid[1]);

@@ -10,7 +10,7 @@ use coset::{CborSerializable, CoseSign1, CoseSign1Builder, HeaderBuilder, iana};
 use ed25519_dalek::{Signer, SigningKey};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{Claims, PublicKey, SignedError, parse, parse_within, seconds, sign, verify, with_amount};
+use super::{Claims, PublicKey, SignedError, emv, parse, parse_within, seconds, sign, verify, with_amount};
 use crate::ids::{MerchantId, PaymentId, Principal, PrincipalId, TenantId};
 use crate::limits;
 use crate::message::{Categories, CodeClaim, CodeClaims, Place, Places};
@@ -192,7 +192,7 @@ impl PaymentToken {
 
 /// The text of a code, as a scanner reads it: 1 to [`limits::CODE_TEXT_BYTES`] printable ASCII characters. What of it is
 /// ours begins with `FQ1:` (a QR code) or `FT1:` (a token); the COSE_Sign1 follows in Base45 (RFC 9285), which QR codes
-/// hold densely.
+/// hold densely. A QR code may also be an EMVCo merchant-presented payload, which begins with `000201`.
 ///
 /// ```
 /// use schemas::signed::CodeText;
@@ -207,6 +207,8 @@ pub struct CodeText(String);
 pub enum Presented {
     /// See [`PaymentQr`].
     Qr(SignedBytes),
+    /// The same as an EMVCo merchant-presented payload (`signed/emv.rs`), or one of somebody else.
+    Emv(CodeText),
     /// See [`PaymentToken`].
     Token(SignedBytes),
 }
@@ -223,6 +225,9 @@ impl CodeText {
 
     /// What it is, if it is one of ours.
     pub fn presented(&self) -> Option<Presented> {
+        if self.0.starts_with(emv::HEAD) {
+            return Some(Presented::Emv(self.clone()));
+        }
         let bytes = |text| base45::decode(text).ok().map(SignedBytes);
         match (self.0.strip_prefix(QR_PREFIX), self.0.strip_prefix(TOKEN_PREFIX)) {
             (Some(qr), _) => bytes(qr).map(Presented::Qr),
@@ -437,6 +442,7 @@ mod tests {
                 Presented::Qr(signed) | Presented::Token(signed) => {
                     PaymentQr::verify(&signed, &PublicKey::of(&key(1))).is_ok()
                 }
+                Presented::Emv(text) => PaymentQr::verify_emv(text.as_str(), &PublicKey::of(&key(1))).is_ok(),
             });
             assert_ne!(read, Some(true), "{nothing}");
         }
@@ -486,6 +492,9 @@ mod tests {
                     }
                     Some(Presented::Token(signed)) => {
                         prop_assert!(PaymentToken::verify(&signed, &PublicKey::of(&key(1))).is_err());
+                    }
+                    Some(Presented::Emv(text)) => {
+                        prop_assert!(PaymentQr::verify_emv(text.as_str(), &PublicKey::of(&key(1))).is_err());
                     }
                     None => {}
                 }

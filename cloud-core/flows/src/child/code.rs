@@ -178,6 +178,7 @@ impl ChildFlow<'_> {
         expires_at: Timestamp,
         signer: &Signer,
     ) -> CodeText {
+        let (registry, tenant) = (&self.cloud.registry, &payment.child.tenant);
         let qr = PaymentQr {
             tenant: payment.child.tenant.clone(),
             payment: payment.id,
@@ -187,7 +188,10 @@ impl ChildFlow<'_> {
             issued_at: self.now,
             expires_at,
         };
-        qr.sign(signer.key())
+        let is_emvco = registry.tenant(tenant).is_some_and(|found| found.code_rules.emvco);
+        let title = registry.merchant(tenant, payee).map_or("", |found| found.title.as_str());
+        let emvco = is_emvco.then(|| qr.sign_emv(title, signer.key())).flatten();
+        emvco.unwrap_or_else(|| qr.sign(signer.key()))
     }
 
     /// What the piggy bank has not fetched yet and is not to show any more.
@@ -297,9 +301,13 @@ impl ChildFlow<'_> {
 fn read(cloud: &Cloud, code: &CodeText, signer: Option<&Signer>) -> Result<Option<Read>, Rejection> {
     let unreadable = || Rejection::new("code_unreadable", "this is no payment code: scan it again");
     match code.presented().ok_or_else(unreadable)? {
-        Presented::Qr(signed) => {
-            let Some(signer) = signer else { return Ok(None) };
-            match PaymentQr::verify(&signed, &signer.public()) {
+        qr @ (Presented::Qr(_) | Presented::Emv(_)) => {
+            let Some(key) = signer.map(Signer::public) else { return Ok(None) };
+            let verified = match &qr {
+                Presented::Emv(text) => PaymentQr::verify_emv(text.as_str(), &key),
+                Presented::Qr(signed) | Presented::Token(signed) => PaymentQr::verify(signed, &key),
+            };
+            match verified {
                 Ok(qr) => Ok(Some(Read::of_qr(qr))),
                 Err(SignedError::Signature) => Ok(None),
                 Err(_) => Err(unreadable()),

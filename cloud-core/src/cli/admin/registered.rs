@@ -91,7 +91,7 @@ pub(super) enum Tenants {
         /// How long the codes are valid that children pay with: the way to the place at a pace, and a margin, within
         /// bounds; and whether a code is shown at once only where it counts. May be repeated. Names and defaults:
         /// default_ms 600000 (no position, or no place), least_ms 120000, most_ms 3600000, pace_mm_per_s 1000,
-        /// margin_ms 300000, check_at_once true.
+        /// margin_ms 300000, check_at_once true; emvco false (whether QR codes are EMVCo merchant-presented payloads).
         #[arg(long = "code-rule", value_name = "NAME=VALUE")]
         code_rules: Vec<Pair<String, serde_json::Value>>,
     },
