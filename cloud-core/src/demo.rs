@@ -7,6 +7,7 @@ mod family;
 mod fleet;
 mod narrator;
 mod stories;
+mod wishes;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -29,7 +30,7 @@ pub async fn run(directory: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     narrator.title("Farthing: payments for far things");
     let mut fleet = Fleet::start(place.path(), &mut narrator).await?;
     let mut failed = Vec::new();
-    let stories = || stories::ALL.iter().chain(family::STORIES);
+    let stories = || stories::ALL.iter().chain(family::STORIES).chain(wishes::STORIES);
     for story in stories() {
         narrator.story(story.title, story.about);
         match (story.play)(&mut fleet, &mut narrator).await {

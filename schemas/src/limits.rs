@@ -30,6 +30,8 @@ pub const PLACE_RADIUS_M: u32 = 100_000;
 pub const CODE_TEXT_BYTES: usize = 1_024;
 /// Largest signed catalogue of places, in bytes.
 pub const CATALOGUE_BYTES: usize = 7 * 1024;
+/// Most children that one payment is suggested to go through.
+pub const SUGGESTED_CHILDREN: usize = 8;
 /// Most keywords of a wish.
 pub const KEYWORDS: usize = 8;
 /// Most wishes that a child sees at once.

@@ -1,13 +1,16 @@
 //! Every message. Each goes in an [`Envelope`](crate::envelope::Envelope) as `body`. Those of the chip payment are
 //! here, those of the parent-child payment in `message/child.rs` and
-//! `message/code.rs`, wishes in `message/wish.rs`.
+//! `message/code.rs`, wishes in `message/wish.rs`, a person's own
+//! payments in `message/suggestion.rs`.
 
 mod child;
 mod code;
+mod suggestion;
 mod wish;
 
 pub use child::*;
 pub use code::*;
+pub use suggestion::*;
 pub use wish::*;
 
 use crate::ids::{Code, CommandId, Hash, IdempotencyKey, Instance, ItemId, Nonce, PaymentId};
@@ -367,6 +370,8 @@ bodies! {
         Wish(Wish),
         WishWithdraw(WishWithdraw),
         WishDecline(WishDecline),
+        OwnPayment(OwnPayment),
+        SuggestionAnswer(SuggestionAnswer),
         DeviceReport(DeviceReport),
         Refused(Refused),
     }
@@ -386,6 +391,7 @@ bodies! {
         Places(PlacesAnswer),
         ChildView(ChildView),
         Wish(WishNotice),
+        PaySuggestion(PaySuggestion),
         CloudTime(CloudTimeAnswer),
         Refused(Refused),
     }

@@ -81,7 +81,8 @@ kinds! {
     PaymentCancel = "payment-cancel", up: true, down: false;
     /// A merchant gives a completed payment back (CP-16).
     PaymentRefund = "payment-refund", up: true, down: false;
-    /// The answer to a request: one of the three above, a payment order, a scan, limits, an allowance, goals, a no to a wish.
+    /// The answer to a request: one of the three above, a payment order, a scan, limits, an allowance, goals, a no to a wish, an own payment, an
+    /// answer to a suggestion.
     RequestAnswer = "request-answer", up: false, down: true;
     /// Did this chip issue exactly this, and is it ready? (CP-3)
     HealthCheck = "health-check", up: true, down: true;
@@ -119,6 +120,12 @@ kinds! {
     WishWithdraw = "wish-withdraw", up: true, down: false;
     /// A guardian says no to a wish.
     WishDecline = "wish-decline", up: true, down: false;
+    /// A person pays from its own account (PC-11).
+    OwnPayment = "own-payment", up: true, down: false;
+    /// Shall a child pay what the person's own account can't? (PC-11)
+    PaySuggestion = "pay-suggestion", up: false, down: true;
+    /// Which child, or nobody (PC-11).
+    SuggestionAnswer = "suggestion-answer", up: true, down: false;
     /// What a child has and saves for, for the screen of its piggy bank (PC-14).
     ChildView = "child-view", up: false, down: true;
     /// How a device is: periodically, and when it changes (CP-17).
@@ -141,6 +148,8 @@ impl Kind {
                 | Kind::ChildAllowance
                 | Kind::SavingsGoals
                 | Kind::WishDecline
+                | Kind::OwnPayment
+                | Kind::SuggestionAnswer
         )
     }
 }

@@ -146,6 +146,13 @@ fn samples() -> (Vec<Envelope<Up>>, Vec<Envelope<Down>>) {
             wish: WishId([8; 16]),
             reason: Text::new("You have one"),
         })),
+        request(Up::OwnPayment(OwnPayment {
+            amount,
+            payee: "merchant/canteen".parse().unwrap(),
+            categories: categories(),
+            note: Some(Text::new("Lunch")),
+        })),
+        request(Up::SuggestionAnswer(SuggestionAnswer { payment, child: Some("mia".parse().unwrap()) })),
     ];
     let message = |body| Envelope::message(id, body);
     let down = vec![
@@ -256,6 +263,13 @@ fn samples() -> (Vec<Envelope<Up>>, Vec<Envelope<Down>>) {
             kind: WishKind::Purchase,
             state: WishState::Open,
             at,
+        })),
+        message(Down::PaySuggestion(PaySuggestion {
+            payment,
+            amount,
+            payee: "merchant/canteen".parse().unwrap(),
+            children: Names::new(vec!["mia".parse().unwrap()]).unwrap(),
+            answer_by: at,
         })),
     ];
     (up, down)

@@ -352,6 +352,9 @@ admin_commands! {
         /// How long codes are valid; codes that were made keep their expiry.
         #[serde(default, skip_serializing_if = "CodeRulesChange::is_nothing")]
         code_rules: CodeRulesChange,
+        /// What must stay on a child's account when a payment is suggested to go through it, in minor units (PC-11).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        child_keep_minor: Option<u64>,
     },
     /// Another title or terminal of a merchant.
     ChangeMerchant {

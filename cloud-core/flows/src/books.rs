@@ -8,14 +8,14 @@
 use cloud_core_ledger::{
     AccountId, BalanceLimit, Ledger, LedgerCode, Movement, OpenAccount, Transfer, TransferId, TransferStatus,
 };
-use schemas::ids::{MerchantId, MessageId, PaymentId, Principal, TenantId};
+use schemas::ids::{MerchantId, MessageId, PaymentId, Principal, PrincipalId, TenantId};
 use schemas::message::Payee;
 use schemas::money::{Currency, Money};
 use schemas_mutants::Mutant;
 
 use crate::admin::{AdminCommand, BankKind};
 use crate::cloud::Cloud;
-use crate::payment::{ChildPayment, ChipPayment, Phase, RefundEnd};
+use crate::payment::{ChildPayment, ChipPayment, OwnPayment, Phase, RefundEnd};
 use crate::registry::Registry;
 
 /// An account by its role.
@@ -137,6 +137,21 @@ pub(crate) fn deposit(person: &Principal, minor: u64, currency: Currency, refere
         LedgerCode(currency.numeric()),
     );
     Transfer::post(TransferId(id), movement)
+}
+
+/// A payment from a person's own account.
+pub(crate) fn own_payment(payment: &OwnPayment) -> Transfer {
+    let tenant = &payment.payer.tenant;
+    let payee = |id: &PrincipalId| Principal { tenant: tenant.clone(), id: id.clone() };
+    let credit = match &payment.payee {
+        Payee::Guardian => Role::Person(&payment.payer).account(tenant),
+        Payee::Person(id) => Role::Person(&payee(id)).account(tenant),
+        Payee::Merchant(merchant) => Role::Merchant(merchant).account(tenant),
+    };
+    let amount = payment.amount;
+    let debit = Role::Person(&payment.payer).account(tenant);
+    let movement = Movement::new(debit, credit, amount.minor, LedgerCode(amount.currency.numeric()));
+    named(payment.id, Transfer::post(allowance_id(payment.id), movement))
 }
 
 /// One payment of an allowance.

@@ -41,6 +41,7 @@
 
 pub(crate) mod allowance;
 pub(crate) mod code;
+pub(crate) mod suggestion;
 pub(crate) mod view;
 pub(crate) mod wish;
 pub(crate) mod words;

@@ -16,7 +16,9 @@ use crate::books;
 use crate::event::{Event, Record};
 use crate::exceptions::{Case, Exceptions};
 use crate::outbox::Outbox;
-use crate::payment::{AnyPayment, ChildPayment, ChildPhase, ChipPayment, Command, Phase, Reported};
+use crate::payment::{
+    AnyPayment, ChildPayment, ChildPhase, ChipPayment, Command, OwnPayment, Phase, Reported,
+};
 use crate::registry::{Registry, Renewal};
 use crate::window::Window;
 
@@ -30,6 +32,12 @@ pub struct Cloud {
     pub(crate) payments: BTreeMap<PaymentId, ChipPayment>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     child_payments: BTreeMap<PaymentId, ChildPayment>,
+    /// By who ordered them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    own_payments: BTreeMap<(Principal, PaymentId), OwnPayment>,
+    /// Derived from them: when waiting ends, or memory.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    own_due: BTreeSet<(Timestamp, Principal, PaymentId)>,
     pub(crate) exceptions: Exceptions,
     /// Which payment claimed a payment information; forgotten when that has expired.
     nonces: BTreeMap<(Principal, Nonce), PaymentId>,
@@ -67,6 +75,8 @@ impl Default for Cloud {
             window: Window::default(),
             payments: BTreeMap::new(),
             child_payments: BTreeMap::new(),
+            own_payments: BTreeMap::new(),
+            own_due: BTreeSet::new(),
             exceptions: Exceptions::default(),
             nonces: BTreeMap::new(),
             nonce_ends: BTreeSet::new(),
@@ -201,6 +211,16 @@ impl Cloud {
                 self.list_open(*payment);
                 self.set_timer(*payment, before);
             }
+            Event::OwnPaymentOpened(payment) => {
+                self.put_own((payment.payer.clone(), payment.id), Some(payment.clone()))
+            }
+            Event::OwnPaymentMoved { payer, payment, phase } => {
+                let name = (payer.clone(), *payment);
+                let moved =
+                    self.own_payments.get(&name).map(|found| OwnPayment { phase: *phase, ..found.clone() });
+                self.put_own(name, moved);
+            }
+            Event::OwnPaymentForgotten { payer, payment } => self.put_own((payer.clone(), *payment), None),
             _ => {}
         }
     }
@@ -301,6 +321,16 @@ impl Cloud {
         }
     }
 
+    fn put_own(&mut self, name: (Principal, PaymentId), payment: Option<OwnPayment>) {
+        if let Some(former) = self.own_payments.remove(&name) {
+            self.own_due.remove(&(former.due_at(), name.0.clone(), name.1));
+        }
+        if let Some(payment) = payment {
+            self.own_due.insert((payment.due_at(), name.0.clone(), name.1));
+            self.own_payments.insert(name, payment);
+        }
+    }
+
     fn due_at(&self, id: PaymentId) -> Option<Timestamp> {
         let payment = self.any_payment(id)?;
         payment.due_at(self.deadlines(payment.tenant()).retention_ms)
@@ -358,6 +388,27 @@ impl Cloud {
         self.child_payments.get(&id)
     }
 
+    /// Payments from people's own accounts that are in memory.
+    pub fn own_payments(&self) -> impl Iterator<Item = &OwnPayment> {
+        self.own_payments.values()
+    }
+
+    /// Those of one person.
+    pub(crate) fn own_payments_of(&self, payer: &Principal) -> impl Iterator<Item = &OwnPayment> {
+        let from = (payer.clone(), PaymentId([0; 16]));
+        let to = (payer.clone(), PaymentId([u8::MAX; 16]));
+        self.own_payments.range(from..=to).map(|(_, payment)| payment)
+    }
+
+    pub(crate) fn own_payment(&self, payer: &Principal, id: PaymentId) -> Option<&OwnPayment> {
+        self.own_payments.get(&(payer.clone(), id))
+    }
+
+    pub(crate) fn due_own_payment(&self, now: Timestamp) -> Option<&OwnPayment> {
+        let (_, payer, id) = self.own_due.first().filter(|(at, _, _)| *at <= now)?;
+        self.own_payment(payer, *id)
+    }
+
     pub(crate) fn any_payment(&self, id: PaymentId) -> Option<AnyPayment<'_>> {
         find_payment(&self.payments, &self.child_payments, id)
     }
@@ -395,7 +446,8 @@ impl Cloud {
     /// When the next thing is due that happens by time alone, allowances aside.
     pub fn next_due(&self) -> Option<Timestamp> {
         let timer = self.timers.first().map(|(at, _)| *at);
-        timer.into_iter().chain(self.outbox.next_expiry()).min()
+        let own = self.own_due.first().map(|(at, _, _)| *at);
+        timer.into_iter().chain(own).chain(self.outbox.next_expiry()).min()
     }
 
     pub(crate) fn due_payment(&self, now: Timestamp) -> Option<AnyPayment<'_>> {
@@ -453,6 +505,10 @@ impl Cloud {
             if !named {
                 return Err(format!("payment {} waits for an operator and is not in the queue", payment.id));
             }
+        }
+        let due = self.own_payments.values().map(|own| (own.due_at(), own.payer.clone(), own.id));
+        if due.collect::<BTreeSet<_>>() != self.own_due {
+            return Err("a person's own payment waits without a timer".to_owned());
         }
         for payment in self.every_payment() {
             let due = self.due_at(payment.id());

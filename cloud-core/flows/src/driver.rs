@@ -141,6 +141,13 @@ impl<D: Disk> Driver<D> {
             }
             driver.take(decision, now);
         }
+        let suggested: Vec<_> =
+            driver.cloud.own_payments().filter(|own| own.is_suggested()).cloned().collect();
+        for own in suggested {
+            let mut decision = Decision::default();
+            ChildFlow { cloud: &driver.cloud, now, out: &mut decision }.reopen_own(&own);
+            driver.take(decision, now);
+        }
         Ok(driver)
     }
 
@@ -371,6 +378,8 @@ impl<D: Disk> Driver<D> {
                     AnyPayment::Chip(payment) => ChipFlow { cloud, now, out }.timeout(payment),
                     AnyPayment::Child(payment) => ChildFlow { cloud, now, out }.timeout(payment),
                 }
+            } else if let Some(payment) = self.cloud.due_own_payment(now) {
+                ChildFlow { cloud: &self.cloud, now, out: &mut decision }.own_timeout(payment);
             } else if let Some((child, guardian)) = self.due_allowance(now) {
                 ChildFlow { cloud: &self.cloud, now, out: &mut decision }.pay_allowance(child, guardian);
             } else {

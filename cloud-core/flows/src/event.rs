@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::admin::{AdminCommand, Resolution};
 use crate::children::{Allowance, Wish};
 use crate::exceptions::Case;
-use crate::payment::{ChildPayment, ChildPhase, ChipPayment, Command, Phase};
+use crate::payment::{ChildPayment, ChildPhase, ChipPayment, Command, OwnPayment, OwnPhase, Phase};
 use crate::port::OwedMessage;
 
 /// One record of the journal: an event and when it was decided.
@@ -203,6 +203,24 @@ pub enum Event {
         /// What the guardian said.
         reason: Option<Text>,
     },
+    /// A person ordered a payment from its own account: it was made, or is suggested to go through a child.
+    OwnPaymentOpened(OwnPayment),
+    /// Such a payment came into a phase.
+    OwnPaymentMoved {
+        /// Whose.
+        payer: Principal,
+        /// Which.
+        payment: PaymentId,
+        /// The phase.
+        phase: OwnPhase,
+    },
+    /// Such a payment left memory.
+    OwnPaymentForgotten {
+        /// Whose.
+        payer: Principal,
+        /// Which.
+        payment: PaymentId,
+    },
     /// The executor is to act.
     CommandIssued {
         /// For which payment.
@@ -329,6 +347,9 @@ impl Event {
             | Self::ChildPaymentOpened(_)
             | Self::ChildPaymentMoved { .. }
             | Self::AllowanceSet { .. }
+            | Self::OwnPaymentOpened(_)
+            | Self::OwnPaymentMoved { .. }
+            | Self::OwnPaymentForgotten { .. }
             | Self::PaymentRetired { .. }
             | Self::ExceptionRaised { .. }
             | Self::ExceptionsResolved { resolution: None, .. } => RecordKind::Money,

@@ -107,6 +107,8 @@ impl Incoming<'_> {
             | Up::ChildAllowance(_)
             | Up::SavingsGoals(_)
             | Up::WishDecline(_)
+            | Up::OwnPayment(_)
+            | Up::SuggestionAnswer(_)
             | Up::StatusRequest(_) => person,
             Up::HealthCheck(_)
             | Up::ExecutorCommand(_)
@@ -176,6 +178,8 @@ impl Incoming<'_> {
             | Up::ChildLimits(_)
             | Up::ChildAllowance(_)
             | Up::WishDecline(_)
+            | Up::OwnPayment(_)
+            | Up::SuggestionAnswer(_)
             | Up::SavingsGoals(_) => {}
         }
         Ok(())
@@ -220,7 +224,11 @@ impl Incoming<'_> {
             self.answer_once(&answer(&Err(Rejection::new("too_many_requests", text))));
             return Ok(());
         }
-        let is_new_work = !matches!(envelope.body, Up::PaymentCancel(_) | Up::PaymentScan(_));
+        let is_new_work = match &envelope.body {
+            Up::PaymentCancel(_) | Up::PaymentScan(_) => false,
+            Up::SuggestionAnswer(answer) => answer.child.is_some(),
+            _ => true,
+        };
         if is_new_work && !self.has_room {
             let text = "the cloud's disk is nearly full: no new payments for now; try again later";
             let why = Rejection::new("no_room", text);
@@ -238,6 +246,12 @@ impl Incoming<'_> {
             Up::ChildLimits(limits) => self.child_flow().limits(principal, limits).map(|()| None),
             Up::ChildAllowance(set) => self.child_flow().set_allowance(principal, set).map(|()| None),
             Up::SavingsGoals(set) => self.child_flow().set_goals(principal, set).map(|()| None),
+            Up::OwnPayment(order) => {
+                self.child_flow().own_payment(principal, key, not_after, order).map(Some)
+            }
+            Up::SuggestionAnswer(answer) => {
+                self.child_flow().suggestion_answer(principal, key, not_after, answer).map(Some)
+            }
             Up::WishDecline(decline) => self.child_flow().decline_wish(principal, decline).map(|()| None),
             Up::PaymentCancel(cancel) => match self.cloud.child_payment(cancel.payment) {
                 Some(payment) => self.child_flow().cancel(principal, payment).map(Some),
@@ -307,6 +321,7 @@ impl Incoming<'_> {
             self.child_flow().tell_as_it_stands(payment, principal);
         }
         self.child_flow().offer_wishes(principal);
+        self.child_flow().offer_suggestions(principal);
         offer_open_questions(self.cloud, principal, self.now, self.out);
     }
 

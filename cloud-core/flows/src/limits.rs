@@ -31,6 +31,10 @@ pub const WISHES_OF_DAY: u32 = 20;
 /// Wishes of one child that have ended and are remembered: more than a piggy bank has in flight, so that none that is sent
 /// again is taken for a new one.
 pub const ENDED_WISHES: usize = 32;
+/// Suggestions that one person is asked about at a time. Refusal: `too_many_open`.
+pub const SUGGESTIONS: usize = 4;
+/// Payments from one person's own account in memory. Refusal: `too_many_payments`.
+pub const OWN_PAYMENTS: usize = 1_000;
 /// How long a wish is owed to a guardian's terminal, in milliseconds: 30 days.
 pub const WISH_LIFE_MS: u64 = 30 * 24 * 3_600_000;
 /// How far ahead the first payment of an allowance lies at most, in milliseconds: a year.

@@ -104,6 +104,7 @@ fn tenants(cloud: &Cloud, filter: &Filter) -> Vec<TenantRow> {
         on_unknown: found.on_unknown,
         deadlines: found.deadlines,
         code_rules: found.code_rules,
+        child_keep_minor: found.child_keep_minor,
     })
     .collect()
 }

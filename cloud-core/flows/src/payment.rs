@@ -1,6 +1,7 @@
 //! One payment: what is known of it and how events change that. What is decided stands in `chip.rs` and `child.rs`.
 
 mod child;
+mod own;
 
 use schemas::ids::{
     Code, CommandId, Hash, Instance, ItemId, MerchantId, MessageId, Nonce, PaymentId, PlaceId, Principal,
@@ -11,6 +12,7 @@ use schemas::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use child::{ChildPayment, ChildPhase, CodeTerms};
+pub use own::{OwnPayment, OwnPhase};
 
 /// A payment of any flow.
 #[derive(Debug, Clone, Copy)]

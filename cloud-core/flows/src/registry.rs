@@ -34,6 +34,14 @@ pub struct Tenant {
     /// How long codes are valid.
     #[serde(default, skip_serializing_if = "CodeRules::is_default")]
     pub code_rules: CodeRules,
+    /// What must stay on a child's account when a payment is suggested to go through it, in minor units (PC-11).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub child_keep_minor: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Who is paid.
@@ -270,7 +278,14 @@ impl Registry {
                 check_deadlines(deadlines)?;
                 code_rules.check()?;
                 let (bank, on_unknown, code_rules) = (bank.clone(), *on_unknown, *code_rules);
-                let new = Tenant { currency: *currency, bank, on_unknown, deadlines: *deadlines, code_rules };
+                let new = Tenant {
+                    currency: *currency,
+                    bank,
+                    on_unknown,
+                    deadlines: *deadlines,
+                    code_rules,
+                    child_keep_minor: 0,
+                };
                 same_or_new(self.tenants.get(tenant), &new, "tenant", tenant)
             }
             AdminCommand::CreateMerchant { tenant, merchant, title, terminal } => {
@@ -370,7 +385,8 @@ impl Registry {
     pub(crate) fn register(&mut self, command: &AdminCommand, at: Timestamp) {
         match command.clone() {
             AdminCommand::CreateTenant { tenant, currency, bank, on_unknown, deadlines, code_rules } => {
-                self.tenants.insert(tenant, Tenant { currency, bank, on_unknown, deadlines, code_rules });
+                let new = Tenant { currency, bank, on_unknown, deadlines, code_rules, child_keep_minor: 0 };
+                self.tenants.insert(tenant, new);
             }
             AdminCommand::CreateMerchant { tenant, merchant, title, terminal } => {
                 self.merchants.insert((tenant, merchant), Merchant { title, terminal });

@@ -276,6 +276,9 @@ fn delete(
         AdminCommand::DeletePerson { person } => {
             registry.require_person(person)?;
             refuse_any_open_work(cloud, person, |payment| payment.parties().contains(&person))?;
+            if let Some(own) = cloud.own_payments_of(person).find(|own| own.is_suggested()) {
+                return Err(open_work(person, "entry", own.id));
+            }
             if let Some(child) = registry.child_of(person) {
                 return Err(of_child(child, "is this person, or has it as guardian or payee"));
             }
@@ -501,10 +504,14 @@ impl crate::registry::Person {
 impl crate::registry::Tenant {
     fn changed(&self, command: &AdminCommand) -> Self {
         let mut tenant = self.clone();
-        let AdminCommand::ChangeTenant { bank_url, on_unknown, deadlines, code_rules, .. } = command else {
+        let AdminCommand::ChangeTenant {
+            bank_url, on_unknown, deadlines, code_rules, child_keep_minor, ..
+        } = command
+        else {
             return tenant;
         };
         tenant.code_rules = tenant.code_rules.changed(code_rules);
+        tenant.child_keep_minor = child_keep_minor.unwrap_or(tenant.child_keep_minor);
         if let (BankKind::Http { url, .. }, Some(new)) = (&mut tenant.bank, bank_url) {
             url.clone_from(new);
         }

@@ -73,6 +73,7 @@ fn change_tenant(deadlines: &[(&str, u64)], bank_url: Option<&str>) -> AdminComm
         on_unknown: None,
         deadlines: deadlines.iter().map(|(name, ms)| ((*name).to_owned(), *ms)).collect(),
         code_rules: Default::default(),
+        child_keep_minor: None,
     }
 }
 

@@ -221,12 +221,16 @@ async fn allowance(fleet: &mut Fleet, narrator: &mut Narrator) -> anyhow::Result
     has(fleet, narrator, "2.00", "0.00")
 }
 
-fn order(amount: &str, category: &str) -> anyhow::Result<PaymentOrder> {
+pub(super) fn order(amount: &str, category: &str) -> anyhow::Result<PaymentOrder> {
     let categories = Categories::new(vec![category.parse()?])?;
     Ok(PaymentOrder::deduction("mia".parse()?, format!("{amount} EUR").parse()?, categories))
 }
 
-async fn place(fleet: &mut Fleet, narrator: &Narrator, order: PaymentOrder) -> anyhow::Result<PaymentId> {
+pub(super) async fn place(
+    fleet: &mut Fleet,
+    narrator: &Narrator,
+    order: PaymentOrder,
+) -> anyhow::Result<PaymentId> {
     let (amount, or_less) = (order.amount, if order.minimum.is_some() { " or less" } else { "" });
     let categories: Vec<_> = order.categories.iter().map(ToString::to_string).collect();
     narrator.tell(&format!("dad -> payment-order {amount}{or_less} for {}", categories.join(", ")));
@@ -236,7 +240,7 @@ async fn place(fleet: &mut Fleet, narrator: &Narrator, order: PaymentOrder) -> a
 }
 
 /// What is on the piggy bank's screen: asked for at its own socket.
-async fn screen(fleet: &Fleet) -> anyhow::Result<Value> {
+pub(super) async fn screen(fleet: &Fleet) -> anyhow::Result<Value> {
     let data = fleet.device_directory(PIGGY_BANK);
     let said = run(&["__edge-agent", "prompt", "list", "--json", "--data", &data.to_string_lossy()]).await?;
     serde_json::from_slice(&said.stdout).context("what `prompt list` prints")
@@ -258,7 +262,12 @@ async fn shown(fleet: &Fleet, narrator: &Narrator, payment: PaymentId) -> anyhow
 }
 
 /// Mia presses a button.
-async fn answer(fleet: &Fleet, narrator: &Narrator, payment: PaymentId, word: &str) -> anyhow::Result<()> {
+pub(super) async fn answer(
+    fleet: &Fleet,
+    narrator: &Narrator,
+    payment: PaymentId,
+    word: &str,
+) -> anyhow::Result<()> {
     shown(fleet, narrator, payment).await?;
     let data = fleet.device_directory(PIGGY_BANK);
     let (payment, data) = (payment.to_string(), data.to_string_lossy());
@@ -268,7 +277,7 @@ async fn answer(fleet: &Fleet, narrator: &Narrator, payment: PaymentId, word: &s
 }
 
 /// What dad is told in the end, and what the operator sees.
-async fn expect(
+pub(super) async fn expect(
     fleet: &mut Fleet,
     narrator: &Narrator,
     payment: PaymentId,
@@ -299,7 +308,7 @@ fn child_payments(fleet: &Fleet) -> anyhow::Result<Vec<cloud_core_flows::admin::
 }
 
 /// What Mia and the bookshop have; nothing is reserved between stories.
-fn has(fleet: &Fleet, narrator: &Narrator, mia: &str, bookshop: &str) -> anyhow::Result<()> {
+pub(super) fn has(fleet: &Fleet, narrator: &Narrator, mia: &str, bookshop: &str) -> anyhow::Result<()> {
     let AdminAnswer::Accounts(rows) = fleet.admin(AdminCommand::ListAccounts)? else { bail!("accounts") };
     let balance = |account: &str| {
         let row = rows.iter().find(|row| row.tenant.as_str() == "home" && row.account == account);

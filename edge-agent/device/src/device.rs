@@ -502,7 +502,11 @@ impl Device {
                 self.learn_places(&answer, now_boot_ms);
                 Decision::Record(vec![])
             }
-            Down::Places(_) | Down::RequestAnswer(_) | Down::PaymentVerification(_) | Down::Wish(_) => {
+            Down::Places(_)
+            | Down::RequestAnswer(_)
+            | Down::PaymentVerification(_)
+            | Down::Wish(_)
+            | Down::PaySuggestion(_) => {
                 self.state.decide_poison(&context, kind, payload, &Poison::Unexpected)
             }
         }

@@ -78,6 +78,9 @@ pub struct TenantRow {
     /// How long codes are valid.
     #[serde(default)]
     pub code_rules: CodeRules,
+    /// What must stay on a child's account when a payment is suggested to go through it, in minor units (PC-11).
+    #[serde(default)]
+    pub child_keep_minor: u64,
 }
 
 /// What is known of somebody's connection. Volatile: of those not seen since the core's start nothing is

@@ -60,6 +60,9 @@ pub(super) enum Tenants {
         /// How long the codes are valid that children pay with; may be repeated. Names: see `create`.
         #[arg(long = "code-rule", value_name = "NAME=VALUE")]
         code_rules: Vec<Pair<String, serde_json::Value>>,
+        /// What must stay on a child's account when a payment is suggested to go through it, in minor units.
+        #[arg(long, value_name = "MINOR")]
+        child_keep: Option<u64>,
     },
     /// Close one that has no members, no open work and no balance.
     Delete {
@@ -106,13 +109,19 @@ impl Tenants {
             }
             Self::List(wanted) => return Ok(wanted.of(Listing::Tenants, None)),
             Self::Show { tenant } => return Ok(one(Listing::Tenants, &tenant)),
-            Self::Change { tenant, bank_url, on_unknown, deadlines, code_rules } => {
+            Self::Change { tenant, bank_url, on_unknown, deadlines, code_rules, child_keep } => {
                 let on_unknown = on_unknown.as_deref().map(policy);
                 let deadlines = deadlines.into_iter().map(|pair| (pair.left, pair.right)).collect();
                 let code_rules = typed("--code-rule", code_rules)?;
-                let change =
-                    AdminCommand::ChangeTenant { tenant, bank_url, on_unknown, deadlines, code_rules };
-                return Ok(change);
+                let child_keep_minor = child_keep;
+                return Ok(AdminCommand::ChangeTenant {
+                    tenant,
+                    bank_url,
+                    on_unknown,
+                    deadlines,
+                    code_rules,
+                    child_keep_minor,
+                });
             }
             Self::Delete { tenant } => return Ok(AdminCommand::DeleteTenant { tenant }),
         };
