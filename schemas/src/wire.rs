@@ -41,11 +41,11 @@ pub trait Described {
 }
 
 macro_rules! wire {
-    ($(#[doc = $doc:literal])* pub struct $name:ident { $($(#[doc = $field_doc:literal])* pub $field:ident: $type:ty,)* }) => {
+    ($(#[doc = $doc:literal])* pub struct $name:ident { $($(#[doc = $field_doc:literal])* $(#[serde $serde:tt])? pub $field:ident: $type:ty,)* }) => {
         $(#[doc = $doc])*
         #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
         #[serde(deny_unknown_fields)]
-        pub struct $name { $($(#[doc = $field_doc])* pub $field: $type,)* }
+        pub struct $name { $($(#[doc = $field_doc])* $(#[serde $serde])? pub $field: $type,)* }
 
         impl $crate::wire::Described for $name {
             const NAME: &'static str = stringify!($name);

@@ -174,7 +174,7 @@ impl<'a> ChildFlow<'a> {
         let code = code::terms(order, signer)?;
         let place = code::place_of(self.cloud, &name.tenant, order)?;
         let payee = match order.payee.as_ref().or(child.bonds.receiving.as_ref()) {
-            _ if code.is_some() => code::payee_of(order, place, child)?,
+            _ if code.is_some() => code::payee_of(self.cloud, &name.tenant, order, place, child)?,
             None | Some(Payee::Guardian) => Payee::Person(guardian.id.clone()),
             Some(payee) => payee.clone(),
         };
@@ -548,7 +548,7 @@ impl<'a> ChildFlow<'a> {
             }
             self.out.supersede(self.cloud, party, payment.id);
             // That the account had less is for the family to know.
-            let is_family = device.is_some() || **party == payment.guardian;
+            let is_family = **party == payment.piggy_bank || **party == payment.guardian;
             let ordered = if is_family { payment.ordered } else { payment.amount };
             let seen = ChildPayment { ordered, ..payment.clone() };
             let status = child_status(&seen, state, reason.clone(), self.now);

@@ -263,6 +263,12 @@ impl Incoming<'_> {
             },
             _ => return Ok(()),
         };
+        // The room that is left is for what ends open payments: not to remember that something has changed nothing.
+        if !self.has_room && result.is_err() {
+            let text = "the cloud's disk is nearly full, and this would change nothing now: try again later";
+            let why = Rejection::new("no_room", text);
+            return Err(NotAccepted { promise: PromiseRefusal::Quota, message: Some(envelope.id), why });
+        }
         self.answer_for_good(content, not_after, answer(&result));
         Ok(())
     }

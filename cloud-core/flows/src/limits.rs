@@ -79,3 +79,5 @@ pub const CERTIFICATE_EARLIER_MS: u64 = 3_600_000;
 
 /// Of a `state` that operators are shown, in characters.
 pub(crate) const STATE_CHARS: usize = 64;
+/// Longer ago, where a child agreed says nothing of where it is, in milliseconds: 5 min.
+pub(crate) const POSITION_LIFE_MS: u64 = 300_000;

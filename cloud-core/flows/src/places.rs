@@ -7,6 +7,7 @@ use schemas::ids::{MerchantId, PlaceId, Principal, PrincipalId, TenantId};
 use schemas::limits::{CATALOGUE_BYTES, PLACE_RADIUS_M, PLACE_TITLE_BYTES, PLACES};
 use schemas::message::{Categories, Place, Places, Position};
 use schemas::signed::Catalogue;
+use schemas::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::limits;
@@ -202,6 +203,16 @@ impl Registry {
         self.places_of(tenant).filter(counts).map(|found| found.place.distance_m(position)).min()
     }
 
+    /// Whether there is a place where this merchant is paid for one of the categories.
+    pub(crate) fn is_paid_somewhere(
+        &self,
+        tenant: &TenantId,
+        merchant: &MerchantId,
+        categories: &Categories,
+    ) -> bool {
+        self.places_of(tenant).any(|found| found.merchant == *merchant && found.place.takes(categories))
+    }
+
     fn places_of(&self, tenant: &TenantId) -> impl Iterator<Item = &RegisteredPlace> {
         self.places.get(tenant).into_iter().flat_map(|found| found.places.values())
     }
@@ -249,19 +260,26 @@ impl Registry {
     }
 
     /// Applies what was checked. Replay: total.
-    pub(crate) fn set_place(&mut self, tenant: TenantId, new: RegisteredPlace) {
+    pub(crate) fn set_place(&mut self, tenant: TenantId, new: RegisteredPlace, at: Timestamp) {
         let of_tenant = self.places.entry(tenant).or_default();
-        of_tenant.version = of_tenant.version.saturating_add(1);
+        of_tenant.version = of_tenant.next_version(at);
         of_tenant.places.insert(new.place.place.clone(), new);
     }
 
     /// Applies what was checked. Replay: total.
-    pub(crate) fn remove_place(&mut self, tenant: &TenantId, place: &PlaceId) {
+    pub(crate) fn remove_place(&mut self, tenant: &TenantId, place: &PlaceId, at: Timestamp) {
         if let Some(of_tenant) = self.places.get_mut(tenant)
             && of_tenant.places.remove(place).is_some()
         {
-            of_tenant.version = of_tenant.version.saturating_add(1);
+            of_tenant.version = of_tenant.next_version(at);
         }
+    }
+}
+
+impl PlacesOfTenant {
+    /// At least the time of the change: after a restore to an earlier point no version comes again with another content.
+    fn next_version(&self, at: Timestamp) -> u64 {
+        self.version.saturating_add(1).max(at.0)
     }
 }
 

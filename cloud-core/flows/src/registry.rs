@@ -402,8 +402,8 @@ impl Registry {
             command @ (AdminCommand::BindChild { .. } | AdminCommand::UnbindChild { .. }) => {
                 self.bind_child(command);
             }
-            AdminCommand::SetPlace { tenant, entry } => self.set_place(tenant, entry),
-            AdminCommand::RemovePlace { tenant, place } => self.remove_place(&tenant, &place),
+            AdminCommand::SetPlace { tenant, entry } => self.set_place(tenant, entry, at),
+            AdminCommand::RemovePlace { tenant, place } => self.remove_place(&tenant, &place, at),
             AdminCommand::CreatePerson { person, public_key, bank_account } => {
                 self.persons.insert(person, Person { public_key, bank_account });
             }

@@ -92,7 +92,6 @@ fn decide_one(
         | C::CreateMerchant { .. }
         | C::CreateDevice { .. }
         | C::BindChip { .. }
-        | C::SetPlace { .. }
         | C::CreatePerson { .. }
         | C::CreateOperator { .. }
         | C::CreateObserver { .. }
@@ -130,6 +129,17 @@ fn decide_one(
                 registry.require_person(child)?;
             }
             Ok(())
+        }
+        C::SetPlace { tenant, entry } => {
+            let known = registry.place(tenant, &entry.place.place);
+            let counts_otherwise = |known: &RegisteredPlace| {
+                known.merchant != entry.merchant || known.place.categories != entry.place.categories
+            };
+            if known.is_some_and(counts_otherwise) {
+                let names_it = |payment: AnyPayment<'_>| payment.is_for_place(tenant, &entry.place.place);
+                refuse_any_open_work(cloud, &entry.place.place, names_it)?;
+            }
+            desk::register(cloud, registry, command, now, out)
         }
         C::RemovePlace { tenant, place } => {
             registry.require_tenant(tenant)?;

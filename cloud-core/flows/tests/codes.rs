@@ -84,8 +84,14 @@ fn an_emvco_payload_counts_as_a_qr_code() {
     let before = presenting(&mut w, 1, qr());
     let code_rules = CodeRulesChange { emvco: Some(true), ..Default::default() };
     let (tenant, deadlines) = ("acme".parse().unwrap(), Default::default());
-    let change =
-        AdminCommand::ChangeTenant { tenant, bank_url: None, on_unknown: None, deadlines, code_rules };
+    let change = AdminCommand::ChangeTenant {
+        tenant,
+        bank_url: None,
+        on_unknown: None,
+        deadlines,
+        code_rules,
+        child_keep_minor: None,
+    };
     w.admin(change).unwrap();
     let code = presenting(&mut w, 2, qr());
     let text = shown(&w, &code);

@@ -78,6 +78,7 @@ fn a_tenants_rules_make_its_codes() {
         on_unknown: None,
         deadlines: Default::default(),
         code_rules,
+        child_keep_minor: None,
     };
     for bad in [
         CodeRulesChange { default_ms: Some(1), ..Default::default() },

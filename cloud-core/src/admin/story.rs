@@ -51,12 +51,17 @@ pub(crate) fn content(event: &Event) -> Value {
     if let Event::Queued { principal, message } = event
         && let Ok(envelope) = Down::decode(message.kind, &message.payload)
     {
+        let body = match envelope.body {
+            // Whoever reads this may not pay with it.
+            Down::PaymentCode(code) => Down::PaymentCode(PaymentCode { code: None, ..code }),
+            body => body,
+        };
         return json!({ "queued": {
             "principal": principal,
             "message": message.message,
             "kind": message.kind,
             "expires_at": message.expires_at,
-            "body": serde_json::to_value(&envelope.body).unwrap_or_default(),
+            "body": serde_json::to_value(&body).unwrap_or_default(),
         }});
     }
     serde_json::to_value(event).unwrap_or_else(|_| Value::String(format!("{event:?}")))

@@ -60,6 +60,8 @@ const LONGITUDE_E7: i32 = 134_000_000;
 pub(super) struct ScanWish {
     pub(super) payment: PaymentId,
     pub(super) code: CodeText,
+    /// Of the text, in milliseconds.
+    pub(super) issued_at: u64,
     /// Of the text: a token may end before its code does.
     pub(super) expires_at: Timestamp,
     pub(super) amount: Option<Money>,
@@ -124,6 +126,7 @@ pub(super) fn draw_rules(random: &mut Random) -> CodeRules {
         pace_mm_per_s: random.range(1_000, 100_000),
         margin_ms: random.range(0, 20_000),
         check_at_once: random.chance(600),
+        emvco: random.chance(300),
     }
 }
 
@@ -175,16 +178,13 @@ impl World {
         if !as_ordered {
             return Err(self.broken("PC-6", format!("{who} gets another code than ordered: {code:?}")));
         }
-        if let Some(Presented::Qr(signed)) = code.code.as_ref().and_then(CodeText::presented) {
-            let read = PaymentQr::verify(&signed, &PublicKey::of(&core_key()));
-            let says = read.is_ok_and(|qr| {
+        let says = |text: &CodeText| {
+            read_qr(text).is_some_and(|qr| {
                 qr.payment == code.payment && qr.amount == code.amount && qr.expires_at == code.expires_at
-            });
-            if !says {
-                return Err(
-                    self.broken("PC-6", format!("the QR code of {} says something else", code.payment))
-                );
-            }
+            })
+        };
+        if !code.code.as_ref().is_none_or(says) {
+            return Err(self.broken("PC-6", format!("the QR code of {} says something else", code.payment)));
         }
         Ok(())
     }
@@ -289,7 +289,7 @@ impl World {
         };
         let key = PublicKey::of(&self.plan.machines[index].key);
         let is_it = match shown.text.presented() {
-            Some(Presented::Qr(_)) => code.code.as_ref() == Some(&shown.text),
+            Some(Presented::Qr(_) | Presented::Emv(_)) => code.code.as_ref() == Some(&shown.text),
             Some(Presented::Token(signed)) => PaymentToken::verify(&signed, &key).is_ok_and(|token| {
                 code.mode == PaymentMode::Token
                     && token.payment == payment
@@ -346,6 +346,7 @@ impl World {
         let wish = ScanWish {
             payment: code.payment,
             code: shown.text.clone(),
+            issued_at: issued_at(&shown.text),
             expires_at: shown.expires_at,
             amount: self.random.family.chance(300).then_some(code.amount),
             changed: None,
@@ -355,7 +356,7 @@ impl World {
             let random = self.random.of(Fault::CodeChanged);
             let changed = if random.chance(700) { Change::Forged } else { Change::Garbage };
             let wait = random.range(0, 8_000);
-            let code = change(changed, code, &wish, random);
+            let code = change(changed, &wish, "Snacks", random);
             self.scan_after(wait, right, ScanWish { code, changed: Some(changed), ..wish.clone() });
         }
         if self.strikes(Fault::ScannedElsewhere) {
@@ -391,22 +392,37 @@ impl World {
     }
 }
 
-/// The same with another key, or with nothing of it left.
-fn change(how: Change, code: &PaymentCode, wish: &ScanWish, random: &mut Random) -> CodeText {
-    let key = SigningKey::from_bytes(&random.bytes());
-    let garbage = || "FQ1:%%%".parse().unwrap_or_else(|_| wish.code.clone());
-    match (how, wish.code.presented()) {
-        (Change::Forged, Some(Presented::Qr(signed))) => {
-            PaymentQr::verify(&signed, &PublicKey::of(&core_key()))
-                .map_or_else(|_| garbage(), |qr| qr.sign(&key))
-        }
-        (Change::Forged, Some(Presented::Token(signed))) => {
-            let read = PaymentToken::read_unverified(&signed);
-            read.map_or_else(
-                |_| garbage(),
-                |token| PaymentToken { payment: code.payment, ..token }.sign(&key),
-            )
-        }
-        _ => garbage(),
+fn read_qr(text: &CodeText) -> Option<PaymentQr> {
+    let key = PublicKey::of(&core_key());
+    match text.presented()? {
+        Presented::Qr(signed) => PaymentQr::verify(&signed, &key).ok(),
+        Presented::Emv(text) => PaymentQr::verify_emv(text.as_str(), &key).ok(),
+        Presented::Token(_) => None,
     }
+}
+
+fn read_token(text: &CodeText) -> Option<PaymentToken> {
+    match text.presented()? {
+        Presented::Token(signed) => PaymentToken::read_unverified(&signed).ok(),
+        Presented::Qr(_) | Presented::Emv(_) => None,
+    }
+}
+
+fn issued_at(text: &CodeText) -> u64 {
+    let qr = read_qr(text).map(|qr| qr.issued_at);
+    qr.or_else(|| read_token(text).map(|token| token.issued_at)).map_or(0, |at| at.0)
+}
+
+/// The same with another key, or with nothing of it left.
+fn change(how: Change, wish: &ScanWish, title: &str, random: &mut Random) -> CodeText {
+    let key = SigningKey::from_bytes(&random.bytes());
+    let garbage = "FQ1:%%%".parse().unwrap_or_else(|_| wish.code.clone());
+    if how == Change::Garbage {
+        return garbage;
+    }
+    let is_emv = matches!(wish.code.presented(), Some(Presented::Emv(_)));
+    let qr = read_qr(&wish.code).map(|qr| {
+        if is_emv { qr.sign_emv(title, &key).unwrap_or_else(|| qr.sign(&key)) } else { qr.sign(&key) }
+    });
+    qr.or_else(|| read_token(&wish.code).map(|token| token.sign(&key))).unwrap_or(garbage)
 }

@@ -528,7 +528,10 @@ impl Book<'_> {
             ChildAnswer::Confirm if identify && !identified => self.end(id, End::NotIdentified),
             ChildAnswer::Confirm if is_code => {
                 // To the second, as a code says it.
-                let until = (at + self.validity_ms(id, position)).div_ceil(1_000) * 1_000;
+                let until = (at
+                    + self.validity_ms(id, position.filter(|position| position.at.0 + 300_000 >= at)))
+                .div_ceil(1_000)
+                    * 1_000;
                 let report_ms = self.deadlines.report_ms;
                 if let Some(payment) = self.payments.get_mut(&id) {
                     (payment.code_until, payment.settle_at) = (Some(until), until + report_ms);
@@ -552,6 +555,7 @@ impl Book<'_> {
         };
         let nearest = family.places.iter().filter(counts).map(|entry| entry.place.distance_m(position)).min();
         let Some(metres) = nearest else { return rules.default_ms };
+        let metres = metres + u64::from(position.accuracy_m);
         let way_ms = metres * 1_000 * 1_000 / rules.pace_mm_per_s;
         (way_ms + rules.margin_ms).clamp(rules.least_ms, rules.most_ms)
     }
@@ -607,7 +611,10 @@ impl Book<'_> {
             Some(End::Expired) => return Some("code_expired"),
             Some(_) => return Some("already_ended"),
         }
-        if scanned_at > wish.expires_at.0 || scanned_at > at + CLOCK_SKEW_MS || at > payment.settle_at {
+        if scanned_at > at + CLOCK_SKEW_MS || scanned_at + CLOCK_SKEW_MS < wish.issued_at {
+            return Some("terminal_clock");
+        }
+        if scanned_at > wish.expires_at.0 || at > payment.settle_at {
             return Some("code_expired");
         }
         if facts.order.place.as_ref().is_some_and(|place| *place != here.place.place) {

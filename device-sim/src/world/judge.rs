@@ -61,8 +61,8 @@ impl World {
                 true
             }
             Down::Places(_) => matches!(to, Party::Machine(_)),
-            // Nobody wishes yet.
-            Down::Wish(_) => false,
+            // Nobody wishes, and nobody pays for themselves, yet.
+            Down::Wish(_) | Down::PaySuggestion(_) => false,
             Down::CloudTime(_) | Down::Refused(_) => true,
         };
         if own {
@@ -367,6 +367,7 @@ fn shortened(body: &Down) -> String {
         Down::ChildView(view) => format!("{} has {}", view.child, view.available),
         Down::PaymentPrompt(prompt) => format!("ask {} for {}", prompt.child, prompt.amount),
         Down::PaymentCode(code) => format!("pay {} with a code: {}", code.amount, code.payment),
+        Down::PaySuggestion(asked) => format!("pay {} through a child?", asked.amount),
         Down::Wish(wish) => format!("{} wishes: {}", wish.child, wish.text),
         Down::Places(answer) => format!("places, version {}", answer.version),
         Down::CloudTime(answer) => format!("it is {}", answer.now),

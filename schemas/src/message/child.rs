@@ -36,16 +36,22 @@ wire! {
         /// Who is told the result; both if left out (PC-5).
         pub tell: Option<ResultTo>,
         /// How the child pays once it has agreed; left out: its money moves at once, which is a deduction.
+        #[serde(skip_serializing_if = "Option::is_none")]
         pub mode: Option<PaymentMode>,
         /// The only place where a code counts; left out: each where one of the categories can be paid for.
+        #[serde(skip_serializing_if = "Option::is_none")]
         pub place: Option<PlaceId>,
         /// When the piggy bank shows the code; left out: at once (PC-6).
+        #[serde(skip_serializing_if = "Option::is_none")]
         pub show: Option<ShowCode>,
         /// What a code says of who pays, beside the amount; left out: the device (PC-6, PC-7).
+        #[serde(skip_serializing_if = "Option::is_none")]
         pub contains: Option<CodeClaims>,
         /// Whether the piggy bank has to make sure that it is this child who agrees; left out: no (PC-16).
+        #[serde(skip_serializing_if = "Option::is_none")]
         pub identify: Option<bool>,
         /// Which of the child's wishes it fulfils; left out: none (PC-12).
+        #[serde(skip_serializing_if = "Option::is_none")]
         pub wish: Option<WishId>,
     }
 }
@@ -82,8 +88,10 @@ wire! {
         /// The child's answer counts until then.
         pub answer_by: Timestamp,
         /// What a yes leads to; left out: a deduction.
+        #[serde(skip_serializing_if = "Option::is_none")]
         pub mode: Option<PaymentMode>,
         /// Whether the piggy bank has to make sure who says yes; left out: no (PC-16).
+        #[serde(skip_serializing_if = "Option::is_none")]
         pub identify: Option<bool>,
     }
 }
@@ -106,6 +114,7 @@ wire! {
         /// Where the piggy bank was; left out if it did not know.
         pub position: Option<Position>,
         /// Whether the piggy bank has made sure who answered; left out: it was not asked to (PC-16).
+        #[serde(skip_serializing_if = "Option::is_none")]
         pub identified: Option<bool>,
     }
 }
@@ -158,8 +167,10 @@ wire! {
         /// What comes in by itself, at most one from each guardian.
         pub allowances: ComingAllowances,
         /// What it wishes for, and what has become of it (PC-12).
+        #[serde(skip_serializing_if = "Option::is_none")]
         pub wishes: Option<ShownWishes>,
         /// What has become of its last payments (PC-5).
+        #[serde(skip_serializing_if = "Option::is_none")]
         pub results: Option<ShownResults>,
     }
 }

@@ -76,14 +76,22 @@ pub(super) fn place_of<'a>(
 
 /// Only merchants scan codes.
 pub(super) fn payee_of(
+    cloud: &Cloud,
+    tenant: &TenantId,
     order: &PaymentOrder,
     place: Option<&RegisteredPlace>,
     child: &Child,
 ) -> Result<Payee, Rejection> {
     let of_place = place.map(|found| &found.merchant);
+    let counts_somewhere =
+        |merchant: &MerchantId| cloud.registry.is_paid_somewhere(tenant, merchant, &order.categories);
     let named = order.payee.clone().or_else(|| of_place.cloned().map(Payee::Merchant));
     match named.or_else(|| child.bonds.receiving.clone()) {
         Some(Payee::Merchant(merchant)) => match of_place.filter(|paid| **paid != merchant) {
+            None if !counts_somewhere(&merchant) => {
+                let text = format!("`{merchant}` is paid for this at no place: ask the operator for one");
+                Err(Rejection::new("place_unknown", text))
+            }
             None => Ok(Payee::Merchant(merchant)),
             Some(paid) => {
                 let text = format!("at this place `{paid}` is paid: leave the payee out, or the place");
@@ -161,10 +169,16 @@ impl ChildFlow<'_> {
         position: Option<&Position>,
     ) -> Timestamp {
         let (registry, tenant) = (&self.cloud.registry, &payment.child.tenant);
+        // An answer may have waited for hours.
+        let position = position.filter(|position| position.at.plus_ms(limits::POSITION_LIFE_MS) >= self.now);
         let distance_m = position.and_then(|position| match &terms.place {
             Some(place) => registry.place(tenant, place).map(|found| found.place.distance_m(position)),
             None => registry.nearest_place_m(tenant, payee, &payment.categories, position),
         });
+        // It may be as much farther as the position may be wrong.
+        let distance_m = distance_m
+            .zip(position)
+            .map(|(metres, position)| metres.saturating_add(u64::from(position.accuracy_m)));
         let rules = registry.tenant(tenant).map(|found| found.code_rules).unwrap_or_default();
         let end = self.now.plus_ms(rules.valid_ms(distance_m));
         Timestamp(end.0.div_ceil(1_000).saturating_mul(1_000))
@@ -239,6 +253,7 @@ struct Read {
     of: Option<(TenantId, MerchantId)>,
     amount: Money,
     payer: Payer,
+    issued_at: Timestamp,
     expires_at: Timestamp,
 }
 
@@ -266,7 +281,7 @@ impl ChildFlow<'_> {
             return Err(forged());
         }
         if !Mutant::ExpiredCodePays.is_active() {
-            self.check_time(scan.scanned_at, read.expires_at, settle_at)?;
+            self.check_time(scan.scanned_at, &read, settle_at)?;
         }
         if !Mutant::CodeCountsAnywhere.is_active() {
             check_place(payment, terms, place)?;
@@ -279,14 +294,14 @@ impl ChildFlow<'_> {
         Ok(payment.id)
     }
 
-    fn check_time(
-        &self,
-        scanned_at: Timestamp,
-        expires_at: Timestamp,
-        settle_at: Timestamp,
-    ) -> Result<(), Rejection> {
+    fn check_time(&self, scanned_at: Timestamp, read: &Read, settle_at: Timestamp) -> Result<(), Rejection> {
         let is_ahead = scanned_at > self.now.plus_ms(limits::CLOCK_SKEW_MS);
-        if scanned_at > expires_at || is_ahead || self.now > settle_at { Err(expired()) } else { Ok(()) }
+        // Else a terminal whose clock stands still would take a code for ever.
+        if is_ahead || scanned_at.plus_ms(limits::CLOCK_SKEW_MS) < read.issued_at {
+            let text = "this terminal's clock is wrong: set it, then scan the code again";
+            return Err(Rejection::new("terminal_clock", text));
+        }
+        if scanned_at > read.expires_at || self.now > settle_at { Err(expired()) } else { Ok(()) }
     }
 
     /// The child's money is the payee's now: its word, or a scan of its code, came in time.
@@ -330,15 +345,15 @@ fn is_signed_by_its_device(cloud: &Cloud, token: &PaymentToken, signed: &SignedB
 
 impl Read {
     fn of_qr(qr: PaymentQr) -> Self {
-        let PaymentQr { tenant, payment, payee, amount, payer, expires_at, .. } = qr;
+        let PaymentQr { tenant, payment, payee, amount, payer, issued_at, expires_at } = qr;
         let of = Some((tenant, payee));
-        Self { payment, mode: PaymentMode::Qr, device: None, of, amount, payer, expires_at }
+        Self { payment, mode: PaymentMode::Qr, device: None, of, amount, payer, issued_at, expires_at }
     }
 
     fn of_token(token: PaymentToken) -> Self {
-        let PaymentToken { device, payment, amount, payer, expires_at, .. } = token;
+        let PaymentToken { device, payment, amount, payer, issued_at, expires_at } = token;
         let device = Some(device);
-        Self { payment, mode: PaymentMode::Token, device, of: None, amount, payer, expires_at }
+        Self { payment, mode: PaymentMode::Token, device, of: None, amount, payer, issued_at, expires_at }
     }
 
     /// Whether all that it says is so.
