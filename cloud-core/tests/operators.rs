@@ -80,6 +80,64 @@ fn operators_look_change_and_delete() {
     assert!(text(&dump.stdout).contains(&by), "the journal names the operator");
 }
 
+/// CP-15, PC-6, PC-9: places and rules for codes at the real binary, and the key that signs them.
+#[test]
+fn operators_register_places_and_rules_for_codes() {
+    let directory = tempfile::tempdir().unwrap();
+    let core = Core::start(directory.path());
+    core.admin_ok(&["tenants", "create", "home", "--currency", "EUR", "--code-rule", "most_ms=900000"]);
+    core.admin_ok(&["merchants", "create", "home/canteen", "--title", "Canteen"]);
+    core.admin_ok(&["people", "create", "home/till"]);
+    let set = [
+        "places",
+        "set",
+        "home/school",
+        "--title",
+        "School canteen",
+        "--at",
+        "52.52,-13.4",
+        "--radius-m",
+        "80",
+        "--category",
+        "lunch",
+        "--merchant",
+        "canteen",
+        "--terminal",
+        "till",
+    ];
+    core.admin_ok(&set);
+    core.admin_ok(&set);
+    let listed = core.admin_ok(&["places", "list"]);
+    for cell in ["home/school", "School canteen", "52.52,-13.4", "80", "lunch", "canteen", "till"] {
+        assert!(listed.contains(cell), "{cell}: {listed}");
+    }
+    core.admin_ok(&["tenants", "change", "home", "--code-rule", "emvco=true"]);
+    let why = text(&core.admin(&["tenants", "change", "home", "--code-rule", "most_ms=1"]).stderr);
+    assert!(why.contains("code_rules_invalid"), "{why}");
+    let why = text(&core.admin(&["merchants", "delete", "home/canteen"]).stderr);
+    assert!(why.contains("still_bound") && why.contains("places remove"), "{why}");
+    core.stop();
+
+    let key = std::fs::read(directory.path().join("codes.key.pem")).unwrap();
+    let core = Core::start(directory.path());
+    assert_eq!(std::fs::read(directory.path().join("codes.key.pem")).unwrap(), key, "made once");
+    let shown: serde_json::Value =
+        serde_json::from_str(&core.admin_ok(&["places", "show", "home/school", "--json"])).unwrap();
+    let row = &shown["rows"][0];
+    assert_eq!(
+        (row["version"].as_u64(), row["place"]["longitude_e7"].as_i64()),
+        (Some(1), Some(-134_000_000))
+    );
+    let rules: serde_json::Value =
+        serde_json::from_str(&core.admin_ok(&["tenants", "show", "home", "--json"])).unwrap();
+    let rules = &rules["rows"][0]["code_rules"];
+    assert_eq!((rules["most_ms"].as_u64(), rules["emvco"].as_bool()), (Some(900_000), Some(true)));
+    core.admin_ok(&["places", "remove", "home/school"]);
+    core.admin_ok(&["places", "remove", "home/school"]);
+    assert!(!core.admin(&["places", "show", "home/school"]).status.success());
+    core.stop();
+}
+
 /// CP-15: a batch from a file is carried out whole or not at all; many devices get their codes in a private file.
 #[test]
 fn batches_and_many_claims_come_from_files() {

@@ -5,6 +5,8 @@
 
 mod common;
 
+use std::collections::BTreeSet;
+
 use cloud_core_flows::admin::AdminCommand;
 use cloud_core_flows::driver::Driver;
 use cloud_core_flows::places::CodeRulesChange;
@@ -15,6 +17,7 @@ use common::codes::{
 };
 use common::family::{HAS, bind, bonds, categories, eur};
 use common::{World, chain, limits, signing_key, who};
+use proptest::prelude::*;
 use schemas::ids::PaymentId;
 use schemas::message::{
     ChildAnswer, CodeClaim, CodeClaims, Down, Goal, Goals, Payee, PaymentCancel, PaymentCode, PaymentMode,
@@ -593,5 +596,84 @@ fn a_yes_of_nobody_in_particular_is_none_where_identity_is_asked_for() {
             }
             moved(&mut w, if counts { PRICE } else { 0 });
         }
+    }
+}
+
+/// Something that may happen to a payment whose code is presented.
+#[derive(Debug, Clone)]
+enum Step {
+    Scan(&'static str, u8),
+    Answer(ChildAnswer),
+    Cancel,
+    Unbind,
+    Revoke,
+    Pass(u64),
+    Crash(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let terminal = prop::sample::select(vec!["till", "gym-till", "zoo-till", "kiosk-till", "bob"]);
+    let answer = prop::sample::select(vec![ChildAnswer::Confirm, ChildAnswer::Reject]);
+    prop_oneof![
+        4 => (terminal, 10..14_u8).prop_map(|(terminal, key)| Step::Scan(terminal, key)),
+        1 => answer.prop_map(Step::Answer),
+        1 => Just(Step::Cancel),
+        1 => Just(Step::Unbind),
+        1 => Just(Step::Revoke),
+        2 => (1..700_000_u64).prop_map(Step::Pass),
+        2 => any::<u64>().prop_map(Step::Crash),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// PC-10, PC-15: whatever happens in whatever order, the money moves once or not at all, one scan is told so, and
+    /// nothing stays reserved.
+    #[test]
+    fn a_code_is_paid_with_once_or_never(
+        steps in prop::collection::vec(step(), 0..12), is_token in any::<bool>()
+    ) {
+        let mut w = world();
+        let code = presenting(&mut w, 1, order(if is_token { PaymentMode::Token } else { PaymentMode::Qr }));
+        let (mut accepted, mut is_revoked) = (BTreeSet::new(), false);
+        for step in steps {
+            match step {
+                Step::Scan(terminal, key) => {
+                    let text = shown(&w, &code);
+                    if scan(&mut w, terminal, key, &text).is_ok() {
+                        accepted.insert((terminal, key));
+                    }
+                }
+                Step::Answer(answer) if !is_revoked => {
+                    let again = PromptAnswer { payment: code.payment, answer, position: None, identified: None };
+                    w.say("piggy", Up::PaymentPrompt(again)).unwrap();
+                }
+                Step::Answer(_) => {}
+                Step::Cancel => {
+                    let cancel = Up::PaymentCancel(PaymentCancel { payment: code.payment });
+                    w.request("mum", 200, cancel);
+                }
+                Step::Unbind => drop(w.admin(AdminCommand::UnbindChild { child: who("mia") }).unwrap()),
+                Step::Revoke => {
+                    w.admin(AdminCommand::RevokeDevice { device: who("piggy") }).unwrap();
+                    is_revoked = true;
+                }
+                Step::Pass(ms) => w.pass(ms),
+                Step::Crash(seed) => {
+                    w.crash(seed);
+                    for name in ["mum", "till", "gym-till", "zoo-till", "kiosk-till", "bob"] {
+                        w.connect(name);
+                    }
+                    if !is_revoked {
+                        w.connect("piggy");
+                    }
+                }
+            }
+        }
+        w.pass(4_000_000);
+        let is_settled = state(&w, code.payment) == PaymentState::Settled;
+        prop_assert_eq!(accepted.len(), usize::from(is_settled), "{:?}", accepted);
+        moved(&mut w, if is_settled { PRICE } else { 0 });
     }
 }
