@@ -1,6 +1,7 @@
 //! The running agent: one task owns the device and its journal. The order is
 //! inputs -> events -> append -> sync -> outputs; whatever arrives during a sync is the next batch.
 
+mod child;
 mod storage;
 
 use std::collections::BTreeMap;
@@ -10,8 +11,8 @@ use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
 use edge_agent_device::{
-    Delivery, Device, Event, HardwareResult, IssueRequest, Output, PromptAnswerRequest, PromptRefusal,
-    Settings, ShownPrompt, WishRefusal, WishRequest,
+    CodeRequest, Delivery, Device, Event, Fix, HardwareResult, IssueRequest, Output, Settings, ShownCode,
+    WishRequest,
 };
 use schemas::ids::{CommandId, Nonce, PaymentId, WishId};
 use schemas::message::ChildAnswer;
@@ -21,10 +22,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
 use crate::clock::{boot_ms, random};
+use crate::code::Presenter;
 use crate::connection::{Access, Connection, Endpoint, FromCloud};
 use crate::driver::{Act, Driver};
-use crate::local::{self, PromptList, Refusal, Reply, Request};
-use crate::panel::{Panel, PanelError, PanelSettings, Shown, View};
+use crate::local::{self, CodeList, PromptList, Refusal, Reply, Request};
+use crate::panel::{Panel, PanelError, PanelSettings, Shown};
+use crate::position;
 use crate::renewal::{self, Renewal};
 use crate::steps::{Step, pass};
 pub(crate) use storage::{Storage, StorageError};
@@ -52,6 +55,15 @@ pub(crate) enum Input {
         payment: PaymentId,
         answer: ChildAnswer,
     },
+    /// The child at the screen wants to pay with a code.
+    AskForCode,
+    /// Whether it is the child who said yes (PC-16).
+    Identified {
+        payment: PaymentId,
+        is_child: bool,
+    },
+    /// Where the device is; none: nothing says so any more.
+    Position(Option<Fix>),
     /// Somebody at the screen wants the agent to end.
     Quit,
     Snapshot(Result<SnapshotTaken, SnapshotError>),
@@ -111,6 +123,11 @@ struct Agent {
     panel: Option<Panel>,
     shown: Option<Shown>,
     notice: Option<String>,
+    /// The code to be seen or taken now.
+    code: Option<ShownCode>,
+    presenter: Presenter,
+    identifying: Option<(PaymentId, AbortHandle)>,
+    following: AbortHandle,
     endpoint: Endpoint,
     key: SigningKey,
     inputs: mpsc::Sender<Input>,
@@ -141,6 +158,10 @@ impl Agent {
         let conditions = Driver::conditions(&setup.profile.driver);
         let mut device = Device::open(setup.settings, setup.profile, recovered, random()?, now);
         device.handle_conditions(conditions, now);
+        device.handle_key(setup.key.clone());
+        let following = position::follow(device.profile().position.clone(), inputs.clone());
+        let following = tokio::spawn(following).abort_handle();
+        let presenter = Presenter::open(&device.profile().code.display);
         // Last, since what goes wrong before it is said on the terminal.
         let panel = setup.panel.map(|panel| panel.start(&inputs)).transpose()?;
         Ok(Self {
@@ -151,6 +172,10 @@ impl Agent {
             panel,
             shown: None,
             notice: None,
+            code: None,
+            presenter,
+            identifying: None,
+            following,
             endpoint: setup.endpoint,
             key: setup.key,
             inputs,
@@ -223,6 +248,11 @@ impl Agent {
             acting.abort();
         }
         self.panel = None;
+        self.presenter = Presenter::None;
+        self.following.abort();
+        if let Some((_, identifying)) = self.identifying.take() {
+            identifying.abort();
+        }
         self.local.abort();
         if let Some(renewing) = self.renewing.take() {
             renewing.abort();
@@ -241,11 +271,11 @@ impl Agent {
                 self.device.handle_hardware(command, result, now);
             }
             Input::Local(request, reply) => self.handle_local(request, reply, now)?,
-            Input::Child { payment, answer } => {
-                // Ticket 0 is nobody's: a refusal is told on the screen.
-                let request = PromptAnswerRequest { ticket: 0, payment, answer, position: None };
-                self.device.handle_prompt_answer(&request, now);
-            }
+            // Ticket 0 is nobody's: a refusal is told on the screen.
+            Input::Child { payment, answer } => _ = self.child_answers(0, payment, answer, now),
+            Input::Identified { payment, is_child } => self.identified(payment, is_child, now),
+            Input::AskForCode => self.ask_for_code(now),
+            Input::Position(fix) => self.device.handle_position(fix, now),
             Input::Quit => {}
             Input::Snapshot(result) => self.storage.handle_snapshot(&result)?,
             Input::Renewed(access) => self.endpoint.access = access,
@@ -360,10 +390,23 @@ impl Agent {
             }
             Request::AnswerPrompt { payment, answer } => {
                 self.next_ticket += 1;
+                if self.child_answers(self.next_ticket, payment, answer, now) {
+                    self.tickets.insert(self.next_ticket, reply);
+                    return Ok(());
+                }
+                // The caller does not wait for a finger.
+                Ok(json!({ "payment": payment, "answer": answer, "identifying": true }))
+            }
+            Request::Codes => Ok(json!(CodeList {
+                codes: self.device.open_codes(now),
+                places: self.device.status(now).places,
+                position: self.device.status(now).whereabouts,
+            })),
+            Request::ShowCode { payment } => {
+                self.next_ticket += 1;
                 self.tickets.insert(self.next_ticket, reply);
-                let request =
-                    PromptAnswerRequest { ticket: self.next_ticket, payment, answer, position: None };
-                self.device.handle_prompt_answer(&request, now);
+                let request = CodeRequest { ticket: self.next_ticket, payment };
+                self.device.handle_code_request(&request, now);
                 return Ok(());
             }
             Request::PayInfo { item, quantity, valid_ms } => {
@@ -441,6 +484,14 @@ impl Agent {
                 self.answer_wish(ticket, result);
                 None
             }
+            Output::Code { shown } => {
+                self.show_code(shown);
+                None
+            }
+            Output::CodeAnswered { ticket, payment, result } => {
+                self.tell_code(ticket, payment, result);
+                None
+            }
             Output::Show { status } => {
                 tracing::info!(payment = %status.payment, state = %status.state, text = %status.text, "payment");
                 None
@@ -484,69 +535,14 @@ impl Agent {
     }
 }
 
-/// What the child is asked, and what it said.
-impl Agent {
-    fn show_prompt(&mut self, shown: Option<ShownPrompt>) {
-        let before = self.shown.take();
-        let Some(prompt) = shown else { return };
-        let payment = prompt.prompt.payment;
-        // The same one for another time has been there before.
-        let same = before.filter(|before| before.prompt.prompt.payment == payment);
-        let since_boot_ms = same.map_or_else(boot_ms, |before| before.since_boot_ms);
-        self.shown = Some(Shown { prompt, since_boot_ms });
-        self.notice = None;
-    }
-
-    fn tell_answered(
-        &mut self,
-        ticket: u64,
-        payment: PaymentId,
-        answer: ChildAnswer,
-        result: Result<(), PromptRefusal>,
-    ) {
-        tracing::info!(%payment, %answer, refused = result.as_ref().err().map(PromptRefusal::code), "answered");
-        let result =
-            result.map_err(|refusal| Refusal { code: refusal.code().to_owned(), text: refusal.to_string() });
-        match self.tickets.remove(&ticket) {
-            // The caller may have gone away; the answer counts all the same.
-            Some(reply) => _ = reply.send(result.map(|()| json!({ "payment": payment, "answer": answer }))),
-            None => self.notice = result.err().map(|refusal| refusal.text),
-        }
-    }
-
-    fn answer_wish(&mut self, ticket: u64, result: Result<WishId, WishRefusal>) {
-        let Some(reply) = self.tickets.remove(&ticket) else { return };
-        let refusal =
-            |refusal: WishRefusal| Refusal { code: refusal.code().to_owned(), text: refusal.to_string() };
-        // The caller may have gone away; the wish is kept all the same.
-        let _ = reply.send(result.map(|wish| json!({ "wish": wish })).map_err(refusal));
-    }
-
-    fn refresh_panel(&mut self) {
-        let Some(panel) = &mut self.panel else { return };
-        let cloud_time = self.device.cloud_time(boot_ms());
-        let open = self.device.state().open_prompts();
-        panel.show(View {
-            principal: self.endpoint.principal.to_string(),
-            connected: self.device.is_connected(),
-            knows_time: cloud_time.is_some(),
-            more: open.saturating_sub(usize::from(self.shown.is_some())),
-            shown: self.shown.clone(),
-            results: self.device.prompt_results(),
-            child: self.device.child_view().cloned(),
-            wishes: self.device.wishes(),
-            notice: self.notice.clone(),
-        });
-    }
-}
-
 fn pass_all(events: &[Event], inbox: Step, intent: Step, outcome: Step) {
     for event in events {
         match event {
             Event::CommandAccepted { .. }
             | Event::CheckAccepted { .. }
             | Event::CheckAnswered { .. }
-            | Event::PromptAccepted { .. } => pass(inbox),
+            | Event::PromptAccepted { .. }
+            | Event::CodeAccepted { .. } => pass(inbox),
             Event::IntentRecorded { .. } => pass(intent),
             Event::OutcomeRecorded { .. } | Event::PromptAnswered { .. } | Event::WishMade { .. } => {
                 pass(outcome)

@@ -2,10 +2,12 @@
 
 mod certificate;
 mod check;
+mod code;
 mod device;
 mod failure;
 mod prompt;
 mod run;
+mod scan;
 mod wish;
 
 use std::ffi::OsString;
@@ -16,6 +18,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use schemas::ids::{IdempotencyKey, ItemId, MessageId, PaymentId, Principal, PrincipalId, WishId};
 use schemas::message::ChildAnswer;
+use schemas::money::Money;
 use schemas::topic::Kind;
 use serde_json::Value;
 
@@ -134,6 +137,13 @@ enum Command {
         #[command(subcommand)]
         command: WishCommand,
     },
+    /// With what a child pays at a terminal: a QR code, or a token.
+    Code {
+        #[command(subcommand)]
+        command: CodeCommand,
+    },
+    /// Hand in a code that was scanned, as the terminal of a place; no agent runs for that. The wall clock has to be right.
+    Scan(ScanArguments),
     /// Begin or end set-up mode: meanwhile no payment information, no act and no prompt.
     SetUp {
         #[command(flatten)]
@@ -204,6 +214,55 @@ struct AnswerArguments {
     data: DataArguments,
     /// Which payment; may be left out if only one is asked about.
     payment: Option<PaymentId>,
+}
+
+#[derive(Debug, Subcommand)]
+enum CodeCommand {
+    /// With what can be paid, and why not now.
+    List(DataArguments),
+    /// The child asks for a code: as QR code, or why not.
+    Show {
+        #[command(flatten)]
+        code: AnswerArguments,
+        /// Writes a picture instead, for this user only.
+        #[arg(long, value_name = "FILE")]
+        png: Option<PathBuf>,
+        /// The same as SVG.
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
+    },
+    /// The child pays with a token: its text, for a terminal that does not scan.
+    Present(AnswerArguments),
+}
+
+#[derive(Debug, Args)]
+struct ScanArguments {
+    #[command(flatten)]
+    data: DataArguments,
+    /// A PNG picture with the code.
+    #[arg(long, value_name = "FILE", conflicts_with = "text")]
+    image: Option<PathBuf>,
+    /// The code's text; without a picture and a text it is read from stdin.
+    #[arg(long)]
+    text: Option<String>,
+    /// What the terminal asks for; whatever the code says if left out.
+    #[arg(long)]
+    amount: Option<Money>,
+    /// To hand in a scan again that got no answer: its key.
+    #[arg(long, value_name = "HEX", requires = "scanned_at")]
+    key: Option<IdempotencyKey>,
+    /// When that scan was made, in milliseconds since 1970.
+    #[arg(long, value_name = "MS", requires = "key")]
+    scanned_at: Option<u64>,
+    /// How long to wait for the answer, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
+    wait_s: u32,
+    /// The cloud's MQTT address, HOST:PORT.
+    #[arg(long, value_name = "HOST:PORT")]
+    broker: Option<String>,
+    /// With a token, on loopback only: who this is. The token is read from FARTHING_TOKEN or agent.toml.
+    #[arg(long, value_name = "TENANT/NAME")]
+    principal: Option<Principal>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -340,6 +399,14 @@ fn execute(command: Command, json: bool) -> Result<(), Failure> {
             WishCommand::List(data) => wish::list(&data.data, json),
             WishCommand::Withdraw { data, wish } => wish::withdraw(&data.data, wish, json),
         },
+        Command::Code { command } => match command {
+            CodeCommand::List(data) => code::list(&data.data, json),
+            CodeCommand::Show { code: one, png, svg } => {
+                code::show(&one.data.data, one.payment, png, svg, json)
+            }
+            CodeCommand::Present(one) => code::present(&one.data.data, one.payment, json),
+        },
+        Command::Scan(arguments) => execute_scan(arguments, json),
         Command::SetUp { data, mode } => device::set_up(&data.data, matches!(mode, Switch::On), json),
         Command::Key(data) => device::key(&data.data, json),
         Command::Certificate { command: CertificateCommand::Show(data) } => {
@@ -357,6 +424,13 @@ fn execute(command: Command, json: bool) -> Result<(), Failure> {
             Ok(())
         }
     }
+}
+
+fn execute_scan(arguments: ScanArguments, json: bool) -> Result<(), Failure> {
+    let ScanArguments { data, image, text, amount, key, scanned_at, wait_s, broker, principal } = arguments;
+    let flags = Layer { broker, principal, ..Layer::default() };
+    let scan = scan::Scan { image, text, amount, again: key.zip(scanned_at), wait_s };
+    scan::scan(&data.data, flags, &scan, json)
 }
 
 fn execute_message(command: MessageCommand, json: bool) -> Result<(), Failure> {

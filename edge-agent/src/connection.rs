@@ -12,7 +12,9 @@ use rumqttc::{
 };
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use schemas::envelope::Envelope;
 use schemas::ids::{MessageId, Principal};
+use schemas::message::{Down, RequestAnswer, Up};
 use schemas::topic::{Filter, Kind, Topic};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -118,7 +120,7 @@ impl Endpoint {
     }
 }
 
-fn is_loopback(host: &str) -> bool {
+pub(crate) fn is_loopback(host: &str) -> bool {
     match host.parse::<IpAddr>() {
         Ok(address) => address.is_loopback(),
         Err(_) => (host, 0).to_socket_addrs().is_ok_and(|mut found| found.all(|a| a.ip().is_loopback())),
@@ -283,6 +285,66 @@ pub(crate) async fn probe(endpoint: &Endpoint) -> Result<(), String> {
                 let _ = client.try_disconnect();
                 let _ = tokio::time::timeout(Duration::from_secs(1), events.poll()).await;
                 return Ok(());
+            }
+            Ok(_) => {}
+        }
+    }
+}
+
+/// One request and its answer, on a connection of its own: for a terminal that has no agent. Only answers to requests are
+/// subscribed, so nothing else is taken from whoever else is this principal.
+pub(crate) async fn request(
+    endpoint: &Endpoint,
+    envelope: &Envelope<Up>,
+    within: Duration,
+) -> Result<RequestAnswer, String> {
+    let address = format!("{}:{}", endpoint.host, endpoint.port);
+    match tokio::time::timeout(within, converse(endpoint, envelope)).await {
+        Ok(answered) => answered.map_err(|why| format!("{address}: {why}")),
+        Err(_) => Err(format!("{address} did not answer within {within:?}")),
+    }
+}
+
+async fn converse(endpoint: &Endpoint, envelope: &Envelope<Up>) -> Result<RequestAnswer, String> {
+    // Two scans at the same time are two clients.
+    let client = format!("scan-{}", envelope.id);
+    let mut options = endpoint.options(&client);
+    options.set_ack_mode(AckMode::Automatic);
+    let (client, mut events) = AsyncClient::builder(options).capacity(4).build();
+    let principal = endpoint.principal.clone();
+    let filter = Filter::DownKind { principal, kind: Kind::RequestAnswer }.to_string();
+    let closed = |_| "the client's queue is closed".to_owned();
+    loop {
+        match events.poll().await {
+            Err(error) => return Err(explain(&error)),
+            Ok(Event::Incoming(Packet::ConnAck(_))) => {
+                client.try_subscribe(filter.as_str(), QoS::AtLeastOnce).map_err(closed)?;
+            }
+            Ok(Event::Incoming(Packet::SubAck(ack))) => match ack.return_codes.first() {
+                Some(SubscribeReasonCode::Success(_)) => {
+                    let topic = endpoint.topic(envelope.body.kind());
+                    let options = PublishOptions::at_least_once();
+                    client
+                        .try_publish(topic, envelope.encode(), options)
+                        .map_err(|error| error.to_string())?;
+                }
+                code => return Err(format!("the subscription to {filter} was refused ({code:?})")),
+            },
+            Ok(Event::Incoming(Packet::PubAck(ack))) if ack.reason as u8 >= 0x80 => {
+                return Err(format!("the cloud did not take it ({:?})", ack.reason));
+            }
+            Ok(Event::Incoming(Packet::Publish(publish))) => {
+                let Ok(Envelope { body: Down::RequestAnswer(answer), .. }) =
+                    Down::decode(Kind::RequestAnswer, &publish.payload)
+                else {
+                    continue;
+                };
+                if Some(answer.key) == envelope.key {
+                    // Its PUBACK is in the queue before this; whether either arrives changes nothing.
+                    let _ = client.try_disconnect();
+                    let _ = tokio::time::timeout(Duration::from_secs(1), events.poll()).await;
+                    return Ok(answer);
+                }
             }
             Ok(_) => {}
         }

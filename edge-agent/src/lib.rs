@@ -6,13 +6,17 @@
 mod agent;
 pub mod cli;
 mod clock;
+mod code;
 pub mod config;
 mod connection;
 mod driver;
 pub mod enrolment;
+mod identity;
 mod local;
 mod log;
 mod message;
 mod panel;
+mod position;
+mod program;
 pub mod renewal;
 pub mod steps;

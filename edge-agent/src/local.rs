@@ -7,9 +7,15 @@ use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use edge_agent_device::{Conditions, ListedWish, OpenPrompt, PromptResult};
+use edge_agent_device::{
+    Conditions, ListedWish, OpenCode, OpenPrompt, PlacesStatus, PositionStatus, PromptResult,
+};
 use schemas::ids::{ItemId, PaymentId, PrincipalId, WishId};
-use schemas::message::{ChildAnswer, ChildView};
+use schemas::message::{ChildAnswer, ChildView, PaymentMode};
+use schemas::money::Money;
+use schemas::signed::CodeText;
+use schemas::time::Timestamp;
+use schemas::wire::Text;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
@@ -33,6 +39,8 @@ pub(crate) enum Request {
     AnswerPrompt { payment: PaymentId, answer: ChildAnswer },
     Wish { to: PrincipalId, text: String },
     WithdrawWish { wish: WishId },
+    Codes,
+    ShowCode { payment: PaymentId },
 }
 
 /// The answer to [`Request::Prompts`].
@@ -48,6 +56,27 @@ pub(crate) struct PromptList {
     /// First those that the cloud does not show yet.
     #[serde(default)]
     pub(crate) wishes: Vec<ListedWish>,
+}
+
+/// The answer to [`Request::Codes`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct CodeList {
+    /// Oldest first.
+    pub(crate) codes: Vec<OpenCode>,
+    pub(crate) places: Option<PlacesStatus>,
+    pub(crate) position: Option<PositionStatus>,
+}
+
+/// The answer to [`Request::ShowCode`].
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct CodeShown {
+    pub(crate) payment: PaymentId,
+    pub(crate) mode: PaymentMode,
+    pub(crate) amount: Money,
+    pub(crate) payee: Text,
+    /// Who has it may pay with it.
+    pub(crate) code: CodeText,
+    pub(crate) expires_at: Timestamp,
 }
 
 /// The answer: a value, or a refusal with a stable code.

@@ -8,7 +8,9 @@ mod wish;
 
 use std::io::{self, IsTerminal};
 
-use edge_agent_device::{DisplaySettings, ListedWish, PromptResult, PromptRules, ShownPrompt};
+use edge_agent_device::{
+    DisplaySettings, ListedWish, OpenCode, PromptResult, PromptRules, ShownCode, ShownPrompt,
+};
 use rustix::process::getpgrp;
 use rustix::termios::tcgetpgrp;
 use schemas::ids::PaymentId;
@@ -16,6 +18,7 @@ use schemas::message::{ChildAnswer, ChildView};
 use tokio::sync::{mpsc, watch};
 
 use crate::agent::Input;
+pub(crate) use crate::program::plain;
 use process::Programs;
 use screen::Screen;
 pub(crate) use screen::{outcome, purse};
@@ -48,6 +51,10 @@ pub(crate) struct View {
     /// Prompts behind the shown one.
     pub(crate) more: usize,
     pub(crate) results: Vec<PromptResult>,
+    /// The code to be shown here.
+    pub(crate) code: Option<ShownCode>,
+    /// Codes with which the child may pay.
+    pub(crate) codes: Vec<OpenCode>,
     /// What the child has and can look forward to.
     pub(crate) child: Option<ChildView>,
     /// What it has wished for.
@@ -185,6 +192,11 @@ impl Keys {
         }
     }
 
+    /// The child wants to pay with a code.
+    fn ask_for_code(&self) {
+        let _ = self.inputs.blocking_send(Input::AskForCode);
+    }
+
     fn quit(&self) {
         // An agent that is gone needs no telling.
         let _ = self.inputs.blocking_send(Input::Quit);
@@ -206,13 +218,6 @@ impl Keys {
             && now_boot_ms <= shown.prompt.until_boot_ms;
         counts.then_some(shown.prompt.prompt.payment)
     }
-}
-
-/// Other people's words, for a terminal or an argument: nothing that moves a cursor or turns the line around.
-pub(crate) fn plain(text: &str) -> String {
-    let turns =
-        |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    text.chars().filter(|c| !turns(*c)).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -255,11 +260,5 @@ pub(crate) mod tests {
         assert_eq!(keys.counts(3_550), None, "it has just come");
         assert_eq!(keys.counts(60_000), Some(PaymentId([2; 16])));
         assert_eq!(keys.counts(60_501), None, "its time is over");
-    }
-
-    #[test]
-    fn other_peoples_words_move_no_cursor() {
-        assert_eq!(plain("a\u{1b}[2Jb\nc\u{202e}d\u{9b}"), "a [2Jb cd ");
-        assert_eq!(plain("\u{65e9}\u{996d} \u{e9}"), "\u{65e9}\u{996d} \u{e9}");
     }
 }

@@ -64,6 +64,7 @@ fn check_profile(config: &Config) -> Result<String, String> {
             format!("the buttons at {} can't be read ({error}): check path and permissions", buttons.device)
         })?;
     }
+    crate::position::check(&profile.position).map_err(|error| error.to_string())?;
     Ok(format!("{}: {}", profile.name, profile.summary))
 }
 

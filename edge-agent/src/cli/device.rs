@@ -121,6 +121,13 @@ fn status_text(value: &Value) -> String {
         let open = status.open_prompts.len();
         line("open prompts", format!("{open}, {results} results: see `edge-agent prompt list`"));
     }
+    if let Some(places) = &status.places {
+        let refused = places.refused.as_ref();
+        let refused = refused.map_or_else(String::new, |code| format!("; REFUSED a list: {code}"));
+        let open = status.open_codes.len();
+        line("codes", format!("{open} to pay with: see `edge-agent code list`"));
+        line("places", format!("{} (version {}){refused}", places.places, places.version));
+    }
     line("remembered commands", status.remembered_commands.to_string());
     line("payment informations", status.issued_informations.to_string());
     line("dead letters", status.dead_letters_total.to_string());

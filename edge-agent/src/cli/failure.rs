@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use crate::agent::{AgentError, StorageError};
+use crate::code::PictureError;
 use crate::config::ConfigError;
 use crate::connection::EndpointError;
 use crate::driver::DriverError;
@@ -10,6 +11,7 @@ use crate::enrolment::{EnrolError, IdentityError};
 use crate::local::{LocalError, Refusal};
 use crate::message::MessageError;
 use crate::panel::PanelError;
+use crate::position::PositionError;
 use crate::renewal::RenewalError;
 
 /// What failed, why and what to do; a stable code; an exit code from the list in the help.
@@ -32,6 +34,11 @@ impl Failure {
     /// As the agent itself would refuse.
     pub(super) fn refused(code: &str, text: impl Into<String>) -> Self {
         Self::new(6, code, text)
+    }
+
+    /// The cloud was not reached, or did not answer.
+    pub(super) fn unreached(code: &str, text: impl Into<String>) -> Self {
+        Self::new(5, code, text)
     }
 
     fn new(exit: u8, code: &str, text: impl Into<String>) -> Self {
@@ -71,6 +78,20 @@ impl From<DriverError> for Failure {
 impl From<PanelError> for Failure {
     fn from(error: PanelError) -> Self {
         Self::configuration("display_invalid", error.to_string())
+    }
+}
+impl From<PositionError> for Failure {
+    fn from(error: PositionError) -> Self {
+        Self::configuration("position_invalid", error.to_string())
+    }
+}
+impl From<PictureError> for Failure {
+    fn from(error: PictureError) -> Self {
+        let code = match error {
+            PictureError::Make(_) => "qr_failed",
+            PictureError::Read(_) | PictureError::Nothing => "code_unreadable",
+        };
+        Self::failed(code, error.to_string())
     }
 }
 impl From<IdentityError> for Failure {

@@ -37,6 +37,9 @@ pub(super) fn answer(
     let config = Config::load(data, Layer::default())?;
     let value = local::ask(&config.socket(), &Request::AnswerPrompt { payment, answer })??;
     show(json, &value, || {
+        if value["identifying"] == true {
+            return format!("{payment}: the piggy bank first makes sure who says {answer}");
+        }
         format!("answered: {answer} {payment}; the result will be in `edge-agent prompt list`")
     })
 }

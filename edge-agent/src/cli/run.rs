@@ -16,6 +16,7 @@ use crate::connection::{Access, Endpoint};
 use crate::driver::Driver;
 use crate::enrolment::{CertificateClock, IdentityDirectory, client_config, validity_ms};
 use crate::panel::{self, PanelSettings};
+use crate::position;
 use crate::renewal::Renewal;
 
 pub(super) fn run(data: &Path, flags: Layer) -> Result<(), Failure> {
@@ -28,6 +29,7 @@ pub(super) fn run(data: &Path, flags: Layer) -> Result<(), Failure> {
         Some(rules) => Some(PanelSettings::open(rules, values.display.as_deref())?),
         None => None,
     };
+    position::check(&profile.position)?;
     let defaults = Settings::of(identity.principal.clone(), identity.instance);
     let settings = Settings {
         drift_ppm: values.drift_ppm.unwrap_or(defaults.drift_ppm),

@@ -2,15 +2,15 @@
 
 use std::process::Stdio;
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use schemas::ids::PaymentId;
 use schemas::message::{ChildAnswer, PaymentPrompt};
 use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use super::{Shown, plain};
+use super::Shown;
 use crate::agent::Input;
+use crate::program::{Group, fill};
 
 /// Exit codes. Anything else is no answer.
 const CONFIRM: i32 = 20;
@@ -61,7 +61,7 @@ impl Drop for Programs {
 
 /// The program's answer, if it gives one. Dropping this kills it.
 async fn ask(argv: &[String], prompt: &PaymentPrompt) -> Option<ChildAnswer> {
-    let mut argv = argv.iter().map(|argument| fill(argument, prompt));
+    let mut argv = argv.iter().map(|argument| fill(argument, |name| value(name, prompt)));
     let program = argv.next()?;
     let spawned = Command::new(&program)
         .args(argv)
@@ -78,9 +78,9 @@ async fn ask(argv: &[String], prompt: &PaymentPrompt) -> Option<ChildAnswer> {
             return None;
         }
     };
-    let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw));
+    let mut group = Group::of(&child);
     let status = child.wait().await;
-    group.0 = None;
+    group.ended();
     match status.ok()?.code() {
         // Not 0: that is how a window ends that somebody has closed, or a program that was asked for its version.
         Some(CONFIRM) => Some(ChildAnswer::Confirm),
@@ -90,38 +90,6 @@ async fn ask(argv: &[String], prompt: &PaymentPrompt) -> Option<ChildAnswer> {
             None
         }
     }
-}
-
-/// Killed when dropped.
-struct Group(Option<Pid>);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(group) = self.0 {
-            let _ = kill_process_group(group, Signal::KILL);
-        }
-    }
-}
-
-/// In one pass, so that nothing in a guardian's note is taken for a placeholder.
-fn fill(template: &str, prompt: &PaymentPrompt) -> String {
-    let mut filled = String::new();
-    let mut rest = template;
-    while let Some((before, after)) = rest.split_once('{') {
-        filled.push_str(before);
-        let named = after.split_once('}').and_then(|(name, after)| Some((value(name, prompt)?, after)));
-        match named {
-            Some((value, after)) => {
-                filled.push_str(&plain(&value));
-                rest = after;
-            }
-            None => {
-                filled.push('{');
-                rest = after;
-            }
-        }
-    }
-    filled + rest
 }
 
 fn value(name: &str, prompt: &PaymentPrompt) -> Option<String> {
@@ -168,9 +136,10 @@ mod tests {
     #[test]
     fn placeholders_are_filled_once_and_from_nobody_elses_words() {
         let prompt = shown(1, 0).prompt.prompt;
-        assert_eq!(fill("--note={note}", &prompt), "--note=Enjoy [2J {payee}!");
-        assert_eq!(fill("{child}<{guardian} {payee}{", &prompt), "mia<dad Canteen{");
-        assert_eq!(fill("{unknown} {amount} }", &prompt), "{unknown} 2.50 EUR }");
+        let fill = |template| fill(template, |name| value(name, &prompt));
+        assert_eq!(fill("--note={note}"), "--note=Enjoy [2J {payee}!");
+        assert_eq!(fill("{child}<{guardian} {payee}{"), "mia<dad Canteen{");
+        assert_eq!(fill("{unknown} {amount} }"), "{unknown} 2.50 EUR }");
     }
 
     /// The program of a prompt that ends is killed, with its helpers.

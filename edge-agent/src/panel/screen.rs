@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use std::{io, mem};
 
-use edge_agent_device::{PromptEnd, PromptResult};
+use edge_agent_device::{OpenCode, PromptEnd, PromptResult, ShownCode};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -20,6 +20,7 @@ use schemas::money::Money;
 use super::wish::{result_line, wish_lines};
 use super::{Keys, PanelError, Shown, View, plain};
 use crate::clock::boot_ms;
+use crate::code::as_lines;
 
 /// The countdown moves at least this often.
 const REDRAW: Duration = Duration::from_millis(100);
@@ -82,6 +83,7 @@ fn run(terminal: &mut DefaultTerminal, keys: &mut Keys, stop: &AtomicBool) -> io
         let Event::Key(key) = event::read()? else { continue };
         match meaning(key) {
             Some(Meaning::Answer(answer)) => _ = keys.press(answer, boot_ms()),
+            Some(Meaning::Code) => keys.ask_for_code(),
             Some(Meaning::Quit) => keys.quit(),
             None => {}
         }
@@ -92,6 +94,7 @@ fn run(terminal: &mut DefaultTerminal, keys: &mut Keys, stop: &AtomicBool) -> io
 #[derive(Debug, PartialEq, Eq)]
 enum Meaning {
     Answer(ChildAnswer),
+    Code,
     Quit,
 }
 
@@ -104,6 +107,7 @@ fn meaning(key: KeyEvent) -> Option<Meaning> {
     match key.code {
         KeyCode::Char('c') if controlled => Some(Meaning::Quit),
         KeyCode::Char('q') => Some(Meaning::Quit),
+        KeyCode::Char('c' | 'C') => Some(Meaning::Code),
         KeyCode::Enter | KeyCode::Char('y' | 'Y') => Some(Meaning::Answer(ChildAnswer::Confirm)),
         KeyCode::Esc | KeyCode::Char('n' | 'N') => Some(Meaning::Answer(ChildAnswer::Reject)),
         _ => None,
@@ -124,6 +128,10 @@ fn draw(frame: &mut Frame<'_>, view: &View, now_boot_ms: u64) {
     let inside = block.inner(frame.area());
     frame.render_widget(block, frame.area());
     let shown = view.shown.as_ref().filter(|shown| now_boot_ms <= shown.prompt.until_boot_ms);
+    let code = view.code.as_ref().filter(|code| shown.is_none() && now_boot_ms <= code.until_boot_ms);
+    if let Some(code) = code {
+        return draw_code(frame, inside, code, view.notice.as_deref(), now_boot_ms);
+    }
     let (beside, alone) = RESULTS;
     // Where there is little room, the question has it.
     let (most, needed) = if shown.is_some() { (beside, QUESTION_ROWS) } else { (alone, IDLE_ROWS) };
@@ -135,8 +143,9 @@ fn draw(frame: &mut Frame<'_>, view: &View, now_boot_ms: u64) {
         None => {
             let text = if view.knows_time { "Nothing to answer." } else { "Waiting for the cloud's time." };
             let purse = view.child.iter().flat_map(|child| [vec![String::new()], purse(child)].concat());
+            let codes = view.codes.iter().flat_map(waiting_code);
             let wishes = wish_lines(&view.wishes);
-            let lines = [text.to_owned()].into_iter().chain(purse).chain(wishes);
+            let lines = [text.to_owned()].into_iter().chain(codes).chain(purse).chain(wishes);
             let lines: Vec<_> = lines.map(Line::raw).collect();
             frame.render_widget(Paragraph::new(lines).alignment(Alignment::Center), question);
         }
@@ -192,6 +201,59 @@ fn draw_prompt(frame: &mut Frame<'_>, area: Rect, shown: &Shown, more: usize, no
         hints.push_span(Span::raw(format!("    ({more} more after this one)")));
     }
     frame.render_widget(Paragraph::new(vec![Line::raw(""), hints]), hint);
+}
+
+/// The code with what it is for (PC-6); where it finds no room, how large the terminal would have to be.
+fn draw_code(frame: &mut Frame<'_>, area: Rect, code: &ShownCode, notice: Option<&str>, now_boot_ms: u64) {
+    let seconds = code.until_boot_ms.saturating_sub(now_boot_ms) / 1000;
+    let head = format!(
+        "Pay {} to {}: hold this before the scanner, {}:{:02} left",
+        code.amount,
+        plain(code.payee.as_str()),
+        seconds / 60,
+        seconds % 60
+    );
+    let rows = [Constraint::Length(1), Constraint::Length(1), Constraint::Min(0)];
+    let [words, beside, picture] = Layout::vertical(rows).areas(area);
+    let bold = Style::new().add_modifier(Modifier::BOLD);
+    frame.render_widget(Paragraph::new(head).style(bold).alignment(Alignment::Center), words);
+    let notice = Paragraph::new(notice.unwrap_or_default()).style(Style::new().fg(Color::Yellow));
+    frame.render_widget(notice, beside);
+    let lines = as_lines(code.text.as_str()).unwrap_or_else(|error| error.to_string());
+    let (width, height) =
+        (lines.lines().map(|line| line.chars().count()).max().unwrap_or(0), lines.lines().count());
+    if width > usize::from(picture.width) || height > usize::from(picture.height) {
+        let (more_x, more_y) = (
+            width.saturating_sub(usize::from(picture.width)),
+            height.saturating_sub(usize::from(picture.height)),
+        );
+        let text = format!(
+            "This terminal is too small for the code: make it {more_x} columns wider and {more_y} rows higher, or use \
+             `edge-agent code show {} --png FILE`.",
+            code.payment
+        );
+        frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: true }), picture);
+        return;
+    }
+    // What shines must be the light modules, whatever the terminal's own colours are.
+    let style = Style::new().fg(Color::White).bg(Color::Black);
+    let across = Rect {
+        x: picture.x + (picture.width - u16::try_from(width).unwrap_or(picture.width)) / 2,
+        width: u16::try_from(width).unwrap_or(picture.width),
+        height: u16::try_from(height).unwrap_or(picture.height),
+        ..picture
+    };
+    frame.render_widget(Paragraph::new(lines).style(style), across);
+}
+
+/// A code that is not shown now, and how it would be (PC-9).
+fn waiting_code(code: &OpenCode) -> Vec<String> {
+    let what = format!("{} to {}", code.amount, plain(code.payee.as_str()));
+    let how = match &code.not_now {
+        None => "press c to show the code".to_owned(),
+        Some((_, why)) => plain(why),
+    };
+    vec![String::new(), format!("Pay {what}: {how}")]
 }
 
 /// What the child has and can look forward to, in lines (PC-14). Amounts are those of a time, which stands beside.
@@ -255,6 +317,7 @@ pub(crate) fn outcome(result: &PromptResult) -> String {
 pub(super) fn in_words(state: PaymentState) -> &'static str {
     match state {
         PaymentState::Settled => "Paid.",
+        PaymentState::Presenting => "Pay with the code.",
         PaymentState::Rejected => "You said no. Nothing was paid.",
         PaymentState::Expired => "Too late. Nothing was paid.",
         PaymentState::Cancelled => "Taken back. Nothing was paid.",
@@ -327,17 +390,7 @@ mod tests {
         }];
         let principal = "home/mias-bank".to_owned();
         let shown = Some(shown(1, 0));
-        View {
-            principal,
-            connected: true,
-            knows_time: true,
-            shown,
-            more: 2,
-            results,
-            child: None,
-            wishes: Vec::new(),
-            notice: None,
-        }
+        View { principal, connected: true, knows_time: true, shown, more: 2, results, ..View::default() }
     }
 
     /// PC-3: who asks, how much, for what, how long still; and PC-5, what became of the last ones.
@@ -411,6 +464,35 @@ mod tests {
         }
     }
 
+    /// PC-6, PC-9: the code with what it is for, and no longer than it counts; where there is no room, that is said.
+    #[test]
+    fn a_code_is_drawn_until_its_end_and_gives_way_to_a_question() {
+        let text = format!("FQ1:{}", "6BF+70790T9WJWG.FKY*4GO0".repeat(8));
+        let code = ShownCode {
+            payment: PaymentId([7; 16]),
+            mode: schemas::message::PaymentMode::Qr,
+            amount: "2.50 EUR".parse().unwrap(),
+            payee: schemas::wire::Text::new("Canteen\u{1b}[2J"),
+            text: text.parse().unwrap(),
+            expires_at: schemas::time::Timestamp(1_795_000_060_000),
+            until_boot_ms: 60_000,
+        };
+        let view = View { shown: None, code: Some(code), ..view() };
+        let drawn = picture_of(&view, 18_000, 40);
+        assert!(
+            drawn.contains("Pay 2.50 EUR to Canteen [2J: hold this before the scanner, 0:42 left"),
+            "{drawn}"
+        );
+        for line in as_lines(&text).unwrap().lines() {
+            assert!(drawn.contains(line), "{line} is not in\n{drawn}");
+        }
+        let small = picture(&view, 18_000);
+        assert!(small.contains("too small for the code") && !small.contains("\u{2580}\u{2584}"), "{small}");
+        assert!(!picture_of(&view, 60_001, 40).contains("before the scanner"));
+        let asked = picture_of(&View { shown: Some(shown(1, 0)), ..view }, 18_000, 40);
+        assert!(asked.contains("asks you to pay") && !asked.contains("before the scanner"), "{asked}");
+    }
+
     /// What is asked comes before what was.
     #[test]
     fn a_small_terminal_shows_the_question_whole() {
@@ -432,6 +514,7 @@ mod tests {
             (KeyCode::Char('N'), KeyModifiers::SHIFT, Some(&no)),
             (KeyCode::Char('q'), KeyModifiers::NONE, Some(&Meaning::Quit)),
             (KeyCode::Char('c'), KeyModifiers::CONTROL, Some(&Meaning::Quit)),
+            (KeyCode::Char('c'), KeyModifiers::NONE, Some(&Meaning::Code)),
             (KeyCode::Char(' '), KeyModifiers::NONE, None),
         ] {
             assert_eq!(meaning(KeyEvent::new(code, modifiers)).as_ref(), expected, "{code:?}");

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use broker::session::{ConnectRefusal, ConnectionId, Owed, Promise, Qos, Secret};
 use broker::{Broker, BrokerHandle, Clock, Config, FromCore, Listener, ToCore};
 use schemas::envelope::Envelope;
-use schemas::ids::{CommandId, Instance, MessageId, PaymentId, Principal};
-use schemas::message::{CloudTimeAnswer, Down, ExecutorCommand, ExecutorOutcome, Up};
+use schemas::ids::{CommandId, IdempotencyKey, Instance, MessageId, PaymentId, Principal};
+use schemas::message::{CloudTimeAnswer, Down, ExecutorCommand, ExecutorOutcome, PlacesAnswer, Up};
 use schemas::time::Timestamp;
 use schemas::topic::{Kind, Role};
 use serde_json::Value;
@@ -33,6 +33,10 @@ struct Core {
     connections: BTreeMap<ConnectionId, Principal>,
     outbox: BTreeMap<u64, Owed>,
     sequence: u64,
+    /// What is answered to who asks for places.
+    places: Option<PlacesAnswer>,
+    /// Of the requests, in order.
+    keys: Vec<IdempotencyKey>,
 }
 
 impl Core {
@@ -50,7 +54,9 @@ impl Core {
                 vec![FromCore::Standing { connection, result, role: Role::Party }]
             }
             ToCore::Publish { connection, token, kind, payload, qos, .. } => {
-                let up = Up::decode(kind, &payload).unwrap().body;
+                let envelope = Up::decode(kind, &payload).unwrap();
+                self.keys.extend(envelope.key);
+                let up = envelope.body;
                 let answer = match &up {
                     Up::CloudTime(question) => {
                         let now = Timestamp(NOW_MS);
@@ -58,6 +64,10 @@ impl Core {
                         let payload = Envelope::message(MessageId([1; 16]), answer).encode();
                         Some(FromCore::Reply { connection, kind: Kind::CloudTime, payload })
                     }
+                    Up::Places(_) => self.places.clone().map(|answer| {
+                        let payload = Envelope::message(MessageId([2; 16]), answer).encode();
+                        FromCore::Reply { connection, kind: Kind::Places, payload }
+                    }),
                     _ => None,
                 };
                 let _ = said.send(up);
@@ -119,6 +129,16 @@ impl Cloud {
 
     pub(crate) fn address(&self) -> String {
         self.broker.addresses()[0].to_string()
+    }
+
+    /// From now on whoever asks for places hears this.
+    pub(crate) fn know_places(&self, answer: PlacesAnswer) {
+        self.core.lock().unwrap().places = Some(answer);
+    }
+
+    /// The key of the last request.
+    pub(crate) fn last_key(&self) -> IdempotencyKey {
+        *self.core.lock().unwrap().keys.last().unwrap()
     }
 
     pub(crate) fn owe(&self, body: Down) {

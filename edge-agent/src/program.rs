@@ -1,0 +1,74 @@
+//! Programs that a profile names: their arguments, and their end.
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::process::Child;
+
+/// Other people's words, for a terminal or an argument: nothing that moves a cursor or turns the line around.
+pub(crate) fn plain(text: &str) -> String {
+    let turns =
+        |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().filter(|c| !turns(*c)).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Replaces `{name}` where `value` knows it: in one pass, so that nothing in a guardian's note is taken for a
+/// placeholder.
+pub(crate) fn fill(template: &str, value: impl Fn(&str) -> Option<String>) -> String {
+    let mut filled = String::new();
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once('{') {
+        filled.push_str(before);
+        let named = after.split_once('}').and_then(|(name, after)| Some((value(name)?, after)));
+        match named {
+            Some((value, after)) => {
+                filled.push_str(&plain(&value));
+                rest = after;
+            }
+            None => {
+                filled.push('{');
+                rest = after;
+            }
+        }
+    }
+    filled + rest
+}
+
+/// A program in a process group of its own, so that its helpers end with it. Killed when dropped.
+pub(crate) struct Group(Option<Pid>);
+
+impl Group {
+    /// Of a child that was spawned with `process_group(0)`.
+    pub(crate) fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
+    }
+
+    /// It has ended by itself: its id may be somebody else's by now.
+    pub(crate) fn ended(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_peoples_words_move_no_cursor() {
+        assert_eq!(plain("a\u{1b}[2Jb\nc\u{202e}d\u{9b}"), "a [2Jb cd ");
+        assert_eq!(plain("\u{65e9}\u{996d} \u{e9}"), "\u{65e9}\u{996d} \u{e9}");
+    }
+
+    #[test]
+    fn placeholders_are_filled_once_and_from_nobody_elses_words() {
+        let value = |name: &str| (name == "note").then(|| "Enjoy\u{1b}[2J {payee}!".to_owned());
+        assert_eq!(fill("--note={note}", value), "--note=Enjoy [2J {payee}!");
+        assert_eq!(fill("{unknown} {note{ }", value), "{unknown} {note{ }");
+    }
+}
