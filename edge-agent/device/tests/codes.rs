@@ -688,8 +688,8 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// By number: shown at once or on request, a QR code or a token, with ends of their own.
 fn numbered(number: u8) -> PaymentCode {
-    let made = if number % 3 == 0 { token(number, 0) } else { code(number, 0) };
-    let show = if number % 2 == 0 { ShowCode::AtOnce } else { ShowCode::OnRequest };
+    let made = if number.is_multiple_of(3) { token(number, 0) } else { code(number, 0) };
+    let show = if number.is_multiple_of(2) { ShowCode::AtOnce } else { ShowCode::OnRequest };
     PaymentCode { show, expires_at: Timestamp(EPOCH_MS + u64::from(number) * 30_000), ..made }
 }
 
