@@ -3,125 +3,21 @@
 
 mod common;
 
+use common::codes::{Piggy, SCHOOL, answer, at_once, catalogue, categories, cloud, code, id, piggy, token};
 use common::{Bench, EPOCH_MS, EXECUTOR, PIGGY_BANK, acknowledged, key, prompt, published};
 use ed25519_dalek::SigningKey;
 use edge_agent_device::{
-    CodeEnd, CodeRecord, CodeRefusal, CodeRequest, Event, Fix, Output, ShownCode, State, limits,
+    CodeEnd, CodeRecord, CodeRefusal, CodeRequest, Event, Output, ShownCode, State, limits,
 };
-use proptest::prelude::*;
 use schemas::envelope::Envelope;
 use schemas::ids::{Instance, MessageId, PaymentId};
 use schemas::message::{
-    Categories, ChildAnswer, CodeClaim, CodeClaims, PaymentCode, PaymentMode, PaymentState, Place, Places,
-    PlacesAnswer, PromptAnswer, ShowCode, Up,
+    ChildAnswer, CodeClaim, CodeClaims, PaymentCode, PaymentMode, PaymentState, PlacesAnswer, PromptAnswer,
+    ShowCode, Up,
 };
-use schemas::signed::{Catalogue, CodeText, PaymentToken, Presented, PublicKey};
+use schemas::signed::{CodeText, PaymentToken, Presented, PublicKey};
 use schemas::time::Timestamp;
 use schemas::topic::Kind;
-use schemas::wire::Text;
-
-/// In the middle of the school; 0.0005 degrees north of it are 56 metres.
-const SCHOOL: (i32, i32) = (525_200_000, 134_000_000);
-
-fn id(number: u8) -> PaymentId {
-    PaymentId([number; 16])
-}
-
-fn cloud() -> SigningKey {
-    SigningKey::from_bytes(&[1; 32])
-}
-
-fn categories(name: &str) -> Categories {
-    Categories::new(vec![name.parse().unwrap()]).unwrap()
-}
-
-/// For lunch, shown when asked for, for a minute from `now` on.
-fn code(number: u8, now: u64) -> PaymentCode {
-    PaymentCode {
-        payment: id(number),
-        mode: PaymentMode::Qr,
-        amount: "2.50 EUR".parse().unwrap(),
-        payee: Text::new("Canteen"),
-        code: Some(format!("FQ1:{number}").parse().unwrap()),
-        contains: CodeClaims::new(vec![CodeClaim::Device]).unwrap(),
-        child: "mia".parse().unwrap(),
-        categories: categories("lunch"),
-        place: None,
-        show: ShowCode::OnRequest,
-        check_place: true,
-        places_version: 1,
-        expires_at: Timestamp(EPOCH_MS + now + 60_000),
-    }
-}
-
-fn at_once(number: u8, now: u64) -> PaymentCode {
-    PaymentCode { show: ShowCode::AtOnce, ..code(number, now) }
-}
-
-fn token(number: u8, now: u64) -> PaymentCode {
-    PaymentCode { mode: PaymentMode::Token, code: None, ..code(number, now) }
-}
-
-/// A school for lunch and a shop for toys 1.1 km north of it, both of 100 m.
-fn catalogue(version: u64) -> Catalogue {
-    let place = |name: &str, north: i32, category: &str| Place {
-        place: name.parse().unwrap(),
-        title: Text::new(format!("The {name}")),
-        latitude_e7: SCHOOL.0 + north,
-        longitude_e7: SCHOOL.1,
-        radius_m: 100,
-        categories: categories(category),
-    };
-    let places = vec![place("school", 0, "lunch"), place("shop", 100_000, "toys")];
-    Catalogue { tenant: "acme".parse().unwrap(), version, places: Places::new(places).unwrap() }
-}
-
-fn answer(version: u64, key: &SigningKey) -> PlacesAnswer {
-    let catalogue = Some(catalogue(version).sign(key).unwrap());
-    PlacesAnswer { version, catalogue, signer: PublicKey::of(key) }
-}
-
-trait Piggy {
-    fn code(&mut self, code: &PaymentCode);
-    fn places(&mut self, answer: &PlacesAnswer);
-    fn stand(&mut self, north: i32, accuracy_m: u32);
-    fn ask(&mut self, number: u8) -> Vec<Output>;
-}
-
-impl Piggy for Bench {
-    fn code(&mut self, code: &PaymentCode) {
-        let id = MessageId::derived("code", &[&code.payment.0]);
-        self.deliver("payment-code", &Envelope::message(id, code.clone()).encode());
-    }
-
-    fn places(&mut self, answer: &PlacesAnswer) {
-        let payload = Envelope::message(MessageId([8; 16]), answer.clone()).encode();
-        self.device.handle_message(None, "places", &payload, self.now);
-    }
-
-    fn stand(&mut self, north: i32, accuracy_m: u32) {
-        let fix =
-            Fix { latitude_e7: SCHOOL.0 + north, longitude_e7: SCHOOL.1, accuracy_m, at_boot_ms: self.now };
-        self.device.handle_position(Some(fix), self.now);
-    }
-
-    fn ask(&mut self, number: u8) -> Vec<Output> {
-        let request = CodeRequest { ticket: u64::from(number), payment: id(number) };
-        self.device.handle_code_request(&request, self.now);
-        self.settle()
-    }
-}
-
-/// Connected, with places, in the middle of the school.
-fn piggy() -> Bench {
-    let mut bench = Bench::new(PIGGY_BANK);
-    bench.device.handle_key(key());
-    bench.connect_with_time();
-    bench.places(&answer(1, &cloud()));
-    bench.stand(0, 10);
-    bench.settle();
-    bench
-}
 
 /// What was put up, in order.
 fn screen(outputs: &[Output]) -> Vec<Option<PaymentId>> {
@@ -653,129 +549,4 @@ fn code_events_and_state_survive_encoding_and_others_stay_as_they_were() {
     }
     let state = bench.device.state();
     assert_eq!(&State::restore(&state.snapshot()).unwrap(), state);
-}
-
-#[derive(Debug, Clone)]
-enum Step {
-    Deliver(u8),
-    Result(u8),
-    Ask(u8),
-    Walk(bool),
-    Places,
-    Append,
-    Sync,
-    Release,
-    Connect,
-    Pass(u16),
-    Crash(u64),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        5 => (1_u8..=6).prop_map(Step::Deliver),
-        1 => (1_u8..=6).prop_map(Step::Result),
-        3 => (1_u8..=6).prop_map(Step::Ask),
-        3 => any::<bool>().prop_map(Step::Walk),
-        2 => Just(Step::Places),
-        2 => Just(Step::Append),
-        5 => Just(Step::Sync),
-        6 => Just(Step::Release),
-        2 => Just(Step::Connect),
-        2 => (0_u16..20_000).prop_map(Step::Pass),
-        2 => any::<u64>().prop_map(Step::Crash),
-    ]
-}
-
-/// By number: shown at once or on request, a QR code or a token, with ends of their own.
-fn numbered(number: u8) -> PaymentCode {
-    let made = if number.is_multiple_of(3) { token(number, 0) } else { code(number, 0) };
-    let show = if number.is_multiple_of(2) { ShowCode::AtOnce } else { ShowCode::OnRequest };
-    PaymentCode { show, expires_at: Timestamp(EPOCH_MS + u64::from(number) * 30_000), ..made }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
-
-    /// PC-6, PC-9: with a power cut between any two steps no code appears late, away from its place, or after the cloud
-    /// has told its end; what was acknowledged is not lost.
-    #[test]
-    fn nothing_is_shown_that_does_not_count(steps in proptest::collection::vec(step(), 0..100)) {
-        let mut bench = piggy();
-        let mut inside = true;
-        let (mut carried, mut promised, mut decided) = (vec![], vec![], vec![]);
-        for step in steps {
-            match step {
-                Step::Deliver(number) => {
-                    let id = MessageId::derived("code", &[&[number]]);
-                    let payload = Envelope::message(id, numbered(number)).encode();
-                    carried.push((bench.deliver("payment-code", &payload), number, false));
-                }
-                Step::Result(number) => {
-                    carried.push((bench.deliver_result(number, PaymentState::Cancelled), number, true));
-                }
-                Step::Ask(number) => {
-                    let request = CodeRequest { ticket: 0, payment: id(number) };
-                    bench.device.handle_code_request(&request, bench.now);
-                }
-                Step::Walk(home) => {
-                    // Nobody moves between a decision and its sync here: what is put up was computed where we were.
-                    bench.sync();
-                    for output in bench.released() {
-                        check(&output, &bench, inside, &decided)?;
-                        promise(&output, &carried, &mut promised, &mut decided);
-                    }
-                    inside = home;
-                    bench.stand(if home { 0 } else { 50_000 }, 10);
-                }
-                Step::Places => bench.places(&answer(1, &cloud())),
-                Step::Append => _ = bench.append(),
-                Step::Sync => bench.sync(),
-                Step::Release => {
-                    for output in bench.released() {
-                        check(&output, &bench, inside, &decided)?;
-                        promise(&output, &carried, &mut promised, &mut decided);
-                    }
-                }
-                Step::Connect => _ = bench.connect_with_time(),
-                Step::Pass(ms) => {
-                    bench.now += u64::from(ms);
-                    bench.stand(if inside { 0 } else { 50_000 }, 10);
-                }
-                Step::Crash(seed) => {
-                    bench.crash(seed);
-                    bench.device.handle_key(key());
-                    carried.clear();
-                }
-            }
-            for number in &promised {
-                let over = bench.device.prompt_results().iter().any(|result| result.payment == id(*number));
-                prop_assert!(over || bench.device.state().code(&id(*number)).is_some(), "{number} is lost");
-            }
-        }
-    }
-}
-
-fn promise(
-    output: &Output,
-    carried: &[(edge_agent_device::Delivery, u8, bool)],
-    promised: &mut Vec<u8>,
-    decided: &mut Vec<u8>,
-) {
-    let Output::Acknowledge { delivery } = output else { return };
-    for (of, number, result) in carried {
-        if of == delivery {
-            if *result { decided.push(*number) } else { promised.push(*number) }
-        }
-    }
-}
-
-fn check(output: &Output, bench: &Bench, inside: bool, decided: &[u8]) -> Result<(), TestCaseError> {
-    let Output::Code { shown: Some(shown) } = output else { return Ok(()) };
-    let number = shown.payment.0[0];
-    if bench.now <= shown.until_boot_ms {
-        prop_assert!(EPOCH_MS + bench.now <= numbered(number).expires_at.0, "{number} is shown too late");
-    }
-    prop_assert!(inside, "{number} is shown where nobody takes it");
-    prop_assert!(!decided.contains(&number), "{number} is shown after its end");
-    Ok(())
 }

@@ -5,6 +5,8 @@
     reason = "shared by two test binaries; a failed unwrap is a failed test"
 )]
 
+pub(crate) mod codes;
+
 use ed25519_dalek::SigningKey;
 use edge_agent_device::{Delivery, Device, Event, Output, Profile, PromptAnswerRequest, Recovered, Settings};
 use schemas::envelope::Envelope;
