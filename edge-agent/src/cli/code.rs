@@ -1,6 +1,7 @@
 //! `edge-agent code`: with what the child pays (PC-6, PC-7, PC-9).
 
 use std::fmt::Write;
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use edge_agent_device::OpenCode;
@@ -44,10 +45,19 @@ pub(super) fn show(
     print(json, &value, || {
         let what = format!("{} to {}, until {}", shown.amount, plain(shown.payee.as_str()), shown.expires_at);
         match (&png, &svg) {
-            (None, None) => format!("{lines}\n{what}\n{text}"),
+            (None, None) => format!("{}\n{what}\n{text}", shining(&lines)),
             _ => what,
         }
     })
+}
+
+/// White on black, whatever the terminal's own colours are.
+fn shining(lines: &str) -> String {
+    if io::stdout().is_terminal() {
+        lines.lines().map(|line| format!("\u{1b}[97;40m{line}\u{1b}[0m\n")).collect()
+    } else {
+        lines.to_owned()
+    }
 }
 
 /// The token as it is, for a terminal that is not a scanner.

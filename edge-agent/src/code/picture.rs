@@ -27,8 +27,8 @@ pub(crate) enum PictureError {
     Nothing,
 }
 
-/// For a terminal, two modules on top of each other in each character. Light on dark: on a light background the terminal
-/// inverts it.
+/// For a terminal, two modules on top of each other in each character. Light modules are what shines: whoever prints it
+/// sees to a light colour on a dark one, as not every scanner reads it the other way round.
 pub(crate) fn as_lines(text: &str) -> Result<String, PictureError> {
     let code = encode(text)?;
     let mut image = code.render::<unicode::Dense1x2>();
