@@ -14,7 +14,7 @@ use edge_agent_device::{
     CodeRequest, Delivery, Device, Event, Fix, HardwareResult, IssueRequest, Output, Settings, ShownCode,
     WishRequest,
 };
-use schemas::ids::{CommandId, Nonce, PaymentId, WishId};
+use schemas::ids::{CommandId, Nonce, PaymentId};
 use schemas::message::ChildAnswer;
 use schemas_journal::{SnapshotError, SnapshotTaken};
 use serde_json::json;
