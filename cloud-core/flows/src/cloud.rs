@@ -229,12 +229,14 @@ impl Cloud {
         let Event::ChildPaymentMoved { payment, phase, reason, position } = event else { return };
         let Some(payment) = self.child_payments.get_mut(payment) else { return };
         let ends = !payment.at_rest() && matches!(phase, ChildPhase::Closed(_));
+        let moves = payment.phase != *phase;
         payment.phase = *phase;
         payment.moved_at = at;
         payment.reason = reason.clone().or(payment.reason.take());
         payment.position = position.or(payment.position);
+        // One that is only looked at again is no news.
         if let (ChildPhase::Closed(state), Some(child)) =
-            (phase, self.registry.children.get_mut(&payment.child))
+            (phase, self.registry.children.get_mut(&payment.child).filter(|_| moves))
         {
             child.payment_ended(payment, *state, ends);
         }

@@ -584,7 +584,7 @@ mod tests {
                 },
             ),
             (
-                "tenants change home --code-rule most_ms=900000 --code-rule check_at_once=false",
+                "tenants change home --code-rule most_ms=900000 --code-rule check_at_once=false --child-keep 500",
                 AdminCommand::ChangeTenant {
                     tenant: "home".parse().unwrap(),
                     bank_url: None,
@@ -595,6 +595,7 @@ mod tests {
                         check_at_once: Some(false),
                         ..CodeRulesChange::default()
                     },
+                    child_keep_minor: Some(500),
                 },
             ),
             (
