@@ -2,6 +2,8 @@
 //! (`signed/code.rs`). Each is a CWT (RFC 8392) in a COSE_Sign1 (RFC 9052) with EdDSA over Ed25519 (RFC 8032), about 150
 //! bytes, small enough for a QR code.
 //!
+//! A payment QR has a second form, for scanners of EMVCo payloads (`signed/emv.rs`).
+//!
 //! Each kind has its own external AAD, so that one can never be taken for the other.
 //!
 //! | claim | label | payment information | verification | payment QR | payment token |

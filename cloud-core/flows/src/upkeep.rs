@@ -130,26 +130,8 @@ fn decide_one(
             }
             Ok(())
         }
-        C::SetPlace { tenant, entry } => {
-            let known = registry.place(tenant, &entry.place.place);
-            let counts_otherwise = |known: &RegisteredPlace| {
-                known.merchant != entry.merchant || known.place.categories != entry.place.categories
-            };
-            if known.is_some_and(counts_otherwise) {
-                let names_it = |payment: AnyPayment<'_>| payment.is_for_place(tenant, &entry.place.place);
-                refuse_any_open_work(cloud, &entry.place.place, names_it)?;
-            }
-            desk::register(cloud, registry, command, now, out)
-        }
-        C::RemovePlace { tenant, place } => {
-            registry.require_tenant(tenant)?;
-            let names_it = |payment: AnyPayment<'_>| payment.is_for_place(tenant, place);
-            refuse_any_open_work(cloud, place, names_it)?;
-            if registry.place(tenant, place).is_some() {
-                out.event(Event::Registered(command.clone()));
-            }
-            Ok(())
-        }
+        C::SetPlace { .. } => set_place(cloud, registry, command, now, out),
+        C::RemovePlace { .. } => remove_place(cloud, registry, command, out),
         C::RevokeToken { principal } => {
             if registry.has_token(principal) {
                 out.event(Event::Registered(command.clone()));
@@ -168,6 +150,41 @@ fn decide_one(
             "a batch creates, changes, binds and deletes; give other commands singly",
         )),
     }
+}
+
+/// What is paid at a place, and to whom, does not change under an open payment that names it.
+fn set_place(
+    cloud: &Cloud,
+    registry: &Registry,
+    command: &AdminCommand,
+    now: Timestamp,
+    out: &mut Decision,
+) -> Result<(), Rejection> {
+    let AdminCommand::SetPlace { tenant, entry } = command else { return Ok(()) };
+    let place = &entry.place.place;
+    let counts_otherwise = |known: &RegisteredPlace| {
+        known.merchant != entry.merchant || known.place.categories != entry.place.categories
+    };
+    if registry.place(tenant, place).is_some_and(counts_otherwise) {
+        refuse_any_open_work(cloud, place, |payment| payment.is_for_place(tenant, place))?;
+    }
+    desk::register(cloud, registry, command, now, out)
+}
+
+/// One that is not there, or not any more, is a success.
+fn remove_place(
+    cloud: &Cloud,
+    registry: &Registry,
+    command: &AdminCommand,
+    out: &mut Decision,
+) -> Result<(), Rejection> {
+    let AdminCommand::RemovePlace { tenant, place } = command else { return Ok(()) };
+    registry.require_tenant(tenant)?;
+    refuse_any_open_work(cloud, place, |payment| payment.is_for_place(tenant, place))?;
+    if registry.place(tenant, place).is_some() {
+        out.event(Event::Registered(command.clone()));
+    }
+    Ok(())
 }
 
 /// Whether a change changes something.

@@ -408,7 +408,7 @@ fn check_place(payment: &ChildPayment, terms: &CodeTerms, at: &RegisteredPlace) 
 fn forged() -> Rejection {
     Rejection::new(
         "code_forged",
-        "this code was not made by whom it names, or was changed: take no money for it",
+        "this code was not made by whom it names, or was changed: hand nothing out for it",
     )
 }
 
