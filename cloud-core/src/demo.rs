@@ -3,6 +3,7 @@
 
 mod audit;
 mod children;
+mod codes;
 mod family;
 mod fleet;
 mod narrator;
@@ -30,7 +31,7 @@ pub async fn run(directory: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     narrator.title("Farthing: payments for far things");
     let mut fleet = Fleet::start(place.path(), &mut narrator).await?;
     let mut failed = Vec::new();
-    let stories = || stories::ALL.iter().chain(family::STORIES).chain(wishes::STORIES);
+    let stories = || stories::ALL.iter().chain(family::STORIES).chain(wishes::STORIES).chain(codes::STORIES);
     for story in stories() {
         narrator.story(story.title, story.about);
         match (story.play)(&mut fleet, &mut narrator).await {

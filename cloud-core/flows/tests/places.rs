@@ -112,16 +112,23 @@ fn piggy_banks_are_told_the_places_of_their_tenant() {
         })
     };
     let answer = ask(&mut w, "piggy", 0).unwrap();
-    assert_eq!((answer.version, answer.signer), (4, PublicKey::of(&signing_key("cloud"))));
+    let first = answer.version;
+    assert!(first >= START, "at least the time of the change: a restore brings no version again");
+    assert_eq!((answer.version, answer.signer), (first, PublicKey::of(&signing_key("cloud"))));
     let catalogue = Catalogue::verify(answer.catalogue.as_ref().unwrap(), &answer.signer).unwrap();
-    assert_eq!((catalogue.version, catalogue.places.iter().count()), (4, 4));
-    assert_eq!(ask(&mut w, "piggy", 4).unwrap().catalogue, None, "it has them");
-    assert!(ask(&mut w, "piggy", 5).unwrap().catalogue.is_some(), "of a core that was restored since");
+    assert_eq!((catalogue.version, catalogue.places.iter().count()), (first, 4));
+    assert_eq!(ask(&mut w, "piggy", first).unwrap().catalogue, None, "it has them");
+    assert!(
+        ask(&mut w, "piggy", first + 1).unwrap().catalogue.is_some(),
+        "of a core that was restored since"
+    );
     assert_eq!(ask(&mut w, "mum", 0), None, "people are not told");
     remove(&mut w, "gym").unwrap();
+    let answer = ask(&mut w, "piggy", first).unwrap();
+    let second = answer.version;
+    assert!(second > first, "higher with each change");
     remove(&mut w, "gym").unwrap();
-    let answer = ask(&mut w, "piggy", 4).unwrap();
-    assert_eq!(answer.version, 5, "higher with each change, not with a repeat");
+    assert_eq!(ask(&mut w, "piggy", second).unwrap().version, second, "not with a repeat");
     w.finish();
 }
 
@@ -154,11 +161,12 @@ fn operators_register_places() {
     }
     let version = |w: &World| w.driver.cloud().registry().places_version(&"acme".parse().unwrap());
     set(&mut w, with(|_| {})).unwrap();
+    let known = version(&w);
     set(&mut w, with(|_| {})).unwrap();
-    assert_eq!(version(&w), 5, "a repeat changes nothing");
+    assert_eq!(version(&w), known, "a repeat changes nothing");
     let find = AdminCommand::Find { listing: Listing::Places, filter: Filter::default() };
     let Ok(AdminAnswer::Places(rows)) = w.admin(find) else { panic!() };
-    assert_eq!((rows.len(), rows[2].entry.clone(), rows[2].version), (5, with(|_| {}), 5));
+    assert_eq!((rows.len(), rows[2].entry.clone(), rows[2].version), (5, with(|_| {}), known));
     let (tenant, merchant) = ("acme".parse().unwrap(), "kiosk".parse().unwrap());
     for command in [
         AdminCommand::DeleteMerchant { tenant, merchant },

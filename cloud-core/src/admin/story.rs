@@ -5,7 +5,7 @@
 
 use cloud_core_flows::event::{Event, Record};
 use schemas::ids::PaymentId;
-use schemas::message::Down;
+use schemas::message::{Down, PaymentCode};
 use schemas_journal::{Disk, OpenError, Position, for_each_record_through};
 use serde_json::{Value, json};
 

@@ -87,6 +87,15 @@ pub(super) async fn run(arguments: &[&str]) -> anyhow::Result<Output> {
     Ok(output)
 }
 
+/// Runs this program, which has to refuse. What it says.
+pub(super) async fn refused(arguments: &[&str]) -> anyhow::Result<String> {
+    let output = program(arguments).stdin(Stdio::null()).output().await?;
+    if output.status.success() {
+        bail!("`{}` was not refused", arguments.join(" "));
+    }
+    Ok(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+}
+
 fn program(arguments: &[&str]) -> Command {
     // Not `current_exe()`: this finds the program also after a newer build has taken the place of its file.
     let mut command = Command::new("/proc/self/exe");

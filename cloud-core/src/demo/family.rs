@@ -3,7 +3,6 @@
 use anyhow::{Context, bail, ensure};
 use cloud_core_flows::admin::{AdminAnswer, AdminCommand, BankKind, OnUnknown};
 use cloud_core_flows::children::Bonds;
-use cloud_core_flows::places::CodeRules;
 use schemas::ids::{PaymentId, Principal};
 use schemas::message::{
     AllowanceSchedule, Categories, CategoryAmounts, ChildAllowance, ChildLimits, Down, Every, Goal, Goals,
@@ -86,7 +85,7 @@ pub(super) fn register(admin: &AdminClient) -> anyhow::Result<()> {
             bank: BankKind::Internal,
             on_unknown: OnUnknown::Refund,
             deadlines: DEADLINES,
-            code_rules: CodeRules::default(),
+            code_rules: super::codes::RULES,
         },
         person("mia")?,
         person("dad")?,
@@ -286,7 +285,11 @@ pub(super) async fn expect(
 ) -> anyhow::Result<()> {
     let ends = |status: &PaymentStatus| {
         // What came before, and was told before.
-        status.state == state || !matches!(status.state, PaymentState::Prompting | PaymentState::Settled)
+        status.state == state
+            || !matches!(
+                status.state,
+                PaymentState::Prompting | PaymentState::Presenting | PaymentState::Settled
+            )
     };
     let end = fleet.guardian.status(payment, PATIENCE, ends).await?;
     narrator.tell(&format!("dad is told: {}: {}", end.state, end.text));

@@ -22,6 +22,7 @@ use schemas::signed::PublicKey;
 use schemas::wire::SignedBytes;
 
 use super::children::{Process, run};
+use super::codes;
 use super::family;
 use super::narrator::Narrator;
 use crate::admin::client::AdminClient;
@@ -89,6 +90,7 @@ impl Fleet {
         let key = SigningKey::from_bytes(&crate::random::bytes()?);
         register(&admin, bank_address, &key)?;
         family::register(&admin)?;
+        codes::register(&admin)?;
         let lane = addresses.mqtt_tcp.context("the core listens on TCP")?;
         let payer = person(&admin, lane, "acme/alice", Some(key))?;
         let merchant = person(&admin, lane, "acme/till", None)?;
@@ -105,7 +107,9 @@ impl Fleet {
                 devices.push(device.await?);
             }
         }
-        let piggy_bank = start_device(directory, &admin, &addresses, family::PIGGY_BANK, "piggy-bank", None);
+        codes::till(directory, lane, &token(&admin, "home/canteen-till")?)?;
+        let profile = codes::profile(directory)?;
+        let piggy_bank = start_device(directory, &admin, &addresses, family::PIGGY_BANK, &profile, None);
         devices.push(piggy_bank.await?);
         narrator
             .note(&format!("fleet   {} devices, each enrolled with a claim code, on mTLS", devices.len()));
@@ -140,6 +144,11 @@ impl Fleet {
             serde_json::from_slice(&output.stdout).context("what pay-info prints")?;
         let information = said.get("information").cloned().context("pay-info prints `information`")?;
         Ok(serde_json::from_value(information)?)
+    }
+
+    /// Where everything of the demo is.
+    pub(super) fn path(&self) -> &Path {
+        &self.directory
     }
 
     pub(super) fn device_directory(&self, device: &str) -> PathBuf {
@@ -337,10 +346,13 @@ fn person(
     name: &str,
     key: Option<SigningKey>,
 ) -> anyhow::Result<Terminal> {
-    let principal: Principal = name.parse()?;
-    let issue = ShellCommand::IssueToken { principal: principal.clone(), valid_ms: ONE_DAY_MS };
+    Ok(Terminal::connect(lane, name.parse()?, &token(admin, name)?, key))
+}
+
+fn token(admin: &AdminClient, name: &str) -> anyhow::Result<String> {
+    let issue = ShellCommand::IssueToken { principal: name.parse()?, valid_ms: ONE_DAY_MS };
     let ShellAnswer::Token { token, .. } = admin.shell(issue)? else { bail!("a token for {name}") };
-    Ok(Terminal::connect(lane, principal, &token, key))
+    Ok(token)
 }
 
 async fn start_device(
