@@ -87,13 +87,15 @@ pub(super) async fn run(arguments: &[&str]) -> anyhow::Result<Output> {
     Ok(output)
 }
 
-/// Runs this program, which has to refuse. What it says.
-pub(super) async fn refused(arguments: &[&str]) -> anyhow::Result<String> {
+/// Runs this program, which has to refuse. Its code, and what it says.
+pub(super) async fn refused(arguments: &[&str]) -> anyhow::Result<(String, String)> {
     let output = program(arguments).stdin(Stdio::null()).output().await?;
     if output.status.success() {
         bail!("`{}` was not refused", arguments.join(" "));
     }
-    Ok(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+    let said: serde_json::Value = serde_json::from_slice(&output.stderr).context("a refusal as JSON")?;
+    let field = |name: &str| said[name].as_str().unwrap_or_default().to_owned();
+    Ok((field("error"), field("text")))
 }
 
 fn program(arguments: &[&str]) -> Command {

@@ -129,9 +129,9 @@ async fn scanned(fleet: &mut Fleet, narrator: &mut Narrator) -> anyhow::Result<(
     let data = fleet.device_directory(PIGGY_BANK);
     let (id, data) = (payment.to_string(), data.to_string_lossy().into_owned());
     let show = ["__edge-agent", "code", "show", &id, "--json", "--data", &data];
-    let why = refused(&show).await?;
-    narrator.tell(&format!("at home: {why}"));
-    ensure!(why.contains("other_place"), "the code is refused otherwise: {why}");
+    let (code, why) = refused(&show).await?;
+    narrator.tell(&format!("at home, piggy bank: {code}: {why}"));
+    ensure!(code == "other_place", "the code is refused otherwise");
     stand(fleet.path(), SCHOOL)?;
     narrator.tell("mia goes to school");
     let picture = fleet.path().join("code.png").to_string_lossy().into_owned();
@@ -150,9 +150,9 @@ async fn replayed(fleet: &mut Fleet, narrator: &mut Narrator) -> anyhow::Result<
     let picture = fleet.path().join("code.png").to_string_lossy().into_owned();
     let arguments = scan_arguments(fleet, &["--image", &picture]);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let why = refused(&arguments).await?;
-    narrator.tell(&format!("the till scans it again: {why}"));
-    ensure!(why.contains("code_used"), "the code is refused otherwise: {why}");
+    let (code, why) = refused(&arguments).await?;
+    narrator.tell(&format!("the till scans it again: {code}: {why}"));
+    ensure!(code == "code_used", "the code is refused otherwise");
     mia_has(fleet, narrator, "7.00")
 }
 
