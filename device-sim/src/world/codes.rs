@@ -275,7 +275,9 @@ impl World {
     pub(super) fn shows_code(&mut self, index: usize, shown: Option<ShownCode>) -> Result<(), Violation> {
         let who = self.plan.machines[index].principal.clone();
         let now = self.now;
+        let before = std::mem::take(&mut self.machines[index].front.code);
         let Some(shown) = shown else { return Ok(()) };
+        self.machines[index].front.code = Some(shown.text.clone());
         // Its disk was slow: by now it is too late.
         if self.machines[index].boot_ms(now) > shown.until_boot_ms {
             return Ok(());
@@ -307,7 +309,10 @@ impl World {
         if !self.mix.has(Fault::CoreClockSet) && self.core_time(until.max(now)) > code.expires_at.0 {
             return Err(self.broken("PC-6", format!("{who} shows the code of {payment} when it has expired")));
         }
-        self.check_spot(index, &code)?;
+        // What stands there may stay while the child walks on.
+        if before.as_ref() != Some(&shown.text) {
+            self.check_spot(index, &code)?;
+        }
         if self.machines[index].front.scanned.insert(shown.text.as_str().to_owned()) {
             self.will_scan(&code, &shown);
         }

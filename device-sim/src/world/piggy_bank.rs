@@ -7,6 +7,7 @@ use edge_agent_device::{PromptAnswerRequest, PromptRefusal, ShownPrompt};
 use schemas::envelope::Envelope;
 use schemas::ids::{MessageId, PaymentId};
 use schemas::message::{self, ChildAnswer, PromptAnswer};
+use schemas::signed::CodeText;
 use schemas::topic::Kind;
 
 use super::client::Up;
@@ -46,6 +47,8 @@ pub(super) struct Front {
     pub(super) next: u64,
     /// Where it is, if its receiver knows.
     pub(super) spot: Option<Spot>,
+    /// The code that can be seen.
+    pub(super) code: Option<CodeText>,
     /// Asked for, by ticket.
     pub(super) visits: BTreeMap<u64, Visit>,
     /// Texts that somebody scans.
@@ -58,6 +61,7 @@ impl Front {
         self.screen = None;
         self.tickets.clear();
         self.visits.clear();
+        self.code = None;
         self.spot = None;
     }
 
