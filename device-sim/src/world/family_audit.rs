@@ -147,10 +147,15 @@ impl World {
         // It had the question on its screen, or waiting for that.
         let asked = facts.taken_in && (taken_back || end == End::Expired)
             || facts.code_taken_in && end != End::GivenBack;
-        // What comes back is told where the child is by then.
-        let elsewhere = end == End::GivenBack
-            && self.facts.family.bonds_now().get(&standing.child).and_then(|bonds| bonds.piggy_bank.as_ref())
-                != Some(&standing.piggy_bank.id);
+        // What comes back is told where the child was by then.
+        let used_another = |what: &What| match what {
+            What::Bonds { child, bonds } if *child == standing.child => {
+                bonds.as_ref().and_then(|bonds| bonds.piggy_bank.as_ref()) != Some(&standing.piggy_bank.id)
+            }
+            _ => false,
+        };
+        let elsewhere =
+            end == End::GivenBack && self.facts.family.log.iter().any(|entry| used_another(&entry.what));
         let gone = standing.orphaned || elsewhere;
         if (tell != ResultTo::Guardian || asked) && !gone && !told(&standing.piggy_bank) {
             return Err("the piggy bank was not told how it ended");
