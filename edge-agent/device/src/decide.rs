@@ -18,7 +18,7 @@ use schemas::wire::Text;
 use serde::{Deserialize, Serialize};
 
 pub use code::{CodeRefusal, CodeRequest};
-pub(crate) use code::{PlacesDecision, Whereabouts};
+pub(crate) use code::{PlacesDecision, Whereabouts, is_checked};
 pub use command::HardwareResult;
 pub(crate) use command::Start;
 pub use issue::{IssueRefusal, IssueRequest, Issued};

@@ -166,6 +166,7 @@ impl Device {
         };
         let interrupted = device.state.decide_recovered(&device.context(now_boot_ms));
         device.record(interrupted);
+        device.end_late_codes(now_boot_ms);
         device
     }
 
@@ -502,11 +503,9 @@ impl Device {
                 self.learn_places(&answer, now_boot_ms);
                 Decision::Record(vec![])
             }
-            Down::Places(_)
-            | Down::RequestAnswer(_)
-            | Down::PaymentVerification(_)
-            | Down::Wish(_)
-            | Down::PaySuggestion(_) => {
+            // Somebody scanned with this device's identity, and is gone before the answer came.
+            Down::RequestAnswer(_) => Decision::Record(vec![]),
+            Down::Places(_) | Down::PaymentVerification(_) | Down::Wish(_) | Down::PaySuggestion(_) => {
                 self.state.decide_poison(&context, kind, payload, &Poison::Unexpected)
             }
         }

@@ -242,6 +242,9 @@ pub enum Event {
     CodeAccepted {
         /// With what is paid.
         code: PaymentCode,
+        /// Which enrolment took it in: another one's are over. None in journals from before this field.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        instance: Option<Instance>,
     },
     /// A code's time is over: it is never shown again.
     CodeExpired {

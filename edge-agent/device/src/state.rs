@@ -222,7 +222,7 @@ impl State {
                     self.codes.end(status.payment, CodeEnd::Decided);
                 }
             }
-            Event::CodeAccepted { code } => self.codes.accept(code),
+            Event::CodeAccepted { code, instance } => self.codes.accept(code, *instance),
             Event::CodeExpired { payment } => self.codes.end(*payment, CodeEnd::Expired),
             Event::SignerPinned { instance, signer } => self.places.pin(*instance, *signer),
             Event::PlacesReceived { instance, catalogue } => self.places.receive(*instance, catalogue),

@@ -280,6 +280,118 @@ fn a_token_is_signed_by_the_device_and_made_anew() {
     assert_eq!(why(&keyless.ask(1)), "key_unknown");
 }
 
+/// PC-9: what is shown is judged again when the child asks again, and by itself as often as a token ends.
+#[test]
+fn a_code_that_is_shown_is_judged_again() {
+    let long = |made: PaymentCode| PaymentCode { expires_at: Timestamp(EPOCH_MS + 600_000), ..made };
+    for (made, shown_again) in [(code(1, 0), false), (at_once(1, 0), true), (token(1, 0), false)] {
+        let start = || {
+            let mut bench = piggy();
+            bench.code(&long(made.clone()));
+            bench.settle();
+            let first = told(&bench.ask(1)).unwrap();
+            (bench, first)
+        };
+        let (mut bench, _) = start();
+        bench.stand(50_000, 5);
+        assert_eq!(screen(&bench.settle()), [], "{made:?}: it has just been judged");
+        let outputs = bench.ask(1);
+        assert_eq!((screen(&outputs), why(&outputs)), (vec![None], "not_at_a_place"), "{made:?}");
+        assert_eq!(screen(&bench.ask(2)), [], "nothing is shown, so nothing is taken down");
+
+        for (north, expected) in [(0, vec![Some(id(1))]), (50_000, vec![None])] {
+            let (mut bench, first) = start();
+            assert!(first.until_boot_ms <= bench.now + limits::TOKEN_MS, "{made:?}");
+            bench.now = bench.device.poll_timeout().unwrap();
+            assert_eq!(bench.now, first.until_boot_ms + 1, "{made:?}");
+            bench.stand(north, 5);
+            let expected = if shown_again { expected } else { vec![None] };
+            assert_eq!(screen(&bench.settle()), expected, "{made:?} at {north}");
+        }
+    }
+    let mut bench = piggy();
+    bench.code(&long(PaymentCode { check_place: false, ..at_once(1, 0) }));
+    bench.settle();
+    let until = told(&bench.ask(1)).unwrap().until_boot_ms;
+    assert!(until > 599_000, "nobody judges it: {until}");
+}
+
+/// PC-9: another code is refused, and the one that is shown stays.
+#[test]
+fn a_refusal_takes_down_only_what_it_is_about() {
+    let mut bench = piggy();
+    bench.code(&code(1, 0));
+    bench.code(&PaymentCode { place: Some("shop".parse().unwrap()), ..code(2, 0) });
+    bench.settle();
+    bench.ask(1);
+    let outputs = bench.ask(2);
+    assert_eq!((screen(&outputs), why(&outputs)), (vec![], "other_place"));
+}
+
+/// PC-6: the cloud ends codes with the enrolment that they were sent to, and can tell nobody. A journal of before says
+/// of no code whose it is: those live on.
+#[test]
+fn codes_of_a_former_enrolment_are_over() {
+    for (renewed, expected) in [(false, "shown"), (true, "code_expired")] {
+        let mut bench = piggy();
+        bench.code(&code(1, 0));
+        bench.settle();
+        if renewed {
+            bench.settings.instance = Instance(2);
+        }
+        bench.crash(0);
+        assert_eq!(bench.device.open_codes(0).len(), usize::from(!renewed), "before anything is connected");
+        bench.connect_with_time();
+        bench.places(&answer(1, &cloud()));
+        bench.stand(0, 10);
+        bench.settle();
+        assert_eq!(why(&bench.ask(1)), expected);
+        bench.code(&code(2, 0));
+        bench.settle();
+        assert_eq!(why(&bench.ask(2)), "shown", "one of this enrolment");
+    }
+    let own = Event::CodeAccepted { code: code(1, 0), instance: Some(Instance(1)) };
+    let old = Event::CodeAccepted { code: code(1, 0), instance: None };
+    assert!(!String::from_utf8_lossy(&old.encode()).contains("instance"), "as it was written before");
+    for (event, open) in [(own, 0), (old, 1)] {
+        let mut state = State::default();
+        state.evolve(&Event::decode(&event.encode()).unwrap());
+        let state = State::restore(&state.snapshot()).unwrap();
+        let settings = edge_agent_device::Settings::of("acme/machine-1".parse().unwrap(), Instance(2));
+        let recovered = edge_agent_device::Recovered { state, ..Default::default() };
+        let profile = edge_agent_device::Profile::parse(PIGGY_BANK).unwrap();
+        let device = edge_agent_device::Device::open(settings, profile, recovered, [1; 16], 0);
+        assert_eq!(device.open_codes(0).len(), open, "{event:?}");
+    }
+}
+
+/// PC-7: a time that is known too roughly for a token is no end of the code.
+#[test]
+fn a_token_needs_the_time_more_exactly_than_a_code() {
+    for (made, late, expected) in [
+        (token(1, 0), 0, "shown"),
+        (token(1, 0), 118_000, "shown"),
+        (token(1, 0), limits::TOKEN_MS + 1, "clock_unknown"),
+        (code(1, 0), limits::TOKEN_MS + 1, "shown"),
+        (token(1, 0), 700_000, "code_expired"),
+    ] {
+        let mut bench = Bench::new(PIGGY_BANK);
+        bench.device.handle_key(key());
+        bench.connection += 1;
+        bench.device.handle_connected(bench.connection, 4, 0);
+        let asked = bench.settle();
+        // The answer was under way for so long.
+        let stamp = bench.now;
+        bench.now += late;
+        bench.answer_time_of(&asked, stamp);
+        bench.places(&answer(1, &cloud()));
+        bench.stand(0, 10);
+        bench.code(&PaymentCode { expires_at: Timestamp(EPOCH_MS + 600_000), ..made });
+        bench.settle();
+        assert_eq!(why(&bench.ask(1)), expected, "{late} ms");
+    }
+}
+
 /// Which versions the device said that it has when it asked for places.
 fn questions(outputs: &[Output]) -> Vec<u64> {
     let of = |output: &Output| match output {
@@ -304,6 +416,15 @@ fn places_are_asked_for_on_each_connection() {
         bench.device.handle_tick(at);
         assert_eq!(questions(&bench.settle()).len(), asked, "at {at}");
     }
+    bench.device.handle_journal_room(false);
+    bench.places(&answer(3, &cloud()));
+    bench.settle();
+    let refused = bench.device.status(bench.now).places.unwrap().refused;
+    assert_eq!(refused.unwrap().as_str(), "journal_full");
+    bench.device.handle_journal_room(true);
+    bench.now = 75_000;
+    bench.device.handle_tick(bench.now);
+    assert_eq!(questions(&bench.settle()), [0], "there may be room now");
     bench.places(&answer(3, &cloud()));
     bench.settle();
     bench.now = 700_000;
@@ -519,9 +640,7 @@ fn code_events_and_state_survive_encoding_and_others_stay_as_they_were() {
     let events: Vec<u8> = bench.log.iter().flat_map(Event::encode).collect();
     for (name, text) in [("snapshot", before), ("events", String::from_utf8_lossy(&events).into_owned())] {
         for new in ["codes", "places", "identified"] {
-            // The answer's own report is a message and not a record.
-            let here = text.matches(new).count();
-            assert_eq!(here, usize::from(new == "identified"), "{name} {new}");
+            assert!(!text.contains(new), "{name} {new}");
         }
     }
     bench.places(&answer(1, &cloud()));

@@ -307,6 +307,23 @@ fn effects_of_a_lost_connection_do_not_reach_the_next_one() {
     assert_eq!((acknowledged(&outputs), acts(&outputs)), (0, 1), "{outputs:?}");
 }
 
+/// PC-10: a scan with the device's identity may end before its answer comes: that is no news, and no poison.
+#[test]
+fn the_answer_to_a_scan_that_has_ended_is_taken_in_silence() {
+    let answer = schemas::message::RequestAnswer {
+        key: schemas::ids::IdempotencyKey([1; 16]),
+        payment: None,
+        refused: None,
+        text: Text::new(""),
+    };
+    let mut bench = Bench::new(EXECUTOR);
+    bench.connect_with_time();
+    bench.deliver("request-answer", &Envelope::message(MessageId([2; 16]), answer).encode());
+    let outputs = bench.settle();
+    assert_eq!((acknowledged(&outputs), published(&outputs).len()), (1, 0));
+    assert!(bench.device.status(0).dead_letters.is_empty());
+}
+
 /// correctness.md 10: poison is recorded, refused, acknowledged, and blocks nobody.
 #[test]
 fn poison_is_acknowledged_and_refused_by_name() {
@@ -317,11 +334,10 @@ fn poison_is_acknowledged_and_refused_by_name() {
     };
     let stray = Envelope::message(
         MessageId([2; 16]),
-        schemas::message::RequestAnswer {
-            key: schemas::ids::IdempotencyKey([1; 16]),
-            payment: None,
-            refused: None,
-            text: Text::new(""),
+        schemas::message::PlacesAnswer {
+            version: 1,
+            catalogue: None,
+            signer: schemas::signed::PublicKey::of(&common::key()),
         },
     );
     let cases: [(&str, Vec<u8>, &str); 5] = [
@@ -329,7 +345,7 @@ fn poison_is_acknowledged_and_refused_by_name() {
         ("executor-command", vec![0; 9000], "payload_too_large"),
         ("executor-command", newer, "version_unknown"),
         ("no-such-kind", vec![], "kind_unknown"),
-        ("request-answer", stray.encode(), "kind_unexpected"),
+        ("places", stray.encode(), "kind_unexpected"),
     ];
     let mut bench = Bench::new(EXECUTOR);
     bench.connect_with_time();

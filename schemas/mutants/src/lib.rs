@@ -144,6 +144,10 @@ mutants! {
     AnswerToldUnsynced = "answer-told-unsynced";
     /// a child is asked again when a prompt comes again
     PromptAskedAgain = "prompt-asked-again";
+    /// a code is shown wherever the piggy bank is
+    CodeShownAnywhere = "code-shown-anywhere";
+    /// a code is put up for as long as any, however soon it ends
+    CodeShownLate = "code-shown-late";
 }
 
 impl core::fmt::Display for Mutant {

@@ -6,6 +6,7 @@ use schemas::message::{PaymentCode, PaymentMode, Place, PlacesAnswer, Position, 
 use schemas::signed::{Catalogue, CodeText, Payer, PaymentToken};
 use schemas::time::Timestamp;
 use schemas::wire::Text;
+use schemas_mutants::Mutant;
 
 use super::{Context, Decision, Poison};
 use crate::event::Event;
@@ -113,6 +114,13 @@ pub(crate) enum PlacesDecision {
     Record(Vec<Event>),
     /// Not taken over, and why: for `status`.
     Refused(Code),
+    /// No room now: to be asked for again.
+    Full,
+}
+
+/// Only where it counts (PC-9). Where a tenant shows codes unchecked, asking again hides nothing.
+pub(crate) fn is_checked(code: &PaymentCode) -> bool {
+    code.show == ShowCode::OnRequest || code.check_place
 }
 
 impl State {
@@ -139,13 +147,17 @@ impl State {
         if full {
             return Ok(Decision::Full);
         }
-        Ok(Decision::Record(vec![Event::CodeAccepted { code: code.clone() }]))
+        let instance = Some(context.reporter.instance);
+        Ok(Decision::Record(vec![Event::CodeAccepted { code: code.clone(), instance }]))
     }
 
-    /// Codes whose time may be over: by the upper bound, so that none is shown too late (correctness.md 14).
+    /// Codes whose time may be over: by the upper bound, so that none is shown too late (correctness.md 14). Those of a
+    /// former enrolment have ended with it.
     pub(crate) fn decide_late_codes(&self, context: &Context<'_>) -> Vec<Event> {
-        let Some(upper) = context.upper else { return vec![] };
-        let late = self.codes.open().filter(|code| upper > code.expires_at);
+        let late = self.codes.open().filter(|code| {
+            context.upper.is_some_and(|upper| upper > code.expires_at)
+                || self.codes.is_of_another(&code.payment, context.reporter.instance)
+        });
         late.map(|code| Event::CodeExpired { payment: code.payment }).collect()
     }
 
@@ -169,8 +181,7 @@ impl State {
             Some(upper) if upper > code.expires_at => return Err(CodeRefusal::Expired),
             Some(_) => {}
         }
-        // Where a tenant shows codes unchecked, asking again hides nothing.
-        if code.show == ShowCode::OnRequest || code.check_place {
+        if is_checked(code) && !Mutant::CodeShownAnywhere.is_active() {
             self.check_place(context, code)?;
         }
         Ok(code)
@@ -218,7 +229,7 @@ impl State {
         let instance = context.reporter.instance;
         let refused = |code| PlacesDecision::Refused(Code::known(code));
         if !context.journal_accepts {
-            return refused("journal_full");
+            return PlacesDecision::Full;
         }
         let pinned = self.places.signer(instance);
         if pinned.is_some_and(|pinned| pinned != answer.signer) {
@@ -271,10 +282,17 @@ impl Context<'_> {
         code: &PaymentCode,
         key: &ed25519_dalek::SigningKey,
     ) -> Result<(CodeText, Timestamp), CodeRefusal> {
-        let issued_at = self.lower.ok_or(CodeRefusal::ClockUnknown)?;
+        let (issued_at, upper) = self.lower.zip(self.upper).ok_or(CodeRefusal::ClockUnknown)?;
         // Signed to the second.
-        let expires_at = code.expires_at.min(issued_at.plus_ms(limits::TOKEN_MS));
-        let expires_at = Timestamp(expires_at.0 - expires_at.0 % 1000);
+        let whole_second = |time: Timestamp| Timestamp(time.0 - time.0 % 1000);
+        if upper > whole_second(code.expires_at) {
+            return Err(CodeRefusal::Expired);
+        }
+        let expires_at = whole_second(code.expires_at.min(issued_at.plus_ms(limits::TOKEN_MS)));
+        // The code lives on, and the time is known too roughly for a token of it.
+        if upper > expires_at {
+            return Err(CodeRefusal::ClockUnknown);
+        }
         let device = self.reporter.principal.clone();
         let payer = Payer::claimed(&code.contains, &device.id, &code.child, &code.categories);
         let token =

@@ -8,9 +8,10 @@ use schemas::message::{PaymentCode, PaymentMode, PlacesAnswer, PlacesRequest, Po
 use schemas::time::Timestamp;
 use schemas::topic::Kind;
 use schemas_journal::Position as Record;
+use schemas_mutants::Mutant;
 
 use super::Device;
-use crate::decide::{CodeRefusal, CodeRequest, PlacesDecision, Whereabouts};
+use crate::decide::{CodeRefusal, CodeRequest, PlacesDecision, Whereabouts, is_checked};
 use crate::event::Event;
 use crate::limits;
 use crate::output::{Output, ShownCode};
@@ -39,6 +40,8 @@ pub(super) struct Presenting {
     /// Accepted, and perhaps not on disk yet: these are not shown.
     accepting: VecDeque<(Record, PaymentId)>,
     shown: Option<ShownCode>,
+    /// What is shown was judged by where the device is, which counts until then.
+    judged_until_boot_ms: Option<u64>,
     seed: [u8; 16],
     questions: u64,
     question_due_boot_ms: Option<u64>,
@@ -52,7 +55,7 @@ impl Presenting {
     }
 
     pub(super) fn handle_event(&mut self, event: &Event, position: Record) {
-        if let Event::CodeAccepted { code } = event {
+        if let Event::CodeAccepted { code, .. } = event {
             self.accepting.push_back((position, code.payment));
         }
     }
@@ -66,6 +69,10 @@ impl Presenting {
     pub(super) fn ask_anew(&mut self) {
         self.question_due_boot_ms = Some(0);
         self.pause_ms = RETRY_MS.0;
+    }
+
+    fn shows(&self, payment: PaymentId) -> bool {
+        self.shown.as_ref().is_some_and(|shown| shown.payment == payment)
     }
 
     fn is_accepting(&self, payment: PaymentId) -> bool {
@@ -89,13 +96,12 @@ impl Device {
     /// (PC-9).
     pub fn handle_code_request(&mut self, request: &CodeRequest, now_boot_ms: u64) {
         self.advance(now_boot_ms);
-        let shown = self.presenting.shown.clone().filter(|shown| shown.payment == request.payment);
-        let result = match shown {
-            Some(shown) => Ok(shown),
-            None => self.present(request.payment, now_boot_ms),
-        };
-        if let Ok(shown) = &result {
-            self.put_up(Some(shown.clone()));
+        // One that is shown is judged anew as well: the child may have gone on.
+        let result = self.present(request.payment, now_boot_ms);
+        match &result {
+            Ok(shown) => self.put_up(Some(shown.clone())),
+            Err(_) if self.presenting.shows(request.payment) => self.put_up(None),
+            Err(_) => {}
         }
         self.output(Output::CodeAnswered { ticket: request.ticket, payment: request.payment, result });
     }
@@ -175,11 +181,11 @@ impl Device {
         self.put_up(next);
     }
 
-    /// When the first open code's time is over, or that of the token that is shown.
+    /// When the first open code's time is over, or that of what is shown.
     pub(super) fn next_code_end_boot_ms(&self) -> Option<u64> {
-        let open = self.state.codes.open().map(|code| code.expires_at);
-        let first = open.chain(self.presenting.shown.as_ref().map(|shown| shown.expires_at)).min()?;
-        Some(self.clock.last_boot_ms(first)?.saturating_add(1))
+        let first = self.state.codes.open().map(|code| code.expires_at).min()?;
+        let shown = self.presenting.shown.as_ref().map(|shown| shown.until_boot_ms);
+        Some(self.clock.last_boot_ms(first)?.min(shown.unwrap_or(u64::MAX)).saturating_add(1))
     }
 
     /// When to ask for the places on a live connection.
@@ -211,13 +217,17 @@ impl Device {
 
     pub(super) fn learn_places(&mut self, answer: &PlacesAnswer, now_boot_ms: u64) {
         let decided = self.state.decide_places(&self.context(now_boot_ms), answer);
-        self.presenting.question_due_boot_ms = None;
+        let own = &mut self.presenting;
         match decided {
             PlacesDecision::Record(events) => {
-                self.presenting.refused = None;
+                (own.refused, own.question_due_boot_ms) = (None, None);
                 self.record(events);
             }
-            PlacesDecision::Refused(code) => self.presenting.refused = Some(code),
+            PlacesDecision::Refused(code) => {
+                (own.refused, own.question_due_boot_ms) = (Some(code), None);
+            }
+            // What was due stays due: nothing else would ask again on this connection.
+            PlacesDecision::Full => own.refused = Some(Code::known("journal_full")),
         }
     }
 
@@ -230,7 +240,8 @@ impl Device {
 
     /// The same one, for as long as what is now known of the time allows.
     fn still_shown(&self, shown: ShownCode, now_boot_ms: u64) -> Option<ShownCode> {
-        let until_boot_ms = self.clock.last_boot_ms(shown.expires_at)?;
+        let judged_until_boot_ms = self.presenting.judged_until_boot_ms.unwrap_or(u64::MAX);
+        let until_boot_ms = self.clock.last_boot_ms(shown.expires_at)?.min(judged_until_boot_ms);
         let open = self.state.codes.open().any(|code| code.payment == shown.payment);
         let may = open && !self.set_up_mode && now_boot_ms <= until_boot_ms;
         may.then_some(ShownCode { until_boot_ms, ..shown })
@@ -240,7 +251,7 @@ impl Device {
         self.state.decide_show(&self.context(now_boot_ms), payment).err()
     }
 
-    fn present(&self, payment: PaymentId, now_boot_ms: u64) -> Result<ShownCode, CodeRefusal> {
+    fn present(&mut self, payment: PaymentId, now_boot_ms: u64) -> Result<ShownCode, CodeRefusal> {
         // Nobody can have seen a code that is not on disk yet.
         if self.presenting.is_accepting(payment) {
             return Err(CodeRefusal::NoSuchCode(payment));
@@ -252,11 +263,16 @@ impl Device {
             (_, PaymentMode::Token, Some(key)) => context.token(code, key)?,
             _ => return Err(CodeRefusal::NoKey),
         };
-        let until_boot_ms = self.clock.last_boot_ms(expires_at).ok_or(CodeRefusal::ClockUnknown)?;
-        if now_boot_ms > until_boot_ms {
+        let judged_until_boot_ms = is_checked(code).then_some(now_boot_ms.saturating_add(limits::TOKEN_MS));
+        let last_boot_ms = match Mutant::CodeShownLate.is_active() {
+            true => now_boot_ms.saturating_add(limits::TOKEN_MS),
+            false => self.clock.last_boot_ms(expires_at).ok_or(CodeRefusal::ClockUnknown)?,
+        };
+        if now_boot_ms > last_boot_ms {
             return Err(CodeRefusal::Expired);
         }
-        Ok(ShownCode {
+        let until_boot_ms = last_boot_ms.min(judged_until_boot_ms.unwrap_or(u64::MAX));
+        let shown = ShownCode {
             payment,
             mode: code.mode,
             amount: code.amount,
@@ -264,6 +280,8 @@ impl Device {
             text,
             expires_at,
             until_boot_ms,
-        })
+        };
+        self.presenting.judged_until_boot_ms = judged_until_boot_ms;
+        Ok(shown)
     }
 }

@@ -53,6 +53,9 @@ pub(crate) struct Codes {
     pub(crate) open: VecDeque<PaymentId>,
     /// In order of their end.
     pub(crate) ended: VecDeque<PaymentId>,
+    /// Of those that are open: which enrolment took them in.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    instances: BTreeMap<PaymentId, Instance>,
 }
 
 impl Codes {
@@ -68,10 +71,16 @@ impl Codes {
         })
     }
 
-    pub(super) fn accept(&mut self, code: &PaymentCode) {
+    /// Another enrolment took it in. The cloud ended it with that enrolment, and tells nobody any more.
+    pub(crate) fn is_of_another(&self, payment: &PaymentId, instance: Instance) -> bool {
+        self.instances.get(payment).is_some_and(|of| *of != instance)
+    }
+
+    pub(super) fn accept(&mut self, code: &PaymentCode, instance: Option<Instance>) {
         if let Entry::Vacant(vacant) = self.records.entry(code.payment) {
             vacant.insert(CodeRecord::Open(code.clone()));
             self.open.push_back(code.payment);
+            self.instances.extend(instance.map(|instance| (code.payment, instance)));
         }
     }
 
@@ -80,6 +89,7 @@ impl Codes {
         let CodeRecord::Open(code) = record else { return };
         *record = CodeRecord::Ended { why, expires_at: code.expires_at };
         self.open.retain(|open| *open != payment);
+        self.instances.remove(&payment);
         self.ended.push_back(payment);
     }
 

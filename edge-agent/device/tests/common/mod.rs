@@ -149,12 +149,17 @@ impl Bench {
     }
 
     pub(crate) fn answer_time(&mut self, outputs: &[Output]) {
+        self.answer_time_of(outputs, self.now);
+    }
+
+    /// The answer that the cloud gave at another time than it arrives.
+    pub(crate) fn answer_time_of(&mut self, outputs: &[Output], stamp: u64) {
         for output in outputs {
             let Output::Ask { kind: Kind::CloudTime, payload, .. } = output else { continue };
             let Up::CloudTime(question) = Up::decode(Kind::CloudTime, payload).unwrap().body else {
                 panic!()
             };
-            let now = Timestamp(EPOCH_MS + self.now);
+            let now = Timestamp(EPOCH_MS + stamp);
             let answer =
                 Envelope::message(MessageId([9; 16]), CloudTimeAnswer { nonce: question.nonce, now });
             self.device.handle_message(None, "cloud-time", &answer.encode(), self.now);
