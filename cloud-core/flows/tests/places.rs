@@ -10,7 +10,7 @@ use common::codes::{
     NEAR, PRICE, code_of, confirm, moved, ordered, presenting, qr, refused, scan, set, shown, world,
 };
 use common::family::{categories, entry};
-use common::{World, signing_key, who};
+use common::{START, World, signing_key, who};
 use proptest::prelude::*;
 use schemas::envelope::Envelope;
 use schemas::ids::MessageId;

@@ -106,11 +106,11 @@ fn a_payment_that_the_account_covers_is_settled_at_once() {
     pay_in(&mut w, "mum", 200);
     ask(&mut w, "mum", 2, Up::OwnPayment(own(200, "person/mia"))).unwrap();
     assert_eq!(w.balance("person/mia"), i128::from(HAS + 200));
-    let seen = w.fetch("piggy").into_iter().filter_map(|down| match down {
+    let mut seen = w.fetch("piggy").into_iter().filter_map(|down| match down {
         Down::ChildView(view) => Some(view.available),
         _ => None,
     });
-    assert_eq!(seen.last(), Some(eur(HAS + 200)));
+    assert_eq!(seen.next_back(), Some(eur(HAS + 200)));
     // When memory of it ends, the ledger forgets its transfers too.
     let before = w.driver.cloud().ledger().transfers().count();
     w.pass(w.deadlines.retention_ms + 1);

@@ -92,11 +92,11 @@ fn notices(w: &mut World, guardian: &str) -> Vec<WishNotice> {
 /// What is on the piggy bank's screen; asked for by coming back, as after an outage.
 fn view(w: &mut World, device: &str) -> ChildView {
     w.connect(device);
-    let views = w.fetch(device).into_iter().filter_map(|down| match down {
+    let mut views = w.fetch(device).into_iter().filter_map(|down| match down {
         Down::ChildView(view) => Some(view),
         _ => None,
     });
-    views.last().expect("a view is owed")
+    views.next_back().expect("a view is owed")
 }
 
 fn shown(w: &mut World, number: u8) -> ShownWish {
