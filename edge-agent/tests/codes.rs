@@ -606,3 +606,22 @@ fn a_scan_is_accepted_refused_or_handed_in_again() {
         assert!(!output.status.success() && text.contains(expected), "{arguments:?}: {text}");
     }
 }
+
+/// PC-10: a scan with the identity of an agent that runs would cut that one off. Another's identity does not.
+#[test]
+fn a_scan_leaves_a_running_agent_alone() {
+    let cloud = Cloud::start();
+    cloud.know_places(places(1, &cloud_key()));
+    let piggy = Piggy::new(&cloud, &[]);
+    let _agent = piggy.start();
+    piggy.list(|list| list["places"]["version"] == 1);
+    let arguments = ["scan", "--text", "FQ1:6BF+70790", "--wait-s", "1", "--json"];
+    for (who, error) in [(None, "agent_running"), (Some("acme/till"), "no_answer")] {
+        let mut scan = piggy.machine.command(&arguments);
+        who.iter().for_each(|who| _ = scan.env("FARTHING_PRINCIPAL", who));
+        let output = scan.output().unwrap();
+        let failure: Value = serde_json::from_slice(&output.stderr).unwrap();
+        assert_eq!(failure["error"], error, "{failure}");
+    }
+    assert_eq!(piggy.machine.json(&["status"])["connected"], true);
+}

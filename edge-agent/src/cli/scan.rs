@@ -11,7 +11,7 @@ use schemas::message::{PaymentScan, Up};
 use schemas::money::Money;
 use schemas::signed::CodeText;
 use schemas::time::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::run::{Identity, runtime};
 use super::{Failure, show};
@@ -19,6 +19,7 @@ use crate::clock::{random, wall};
 use crate::code::read_png;
 use crate::config::{Config, Layer};
 use crate::connection::{Access, Endpoint, request};
+use crate::local::{self, LocalError, Request};
 
 /// Largest picture that is read, in bytes.
 const IMAGE_BYTES: u64 = 16 << 20;
@@ -39,6 +40,7 @@ pub(super) struct Scan {
 pub(super) fn scan(data: &Path, flags: Layer, scan: &Scan, json: bool) -> Result<(), Failure> {
     let config = Config::load(data, flags)?;
     let endpoint = endpoint(&config)?;
+    no_agent_runs(&config)?;
     let code = code(scan)?;
     let (key, scanned_at) = match scan.again {
         Some((key, scanned_at)) => (key, Timestamp(scanned_at)),
@@ -85,6 +87,29 @@ fn endpoint(config: &Config) -> Result<Endpoint, Failure> {
         }
         _ => Identity::load(config)?.endpoint(config),
     }
+}
+
+/// The lane has one connection for a principal: a scan with the identity of a running agent would cut that one off.
+fn no_agent_runs(config: &Config) -> Result<(), Failure> {
+    match local::ask(&config.socket(), &Request::Status) {
+        Err(LocalError::NotRunning(_)) => Ok(()),
+        // A person's terminal beside a device.
+        Ok(Ok(status)) if config.values.token.is_some() && !is_same(&status, config) => Ok(()),
+        // Whatever it answers, it runs.
+        _ => Err(Failure::refused(
+            "agent_running",
+            format!(
+                "an agent runs with {}, and a scan with its identity would cut off its connection: scan with an identity \
+                 of its own (another --data directory), or stop the agent first",
+                config.data.display()
+            ),
+        )),
+    }
+}
+
+fn is_same(status: &Value, config: &Config) -> bool {
+    let principal = config.values.principal.as_ref().map(ToString::to_string);
+    principal.is_none() || status["principal"].as_str() == principal.as_deref()
 }
 
 /// From the picture, the text, or one line of stdin.
