@@ -23,8 +23,9 @@ use crate::local::{self, LocalError, Request};
 
 /// Largest picture that is read, in bytes.
 const IMAGE_BYTES: u64 = 16 << 20;
-/// A scan may be handed in again for so long, in milliseconds: longer than any code counts.
-const LIFE_MS: u64 = 6 * 60 * 60 * 1000;
+/// A scan may be handed in again for so long, in milliseconds. The cloud remembers each for that time, and at most 1,000
+/// of one terminal.
+const LIFE_MS: u64 = 10 * 60 * 1000;
 
 /// What to hand in, and how.
 #[derive(Debug)]
