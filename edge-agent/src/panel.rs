@@ -55,6 +55,8 @@ pub(crate) struct View {
     pub(crate) code: Option<ShownCode>,
     /// Codes with which the child may pay.
     pub(crate) codes: Vec<OpenCode>,
+    /// When all this was so.
+    pub(crate) as_of_boot_ms: u64,
     /// What the child has and can look forward to.
     pub(crate) child: Option<ChildView>,
     /// What it has wished for.

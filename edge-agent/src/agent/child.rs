@@ -166,6 +166,7 @@ impl Agent {
             results: self.device.prompt_results(),
             code: self.code.clone().filter(|_| on_screen),
             codes: self.device.open_codes(now),
+            as_of_boot_ms: now,
             child: self.device.child_view().cloned(),
             wishes: self.device.wishes(),
             notice: self.notice.clone(),

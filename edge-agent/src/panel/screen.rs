@@ -130,7 +130,7 @@ fn draw(frame: &mut Frame<'_>, view: &View, now_boot_ms: u64) {
     let shown = view.shown.as_ref().filter(|shown| now_boot_ms <= shown.prompt.until_boot_ms);
     let code = view.code.as_ref().filter(|code| shown.is_none() && now_boot_ms <= code.until_boot_ms);
     if let Some(code) = code {
-        return draw_code(frame, inside, code, view.notice.as_deref(), now_boot_ms);
+        return draw_code(frame, inside, code, view, now_boot_ms);
     }
     let (beside, alone) = RESULTS;
     // Where there is little room, the question has it.
@@ -203,9 +203,17 @@ fn draw_prompt(frame: &mut Frame<'_>, area: Rect, shown: &Shown, more: usize, no
     frame.render_widget(Paragraph::new(vec![Line::raw(""), hints]), hint);
 }
 
+/// How long the child may pay with it. What is shown is judged again before that.
+fn left_ms(code: &ShownCode, view: &View, now_boot_ms: u64) -> u64 {
+    let open = view.codes.iter().find(|open| open.payment == code.payment);
+    let since_ms = now_boot_ms.saturating_sub(view.as_of_boot_ms);
+    let left_ms = open.and_then(|open| open.remaining_ms).map(|left_ms| left_ms.saturating_sub(since_ms));
+    left_ms.unwrap_or_else(|| code.until_boot_ms.saturating_sub(now_boot_ms))
+}
+
 /// The code with what it is for (PC-6); where it finds no room, how large the terminal would have to be.
-fn draw_code(frame: &mut Frame<'_>, area: Rect, code: &ShownCode, notice: Option<&str>, now_boot_ms: u64) {
-    let seconds = code.until_boot_ms.saturating_sub(now_boot_ms) / 1000;
+fn draw_code(frame: &mut Frame<'_>, area: Rect, code: &ShownCode, view: &View, now_boot_ms: u64) {
+    let seconds = left_ms(code, view, now_boot_ms) / 1000;
     let head = format!(
         "Pay {} to {}: hold this before the scanner, {}:{:02} left",
         code.amount,
@@ -217,19 +225,21 @@ fn draw_code(frame: &mut Frame<'_>, area: Rect, code: &ShownCode, notice: Option
     let [words, beside, picture] = Layout::vertical(rows).areas(area);
     let bold = Style::new().add_modifier(Modifier::BOLD);
     frame.render_widget(Paragraph::new(head).style(bold).alignment(Alignment::Center), words);
+    let notice = view.notice.as_deref();
     let notice = Paragraph::new(notice.unwrap_or_default()).style(Style::new().fg(Color::Yellow));
     frame.render_widget(notice, beside);
     let lines = as_lines(code.text.as_str()).unwrap_or_else(|error| error.to_string());
     let (width, height) =
         (lines.lines().map(|line| line.chars().count()).max().unwrap_or(0), lines.lines().count());
     if width > usize::from(picture.width) || height > usize::from(picture.height) {
-        let (more_x, more_y) = (
-            width.saturating_sub(usize::from(picture.width)),
-            height.saturating_sub(usize::from(picture.height)),
+        let whole = frame.area();
+        let (columns, rows) = (
+            usize::from(whole.width) + width.saturating_sub(usize::from(picture.width)),
+            usize::from(whole.height) + height.saturating_sub(usize::from(picture.height)),
         );
         let text = format!(
-            "This terminal is too small for the code: make it {more_x} columns wider and {more_y} rows higher, or use \
-             `edge-agent code show {} --png FILE`.",
+            "This terminal is too small for the code, which takes {columns} columns and {rows} rows: make it larger, or \
+             use `edge-agent code show {} --png FILE`.",
             code.payment
         );
         frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: true }), picture);
