@@ -502,6 +502,7 @@ impl<D: Disk> Driver<D> {
         let is_device = self.cloud.registry().device(&principal).is_some();
         out.disconnect(self.lobby.subscribe(connection, is_device, now), DisconnectReason::TakenOver);
         offer_open_questions(&self.cloud, &principal, now, out);
+        ChildFlow { cloud: &self.cloud, now, out: &mut *out }.offer_suggestions(&principal);
         // What is left of a full disk is not for views.
         if self.has_room() {
             out.shown.extend(self.cloud.registry.child_using(&principal).cloned());

@@ -326,8 +326,14 @@ impl Incoming<'_> {
         for payment in ordered {
             self.child_flow().tell_as_it_stands(payment, principal);
         }
-        self.child_flow().offer_wishes(principal);
-        self.child_flow().offer_suggestions(principal);
+        match wanted {
+            Some(id) => self.child_flow().tell_own_as_it_stands(principal, id),
+            None => self.child_flow().offer_suggestions(principal),
+        }
+        // What is left of a full disk is for what has to end.
+        if wanted.is_none() && self.has_room {
+            self.child_flow().offer_wishes(principal);
+        }
         offer_open_questions(self.cloud, principal, self.now, self.out);
     }
 

@@ -284,7 +284,8 @@ fn refusals_of_own_payments_are_reached() {
         ("mum", own(100, "guardian"), "payee_is_payer"),
         ("mum", own(100, "person/mum"), "payee_is_payer"),
         ("mum", own(100, "merchant/nobody"), "payee_unknown"),
-        ("ann", own(100_000, "merchant/shop"), "balance_insufficient"),
+        // She signs for each payment elsewhere.
+        ("ann", own(100, "merchant/shop"), "verification_needed"),
         ("mum", own(HAS + 1, "merchant/shop"), "balance_insufficient"),
     ]) {
         assert_eq!(ask(&mut w, payer, key, Up::OwnPayment(order)), Err(code.to_owned()), "{payer}");
@@ -314,9 +315,36 @@ fn an_open_suggestion_is_told_again_on_request() {
         w.say("mum", Up::StatusRequest(StatusRequest { payment: None })).unwrap();
     }
     assert_eq!(suggested(&mut w, "mum").len(), 2, "once, while it is owed");
+    w.connect("mum");
+    assert_eq!(suggested(&mut w, "mum").len(), 3, "and when it comes back");
     choose(&mut w, "mum", 2, payment, None).unwrap();
     w.say("mum", Up::StatusRequest(StatusRequest { payment: None })).unwrap();
-    assert_eq!(suggested(&mut w, "mum").len(), 2);
+    w.connect("mum");
+    assert_eq!(suggested(&mut w, "mum").len(), 3);
+    w.finish();
+}
+
+/// correctness.md 11: who has lost how an own payment ended asks for it, and hears it; nobody else does.
+#[test]
+fn how_an_own_payment_ended_is_told_again_on_request() {
+    let (mut w, payment) = suggestion();
+    choose(&mut w, "mum", 2, payment, None).unwrap();
+    let heard = |w: &mut World, person: &str| {
+        w.fetch(person)
+            .into_iter()
+            .filter(|down| match down {
+                Down::PaymentStatus(status) => {
+                    status.payment == payment && status.state == PaymentState::Cancelled
+                }
+                _ => false,
+            })
+            .count()
+    };
+    heard(&mut w, "mum");
+    for (person, count) in [("mum", 1), ("dad", 0)] {
+        w.say(person, Up::StatusRequest(StatusRequest { payment: Some(payment) })).unwrap();
+        assert_eq!(heard(&mut w, person), count, "{person}");
+    }
     w.finish();
 }
 

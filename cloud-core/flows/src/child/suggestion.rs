@@ -149,9 +149,23 @@ impl<'a> ChildFlow<'a> {
         let OwnPhase::Suggested { answer_by, settle_at } = payment.phase else { return };
         let reconnected = self.now.plus_ms(self.cloud.deadlines(&payment.payer.tenant).reconnect_ms);
         if reconnected > settle_at {
-            let phase = OwnPhase::Suggested { answer_by, settle_at: reconnected };
+            // Who has not seen it yet has as long.
+            let phase = OwnPhase::Suggested { answer_by: answer_by.max(reconnected), settle_at: reconnected };
             let (payer, payment) = (payment.payer.clone(), payment.id);
             self.out.event(Event::OwnPaymentMoved { payer, payment, phase });
+        }
+    }
+
+    /// A person asks how one stands.
+    pub(crate) fn tell_own_as_it_stands(&mut self, payer: &Principal, id: PaymentId) {
+        match self.cloud.own_payment(payer, id) {
+            Some(payment) if payment.is_suggested() => self.offer_suggestions(payer),
+            Some(payment) => {
+                if let OwnPhase::Closed { state, .. } = payment.phase {
+                    self.tell_party(payment, state, None, payer);
+                }
+            }
+            None => {}
         }
     }
 
@@ -173,6 +187,11 @@ impl<'a> ChildFlow<'a> {
         if self.cloud.registry.child(payer).is_some() {
             let text = "a child's account pays what its guardians order: wish for it, or ask them";
             return Err(Rejection::new("payer_is_child", text));
+        }
+        // Who signs for each payment elsewhere is not paid for by a token alone here (CP-5).
+        if self.cloud.registry.person(payer).is_some_and(|person| person.public_key.is_some()) {
+            let text = "you sign your payments, and this one can't be signed: pay at a chip or another way";
+            return Err(Rejection::new("verification_needed", text));
         }
         let plain = order_of(order, &payer.id);
         super::check_amount(&plain, tenant)?;
@@ -245,13 +264,27 @@ impl<'a> ChildFlow<'a> {
     }
 
     fn tell_own(&mut self, payment: &OwnPayment, state: PaymentState, reason: Option<Code>) {
-        let settled = state == PaymentState::Settled;
-        let (amount, payer) = (payment.amount, &payment.payer);
+        let payer = &payment.payer;
         let payee = match &payment.payee {
             Payee::Guardian => None,
             Payee::Person(id) => Some(Principal { tenant: payer.tenant.clone(), id: id.clone() }),
             Payee::Merchant(merchant) => self.cloud.registry.merchant_terminal(&payer.tenant, merchant),
         };
+        let payee = payee.filter(|payee| state == PaymentState::Settled && payee != payer);
+        for party in [payer.clone()].into_iter().chain(payee) {
+            self.tell_party(payment, state, reason.clone(), &party);
+        }
+    }
+
+    fn tell_party(
+        &mut self,
+        payment: &OwnPayment,
+        state: PaymentState,
+        reason: Option<Code>,
+        party: &Principal,
+    ) {
+        let settled = state == PaymentState::Settled;
+        let (amount, payer) = (payment.amount, &payment.payer);
         let text = match state {
             PaymentState::Settled => format!("{} paid {amount}.", payer.id),
             PaymentState::Expired => "Nobody answered in time. Nothing was paid.".to_owned(),
@@ -269,11 +302,8 @@ impl<'a> ChildFlow<'a> {
             at: self.now,
         };
         let until = self.now.plus_ms(limits::STATUS_LIFE_MS);
-        let payee = payee.filter(|payee| settled && payee != payer);
-        for party in [payer.clone()].into_iter().chain(payee) {
-            let id = status_id(payment.id, &party, state);
-            self.out.owe(self.cloud, &party, id, Down::PaymentStatus(status.clone()), until);
-        }
+        let id = status_id(payment.id, party, state);
+        self.out.owe(self.cloud, party, id, Down::PaymentStatus(status), until);
     }
 }
 

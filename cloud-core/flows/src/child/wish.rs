@@ -151,11 +151,17 @@ impl<'a> ChildFlow<'a> {
     /// Everything that waits for a guardian is told again, unless it is still owed.
     pub(crate) fn offer_wishes(&mut self, guardian: &Principal) {
         let cloud = self.cloud;
+        let mut offered = 0;
         for (child, found) in cloud.registry.children_of(guardian) {
             for (id, wish) in found.wishes.iter() {
+                // What is owed already is not given up for what is only told again.
+                if !cloud.outbox.has_room(guardian, offered + 1) {
+                    return;
+                }
                 let is_mine = wish.to == guardian.id && wish.state == WishState::Open;
                 let owed = self.cloud.outbox.contains(guardian, notice_id(child, id, wish, wish.state));
                 if is_mine && !owed {
+                    offered += 1;
                     self.tell_wish(child, id, wish, wish.state);
                 }
             }
