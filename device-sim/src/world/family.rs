@@ -289,7 +289,8 @@ impl World {
         let merchant = self.plan.merchant.clone();
         let currency = self.plan.currency;
         let random = &mut self.random.family;
-        let minor = random.range(50, 1_500);
+        // Now and then more than a child has.
+        let minor = if random.chance(150) { random.range(1_500, 9_000) } else { random.range(50, 1_500) };
         let payee = match random.index(8) {
             0 => Some(Payee::Guardian),
             1 => "person/ann".parse().ok(),
