@@ -151,7 +151,6 @@ pub(super) fn draw_mode(random: &mut Random, order: PaymentOrder, merchant: &Mer
         place,
         show: [None, Some(ShowCode::AtOnce), Some(ShowCode::OnRequest)][random.index(3)],
         contains: CodeClaims::new(claims).ok(),
-        identify: random.chance(250).then_some(true),
         ..order
     }
 }

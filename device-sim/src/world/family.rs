@@ -308,6 +308,7 @@ impl World {
             note: random.chance(300).then(|| Text::new("as we said")),
             tell: [None, Some(ResultTo::Both), Some(ResultTo::Guardian), Some(ResultTo::PiggyBank)]
                 [random.index(4)],
+            identify: random.chance(350).then_some(true),
             ..PaymentOrder::deduction(child, currency.minor(minor), categories)
         };
         codes::draw_mode(random, order, &self.plan.merchant)

@@ -169,7 +169,7 @@ faults! {
     /// A terminal asks for more than the code says.
     WrongAmount = "wrong-amount", 300;
     /// The piggy bank was to make sure who says yes, and could not.
-    NotIdentified = "not-identified", 500;
+    NotIdentified = "not-identified", 1000;
 }
 
 /// How often each fault strikes, in a thousand occasions.
