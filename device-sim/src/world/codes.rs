@@ -239,7 +239,10 @@ impl World {
 
     /// The receiver says where it is, or is silent from now on.
     pub(super) fn stand(&mut self, index: usize, spot: Option<Spot>) {
-        self.machines[index].front.spot = spot;
+        let now = self.now;
+        let front = &mut self.machines[index].front;
+        front.spot_before = front.spot.map(|spot| (spot, now));
+        front.spot = spot;
         self.with_device(index, |device, boot_ms| {
             let fix = spot.map(|spot| Fix {
                 latitude_e7: spot.latitude_e7(),
@@ -323,20 +326,14 @@ impl World {
         if code.show == ShowCode::AtOnce && !code.check_place {
             return Ok(());
         }
-        let here = match self.machines[index].front.spot {
-            Some(Spot::Market) => Some("market"),
-            Some(Spot::Stall) => Some("stall"),
-            Some(Spot::Elsewhere) | None => None,
-        };
-        let takes = match here {
-            Some("market") => true,
-            Some(_) => code.categories.iter().any(|category| category.as_str() == "school"),
-            None => false,
-        };
-        let named = code.place.as_ref().map(PlaceId::as_str);
-        if takes && (named.is_none() || named == here) {
+        const MOMENT_MS: u64 = 1_000;
+        let front = &self.machines[index].front;
+        let just_now = front.spot_before.filter(|(_, until)| self.now <= until + MOMENT_MS);
+        let spots = front.spot.into_iter().chain(just_now.map(|(spot, _)| spot));
+        if spots.into_iter().any(|spot| counts_at(spot, code)) {
             return Ok(());
         }
+        let here = front.spot;
         let who = self.plan.machines[index].principal.clone();
         Err(self.broken("PC-9", format!("{who} shows the code of {} at {here:?}", code.payment)))
     }
@@ -394,6 +391,15 @@ impl World {
         self.facts.family.scan_wishes.push(wish);
         self.after(wait, Happening::Act(by, Deed::Ask(Wish::Scan { scan })));
     }
+}
+
+fn counts_at(spot: Spot, code: &PaymentCode) -> bool {
+    let (here, takes) = match spot {
+        Spot::Market => ("market", true),
+        Spot::Stall => ("stall", code.categories.iter().any(|category| category.as_str() == "school")),
+        Spot::Elsewhere => return false,
+    };
+    takes && code.place.as_ref().is_none_or(|place| place.as_str() == here)
 }
 
 fn read_qr(text: &CodeText) -> Option<PaymentQr> {

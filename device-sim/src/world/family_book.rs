@@ -295,6 +295,8 @@ impl Book<'_> {
             }
             return self.accept(at, id, &child, facts, row);
         }
+        // The core forgets a key with its first event after that key's end: until then it may still be refused.
+        let may_be_remembered = self.used.contains_key(&facts.request);
         if row.is_some() || !self.is_new(at, &facts.request, facts.not_after) {
             return Ok(());
         }
@@ -304,7 +306,7 @@ impl Book<'_> {
         self.refused += 1;
         match code {
             Some(code) if reasons.contains(&code.as_str()) => Ok(()),
-            None if !reasons.is_empty() => Ok(()),
+            None if may_be_remembered || !reasons.is_empty() => Ok(()),
             _ => Err((
                 "PC-1",
                 format!("{by} orders {:?}, is answered {code:?}, and should be {reasons:?}", facts.order),

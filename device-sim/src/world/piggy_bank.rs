@@ -47,6 +47,8 @@ pub(super) struct Front {
     pub(super) next: u64,
     /// Where it is, if its receiver knows.
     pub(super) spot: Option<Spot>,
+    /// Where it was before, and until when: what it shows was decided a moment ago.
+    pub(super) spot_before: Option<(Spot, u64)>,
     /// The code that can be seen.
     pub(super) code: Option<CodeText>,
     /// Asked for, by ticket.
@@ -63,6 +65,7 @@ impl Front {
         self.visits.clear();
         self.code = None;
         self.spot = None;
+        self.spot_before = None;
     }
 
     pub(super) fn is_dark(&self) -> bool {
