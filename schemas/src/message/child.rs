@@ -154,7 +154,7 @@ wire! {
 }
 wire! {
     /// Cloud to piggy bank: what the child has and what it can look forward to, for its screen (PC-14). A newer one takes
-    /// the place of an older one.
+    /// the place of an older one; of two of one millisecond the later one on the wire is newer.
     pub struct ChildView {
         /// Whose.
         pub child: PrincipalId,

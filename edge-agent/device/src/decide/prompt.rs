@@ -145,9 +145,10 @@ impl State {
         Decision::Record(vec![Event::PaymentResultReceived { status: status.clone() }])
     }
 
-    /// What the child has (PC-14). One that is no newer than what is known, or says the same, changes nothing.
+    /// What the child has (PC-14). An older one than what is known, or the same, changes nothing. Two of one millisecond
+    /// come in the order in which the cloud said them.
     pub(crate) fn decide_child_view(&self, context: &Context<'_>, view: &ChildView) -> Decision {
-        if self.child_view.as_ref().is_some_and(|known| view.as_of <= known.as_of) {
+        if self.child_view.as_ref().is_some_and(|known| view.as_of < known.as_of || view == known) {
             return Decision::Record(vec![]);
         }
         if !context.journal_accepts {
