@@ -20,11 +20,16 @@ pub(crate) struct Delivery {
     high_water: u64,
     /// Up to the high water, and not sent as nobody had subscribed.
     skipped: BTreeSet<u64>,
-    /// Where the next pull begins. Goes back when a new subscription makes skipped messages wanted.
+    /// Up to the high water, and put off by the client. No more than the core owes.
+    put_off: BTreeSet<u64>,
+    /// Where the next pull begins. Goes back when a new subscription makes skipped messages wanted, and when it is time
+    /// to try again.
     cursor: u64,
     pull: Option<Pull>,
     /// There may be more than was pulled.
     more: bool,
+    /// When what the client has put off is asked for again.
+    retry_at_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,9 +48,10 @@ struct Subscription {
 }
 
 #[derive(Debug)]
-struct InFlight {
+pub(crate) struct InFlight {
     packet_id: u16,
-    message: MessageId,
+    sequence: u64,
+    pub(crate) message: MessageId,
     sent_at_ms: u64,
 }
 
@@ -70,9 +76,11 @@ impl Delivery {
             last_packet_id: 0,
             high_water: 0,
             skipped: BTreeSet::new(),
+            put_off: BTreeSet::new(),
             cursor: 0,
             pull: None,
             more: false,
+            retry_at_ms: None,
         }
     }
 
@@ -91,9 +99,7 @@ impl Delivery {
         }
         self.subscriptions.push(Subscription { text: text.into(), filter, qos, identifier });
         self.more = true;
-        if let Some(first) = self.skipped.first() {
-            self.cursor = self.cursor.min(first.saturating_sub(1));
-        }
+        self.go_back_to(self.skipped.first().copied());
         true
     }
 
@@ -149,7 +155,7 @@ impl Delivery {
     /// Judges the next entry of the answer to `pull`.
     pub(crate) fn judge(&mut self, pull: Pull, sequence: u64, kind: Kind) -> Verdict {
         let seen = sequence <= self.high_water;
-        if seen && !self.skipped.contains(&sequence) {
+        if seen && !self.skipped.contains(&sequence) && !self.put_off.contains(&sequence) {
             self.advance(pull, sequence);
             return Verdict::Pass;
         }
@@ -166,13 +172,21 @@ impl Delivery {
             return Verdict::Full;
         }
         self.skipped.remove(&sequence);
+        self.put_off.remove(&sequence);
         self.advance(pull, sequence);
         Verdict::Send { qos, identifiers }
+    }
+
+    /// The next pull begins there, if that is earlier.
+    fn go_back_to(&mut self, sequence: Option<u64>) {
+        self.cursor = sequence.map_or(self.cursor, |sequence| self.cursor.min(sequence.saturating_sub(1)));
     }
 
     /// A subscription that came while the answer was on its way has moved the cursor back: then it stays there.
     fn advance(&mut self, pull: Pull, sequence: u64) {
         if self.cursor >= pull.after_sequence {
+            // What the core has left out it owes no more.
+            self.put_off.retain(|put_off| *put_off <= self.cursor || *put_off >= sequence);
             self.cursor = self.cursor.max(sequence);
         } else {
             self.more = true;
@@ -191,15 +205,34 @@ impl Delivery {
     }
 
     /// It is on its way with QoS 1.
-    pub(crate) fn sent(&mut self, packet_id: u16, message: MessageId, sent_at_ms: u64) {
-        self.in_flight.push_back(InFlight { packet_id, message, sent_at_ms });
+    pub(crate) fn sent(&mut self, packet_id: u16, sequence: u64, message: MessageId, sent_at_ms: u64) {
+        self.in_flight.push_back(InFlight { packet_id, sequence, message, sent_at_ms });
     }
 
-    /// The message that this PUBACK clears; none if it is late or invented.
-    pub(crate) fn acknowledged(&mut self, packet_id: u16) -> Option<MessageId> {
+    /// The delivery that this PUBACK is about; none if it is late or invented.
+    pub(crate) fn acknowledged(&mut self, packet_id: u16) -> Option<InFlight> {
         let index = self.in_flight.iter().position(|in_flight| in_flight.packet_id == packet_id);
         let index = index.or(Mutant::LatePubackClearsOther.is_active().then_some(0))?;
-        self.in_flight.remove(index).map(|in_flight| in_flight.message)
+        self.in_flight.remove(index)
+    }
+
+    /// The client has no room for it: it is sent again then, with a packet id of its own (correctness.md 9).
+    pub(crate) fn put_off(&mut self, settled: &InFlight, retry_at_ms: u64) {
+        self.put_off.insert(settled.sequence);
+        self.retry_at_ms.get_or_insert(retry_at_ms);
+    }
+
+    /// When [`retry`](Self::retry) is needed.
+    pub(crate) fn retry_at_ms(&self) -> Option<u64> {
+        self.retry_at_ms
+    }
+
+    /// What was put off is asked for again, when it is time.
+    pub(crate) fn retry(&mut self, now_ms: u64) {
+        if self.retry_at_ms.take_if(|due_ms| *due_ms <= now_ms).is_some() {
+            self.more = true;
+            self.go_back_to(self.put_off.first().copied());
+        }
     }
 
     /// When the delivery that has waited longest was sent.

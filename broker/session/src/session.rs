@@ -166,6 +166,10 @@ impl Session {
     /// Time has come to `now_ms`.
     pub fn handle_timeout(&mut self, now_ms: u64) {
         self.now_ms = self.now_ms.max(now_ms);
+        if let Phase::Open(open) = &mut self.phase {
+            open.delivery.retry(self.now_ms);
+            self.ask_for_owed();
+        }
         let Some((due_ms, reason)) = self.next_timeout() else { return };
         if self.now_ms < due_ms {
             return;
@@ -188,7 +192,11 @@ impl Session {
 
     /// When [`handle_timeout`](Self::handle_timeout) is next needed.
     pub fn poll_timeout(&self) -> Option<u64> {
-        self.next_timeout().map(|(due_ms, _)| due_ms)
+        let retry_at_ms = match &self.phase {
+            Phase::Open(open) => open.delivery.retry_at_ms(),
+            _ => None,
+        };
+        self.next_timeout().map(|(due_ms, _)| due_ms).into_iter().chain(retry_at_ms).min()
     }
 
     /// The core's answer to [`Event::Connect`] for a party to payments.
@@ -346,6 +354,9 @@ impl fmt::Debug for Session {
     }
 }
 
+/// The receiver has no room now.
+const QUOTA_EXCEEDED: u8 = 0x97;
+
 /// The library refused to print a packet that we made: our own fault, so the connection must not go on.
 const INTERNAL: Fault = Fault { code: 0x83, what: "a packet could not be encoded" };
 
@@ -446,9 +457,12 @@ impl Session {
             Packet::Publish(publish) => self.handle_publish(publish),
             Packet::Puback { packet_id, code } => {
                 if let Phase::Open(open) = &mut self.phase
-                    && let Some(message) = open.delivery.acknowledged(packet_id)
+                    && let Some(settled) = open.delivery.acknowledged(packet_id)
                 {
-                    self.events.push_back(Event::Acknowledged { message, code });
+                    if code == QUOTA_EXCEEDED {
+                        open.delivery.put_off(&settled, self.now_ms + self.limits.quota_retry_ms);
+                    }
+                    self.events.push_back(Event::Acknowledged { message: settled.message, code });
                 }
                 Ok(())
             }
@@ -579,7 +593,7 @@ fn send_owed(
     };
     let fits = encode::publish(out, open.version, outgoing, open.max_packet_bytes)?;
     if let Some(packet_id) = packet_id.filter(|_| fits) {
-        open.delivery.sent(packet_id, owed.message, now_ms);
+        open.delivery.sent(packet_id, owed.sequence, owed.message, now_ms);
     }
     Ok(fits)
 }

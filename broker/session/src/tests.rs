@@ -631,3 +631,36 @@ fn a_peer_that_does_not_read_is_not_read() {
     }
     assert_eq!(pongs, 1000, "nothing is lost");
 }
+
+/// correctness.md 9: what a client has no room for is sent again on the same connection, as a new PUBLISH, and nothing else
+/// waits for it.
+#[test]
+fn what_is_put_off_is_sent_again_later() {
+    let mut session = opened_as(&Hello::default(), Limits { max_skipped: 0, ..Limits::default() });
+    session.handle_bytes(0, &subscribe(V5, 1, &[(&down("#"), 1)]));
+    events(&mut session);
+    let all = |range: std::ops::RangeInclusive<u64>| range.map(|n| owed(n, Kind::CloudTime, b"x")).collect();
+    session.handle_owed(0, all(1..=3));
+    assert_eq!(sent(&mut session).len(), 4, "SUBACK and three deliveries");
+    let put_off = |id: u8| packet(0x40, &[&[0, id, 0x97]]);
+    session.handle_bytes(1_000, &[put_off(1), puback(2), put_off(3)].concat());
+    assert_eq!(events(&mut session).len(), 3);
+    session.handle_wake();
+    session.handle_owed(1_000, all(4..=4));
+    assert_eq!(sent(&mut session).len(), 1, "only the new one");
+    session.handle_bytes(1_000, &puback(4));
+    events(&mut session);
+    assert_eq!(session.poll_timeout(), Some(6_000));
+    session.handle_timeout(5_999);
+    assert!(events(&mut session).is_empty());
+    session.handle_timeout(6_000);
+    assert_eq!(events(&mut session), [Event::Pull { after_sequence: 0, max: 32 }]);
+    // The second was cleared; the third is not owed any more.
+    session.handle_owed(6_000, vec![owed(1, Kind::CloudTime, b"x"), owed(4, Kind::CloudTime, b"x")]);
+    let again = sent(&mut session);
+    assert_eq!(again.len(), 1);
+    assert!(again[0].ends_with(b"x") && again[0][0] == 0x32, "a new PUBLISH, without DUP");
+    session.handle_bytes(6_500, &puback(5));
+    events(&mut session);
+    assert_eq!(session.poll_timeout(), opened(V5).poll_timeout(), "nothing is put off any more");
+}

@@ -56,6 +56,8 @@ pub struct Limits {
     pub standing_timeout_ms: u64,
     /// From a delivery to its PUBACK; then the connection is closed, as MQTT allows no second send (correctness.md 8).
     pub ack_timeout_ms: u64,
+    /// From a PUBACK with 0x97, which puts a delivery off, to the next try (correctness.md 9).
+    pub quota_retry_ms: u64,
     /// Without any progress while bytes wait to be written.
     pub write_timeout_ms: u64,
 }
@@ -75,6 +77,7 @@ impl Default for Limits {
             connect_timeout_ms: 10_000,
             standing_timeout_ms: 2_000,
             ack_timeout_ms: 30_000,
+            quota_retry_ms: 5_000,
             write_timeout_ms: 30_000,
         }
     }
@@ -175,7 +178,8 @@ pub enum Event {
     Acknowledged {
         /// Which.
         message: MessageId,
-        /// 0x80 and above: not a promise. 0x97: send it later, as a new entry. 0x95: larger than this client accepts.
+        /// 0x80 and above: not a promise. 0x97: put off, the session sends it again after
+        /// [`Limits::quota_retry_ms`]. 0x95: larger than this client accepts.
         code: u8,
     },
     /// For the audit, and for the answer on `down/refused` to MQTT 3.1.1 clients.

@@ -80,11 +80,11 @@ fn packet_identifiers_of_deliveries_are_never_0_and_never_in_use() {
     let mut delivery = Delivery::new(3, 0);
     let message = MessageId::derived("t", &[b"m"]);
     let kept = delivery.free_packet_id();
-    delivery.sent(kept, message, 0);
+    delivery.sent(kept, 1, message, 0);
     for _ in 0..140_000 {
         let packet_id = delivery.free_packet_id();
         assert!(packet_id != 0 && packet_id != kept);
-        delivery.sent(packet_id, message, 0);
+        delivery.sent(packet_id, 1, message, 0);
         assert!(delivery.acknowledged(packet_id).is_some());
     }
 }
