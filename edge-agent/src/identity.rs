@@ -4,9 +4,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use schemas::ids::{PaymentId, PrincipalId};
-use tokio::process::Command;
 
-use crate::program::{Group, fill};
+use crate::program::Program;
 
 /// Exit code. Anything else (0 too, which is how a program ends that was asked for its version) is no.
 const IS_CHILD: i32 = 20;
@@ -23,28 +22,11 @@ pub(crate) async fn is_child(
         "child" => Some(child.to_string()),
         _ => None,
     };
-    let mut argv = argv.iter().map(|argument| fill(argument, value));
-    let Some(program) = argv.next() else { return false };
-    let spawned = Command::new(&program)
-        .args(argv)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::inherit())
-        .process_group(0)
-        .spawn();
-    let mut started = match spawned {
-        Ok(started) => started,
-        Err(error) => {
-            tracing::error!(program, %error, "the program that identifies does not start: check argv in the profile");
-            return false;
-        }
-    };
-    let mut group = Group::of(&started);
-    let Ok(status) = tokio::time::timeout(timeout, started.wait()).await else {
-        tracing::warn!(program, "the program that identifies took too long");
+    let Some(mut program) = Program::start(argv, value, Stdio::null(), "identifies") else { return false };
+    let Ok(status) = tokio::time::timeout(timeout, program.wait()).await else {
+        tracing::warn!(program = program.name, "the program that identifies took too long");
         return false;
     };
-    group.ended();
     status.is_ok_and(|status| status.code() == Some(IS_CHILD))
 }
 

@@ -1,7 +1,10 @@
-//! Programs that a profile names: their arguments, and their end.
+//! Programs that a profile names: their arguments, their start, and their end.
+
+use std::io;
+use std::process::{ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::process::Child;
+use tokio::process::{ChildStdin, Command};
 
 /// Other people's words, for a terminal or an argument: nothing that moves a cursor or turns the line around.
 pub(crate) fn plain(text: &str) -> String {
@@ -32,24 +35,61 @@ pub(crate) fn fill(template: &str, value: impl Fn(&str) -> Option<String>) -> St
     filled + rest
 }
 
-/// A program in a process group of its own, so that its helpers end with it. Killed when dropped.
-pub(crate) struct Group(Option<Pid>);
+/// A running program in a process group of its own, so that its helpers end with it. Killed when dropped.
+pub(crate) struct Program {
+    /// As the profile names it.
+    pub(crate) name: String,
+    child: tokio::process::Child,
+    /// None once it has ended by itself: its id may be somebody else's by then.
+    group: Option<Pid>,
+}
 
-impl Group {
-    /// Of a child that was spawned with `process_group(0)`.
-    pub(crate) fn of(child: &Child) -> Self {
-        Self(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
+impl Program {
+    /// Starts the program that `purpose` ("asks", "identifies"). `None`: it is not named, or does not start, which is
+    /// logged.
+    pub(crate) fn start(
+        argv: &[String],
+        value: impl Fn(&str) -> Option<String>,
+        stdin: Stdio,
+        purpose: &str,
+    ) -> Option<Self> {
+        let mut argv = argv.iter().map(|argument| fill(argument, &value));
+        let name = argv.next()?;
+        let spawned = Command::new(&name)
+            .args(argv)
+            .stdin(stdin)
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .process_group(0)
+            .spawn();
+        match spawned {
+            Ok(child) => {
+                let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+                Some(Self { name, child, group })
+            }
+            Err(error) => {
+                tracing::error!(program = name, %error, "the program that {purpose} does not start: check argv in the profile");
+                None
+            }
+        }
     }
 
-    /// It has ended by itself: its id may be somebody else's by now.
-    pub(crate) fn ended(&mut self) {
-        self.0 = None;
+    /// Its stdin, if it was started with a pipe; once.
+    pub(crate) fn take_stdin(&mut self) -> Option<ChildStdin> {
+        self.child.stdin.take()
+    }
+
+    /// Until it has ended by itself.
+    pub(crate) async fn wait(&mut self) -> io::Result<ExitStatus> {
+        let status = self.child.wait().await;
+        self.group = None;
+        status
     }
 }
 
-impl Drop for Group {
+impl Drop for Program {
     fn drop(&mut self) {
-        if let Some(group) = self.0 {
+        if let Some(group) = self.group {
             let _ = kill_process_group(group, Signal::KILL);
         }
     }

@@ -184,6 +184,17 @@ impl Fleet {
         devices_of(self.options.machines).into_iter().for_each(|device| self.enrol(device));
     }
 
+    /// What a person of our own ledger has, and that nothing of it is reserved; and that our books agree with themselves.
+    pub fn person_has(&self, name: &str, amount: &str) {
+        let AdminAnswer::Accounts(rows) = self.core(AdminCommand::ListAccounts) else { panic!("accounts") };
+        let row = rows.iter().find(|row| row.account == format!("person/{name}")).unwrap();
+        assert_eq!(row.debits_pending.minor, 0, "nothing stays reserved");
+        let has = row.credits_posted.currency.minor(row.credits_posted.minor - row.debits_posted.minor);
+        assert_eq!(has, amount.parse().unwrap());
+        let AdminAnswer::Books(books) = self.core(AdminCommand::Books) else { panic!("books") };
+        assert!(books.balanced, "{:?}", books.problem);
+    }
+
     /// As a technician does it.
     pub fn enrol(&self, device: &str) {
         let issue = ShellCommand::IssueClaim { device: principal(device), valid_ms: ONE_DAY_MS };

@@ -122,17 +122,6 @@ fn row(fleet: &Fleet, payment: PaymentId) -> ChildPaymentRow {
     rows.into_iter().find(|row| row.payment == payment).unwrap()
 }
 
-/// What Mia has, and that nothing of it is reserved; and that our books agree with themselves.
-fn mia_has(fleet: &Fleet, amount: &str) {
-    let AdminAnswer::Accounts(rows) = fleet.core(AdminCommand::ListAccounts) else { panic!("accounts") };
-    let row = rows.iter().find(|row| row.account == "person/mia").unwrap();
-    assert_eq!(row.debits_pending.minor, 0, "nothing stays reserved");
-    let has = row.credits_posted.currency.minor(row.credits_posted.minor - row.debits_posted.minor);
-    assert_eq!(has, amount.parse().unwrap());
-    let AdminAnswer::Books(books) = fleet.core(AdminCommand::Books) else { panic!("books") };
-    assert!(books.balanced, "{:?}", books.problem);
-}
-
 /// PC-1 to PC-4: asked on this piggy bank and no other, taken with the child's yes, untouched by its no.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_child_confirms_one_payment_and_rejects_another() {
@@ -150,7 +139,7 @@ async fn a_child_confirms_one_payment_and_rejects_another() {
         assert!(prompts(&fleet, PIGGY).is_empty());
         let again = press(&fleet, PIGGY, "confirm", payment).unwrap_err();
         assert!(again.contains("already_answered"), "{again}");
-        mia_has(&fleet, has);
+        fleet.person_has("mia", has);
     }
     let mut stranger = terminal(&fleet, "home/stranger");
     let refused = stranger.order(order(), WAIT).await.unwrap_err().to_string();
@@ -179,7 +168,7 @@ async fn an_answer_survives_a_power_cut_of_the_piggy_bank() {
         let told = dad.status(payment, WAIT, |status| status.state != PaymentState::Prompting).await.unwrap();
         assert_eq!(told.state, PaymentState::Settled, "killed at {step}");
         has -= 5;
-        mia_has(&fleet, &format!("{has}.00 EUR"));
+        fleet.person_has("mia", &format!("{has}.00 EUR"));
         fleet.wait_for_device(PIGGY);
     }
 }
@@ -207,7 +196,7 @@ async fn the_core_dies_while_the_child_thinks() {
     fleet.start_core(None).unwrap();
     let told = dad.status(payment, WAIT, |status| status.state != PaymentState::Prompting).await.unwrap();
     assert_eq!(told.state, PaymentState::Settled);
-    mia_has(&fleet, "15.00 EUR");
+    fleet.person_has("mia", "15.00 EUR");
 }
 
 /// PC-4, PC-15: silence, a withdrawal, another piggy bank and a lost one: the prompt leaves the screen, nothing moves.
@@ -241,7 +230,7 @@ async fn a_prompt_ends_without_an_answer() {
             until("an empty screen", || prompts(&fleet, device).is_empty().then_some(()));
             assert!(press(&fleet, device, "confirm", payment).is_err(), "{why}");
         }
-        mia_has(&fleet, "20.00 EUR");
+        fleet.person_has("mia", "20.00 EUR");
     }
     let story = fleet.cli(&["admin", "children", "payments"]);
     let story = text(&story.stdout);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
-use cloud_core_flows::admin::{AdminAnswer, AdminCommand, BankKind, OnUnknown};
+use cloud_core_flows::admin::{AdminCommand, BankKind, OnUnknown};
 use cloud_core_flows::children::Bonds;
 use cloud_core_flows::places::{CodeRules, RegisteredPlace};
 use device_sim::live::terminal::Terminal;
@@ -185,17 +185,6 @@ fn scan(fleet: &Fleet, who: &str, arguments: &[&str]) -> Result<Value, String> {
     Err(json(&output.stderr)["error"].as_str().unwrap_or_default().to_owned())
 }
 
-/// What Mia has, and that nothing of it is reserved; and that our books agree with themselves.
-fn mia_has(fleet: &Fleet, amount: &str) {
-    let AdminAnswer::Accounts(rows) = fleet.core(AdminCommand::ListAccounts) else { panic!("accounts") };
-    let row = rows.iter().find(|row| row.account == "person/mia").unwrap();
-    assert_eq!(row.debits_pending.minor, 0, "nothing stays reserved");
-    let has = row.credits_posted.currency.minor(row.credits_posted.minor - row.debits_posted.minor);
-    assert_eq!(has, amount.parse().unwrap());
-    let AdminAnswer::Books(books) = fleet.core(AdminCommand::Books) else { panic!("books") };
-    assert!(books.balanced, "{:?}", books.problem);
-}
-
 /// PC-6, PC-9, PC-10: shown only at the school, read from its picture, paid once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_picture_pays_once_and_is_shown_only_at_the_place() {
@@ -220,7 +209,7 @@ async fn a_picture_pays_once_and_is_shown_only_at_the_place() {
     let told = dad.status(payment, WAIT, |status| is_final(status.state)).await.unwrap();
     assert_eq!(told.state, PaymentState::Settled);
     assert_eq!(scan(&fleet, "home/canteen-till", &image).unwrap_err(), "code_used");
-    mia_has(&fleet, "17.50 EUR");
+    fleet.person_has("mia", "17.50 EUR");
 }
 
 /// PC-7: the same with a token as text.
@@ -236,7 +225,7 @@ async fn a_token_pays_once() {
     assert_eq!(scan(&fleet, "home/canteen-till", &arguments).unwrap()["payment"], payment.to_string());
     dad.status(payment, WAIT, |status| status.state == PaymentState::Settled).await.unwrap();
     assert_eq!(scan(&fleet, "home/canteen-till", &arguments).unwrap_err(), "code_used");
-    mia_has(&fleet, "17.50 EUR");
+    fleet.person_has("mia", "17.50 EUR");
 }
 
 /// PC-6, PC-15: a code that nobody scans is over in time, for the child as for the books.
@@ -253,7 +242,7 @@ async fn a_code_that_nobody_scans_gives_the_money_back() {
     assert_eq!(late, "code_expired");
     let shown = at_piggy(&fleet, &["code", "show", &payment.to_string()]);
     assert_eq!(shown.status.code(), Some(6), "{}", text(&shown.stdout));
-    mia_has(&fleet, "20.00 EUR");
+    fleet.person_has("mia", "20.00 EUR");
 }
 
 /// correctness.md 15, 16: the core dies while the code is shown. The scan counts, once, when it is back.
@@ -271,5 +260,5 @@ async fn the_core_dies_while_a_code_is_shown() {
     assert_eq!(scan(&fleet, "home/canteen-till", &image).unwrap()["payment"], payment.to_string());
     dad.status(payment, WAIT, |status| status.state == PaymentState::Settled).await.unwrap();
     assert_eq!(scan(&fleet, "home/canteen-till", &image).unwrap_err(), "code_used");
-    mia_has(&fleet, "17.50 EUR");
+    fleet.person_has("mia", "17.50 EUR");
 }

@@ -9,11 +9,10 @@ use std::process::Stdio;
 use edge_agent_device::{CodeDisplay, ShownCode};
 use schemas::signed::CodeText;
 use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
 use tokio::task::AbortHandle;
 
 use super::as_png;
-use crate::program::{Group, fill};
+use crate::program::Program;
 
 /// What shows codes. Its end takes the code away.
 #[derive(Debug)]
@@ -102,31 +101,15 @@ fn remove(path: &Path) {
 
 /// Runs the program with the code on its stdin. Dropping this kills it.
 async fn present(argv: Vec<String>, shown: ShownCode) {
-    let mut argv = argv.iter().map(|argument| fill(argument, |name| value(name, &shown)));
-    let Some(program) = argv.next() else { return };
-    let spawned = Command::new(&program)
-        .args(argv)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::inherit())
-        .process_group(0)
-        .spawn();
-    let mut child = match spawned {
-        Ok(child) => child,
-        Err(error) => {
-            tracing::error!(program, %error, "the program that shows codes does not start: check argv in the profile");
-            return;
-        }
-    };
-    let mut group = Group::of(&child);
-    if let Some(mut stdin) = child.stdin.take() {
+    let started = Program::start(&argv, |name| value(name, &shown), Stdio::piped(), "shows codes");
+    let Some(mut program) = started else { return };
+    if let Some(mut stdin) = program.take_stdin() {
         // A program that does not read it has no use for it.
         let _ = stdin.write_all(format!("{}\n", shown.text).as_bytes()).await;
     }
-    let status = child.wait().await;
-    group.ended();
+    let status = program.wait().await;
     if !status.as_ref().is_ok_and(std::process::ExitStatus::success) {
-        tracing::warn!(program, ?status, "the program that shows codes failed");
+        tracing::warn!(program = program.name, ?status, "the program that shows codes failed");
     }
 }
 

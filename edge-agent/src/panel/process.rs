@@ -4,13 +4,12 @@ use std::process::Stdio;
 
 use schemas::ids::PaymentId;
 use schemas::message::{ChildAnswer, PaymentPrompt};
-use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::Shown;
 use crate::agent::Input;
-use crate::program::{Group, fill};
+use crate::program::Program;
 
 /// Exit codes. Anything else is no answer.
 const CONFIRM: i32 = 20;
@@ -61,32 +60,13 @@ impl Drop for Programs {
 
 /// The program's answer, if it gives one. Dropping this kills it.
 async fn ask(argv: &[String], prompt: &PaymentPrompt) -> Option<ChildAnswer> {
-    let mut argv = argv.iter().map(|argument| fill(argument, |name| value(name, prompt)));
-    let program = argv.next()?;
-    let spawned = Command::new(&program)
-        .args(argv)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::inherit())
-        // A group of its own, so that its helpers end with it.
-        .process_group(0)
-        .spawn();
-    let mut child = match spawned {
-        Ok(child) => child,
-        Err(error) => {
-            tracing::error!(program, %error, "the program that asks does not start: check argv in the profile");
-            return None;
-        }
-    };
-    let mut group = Group::of(&child);
-    let status = child.wait().await;
-    group.ended();
-    match status.ok()?.code() {
+    let mut program = Program::start(argv, |name| value(name, prompt), Stdio::null(), "asks")?;
+    match program.wait().await.ok()?.code() {
         // Not 0: that is how a window ends that somebody has closed, or a program that was asked for its version.
         Some(CONFIRM) => Some(ChildAnswer::Confirm),
         Some(REJECT) => Some(ChildAnswer::Reject),
         code => {
-            tracing::warn!(program, ?code, "the program that asks ended without an answer");
+            tracing::warn!(program = program.name, ?code, "the program that asks ended without an answer");
             None
         }
     }
@@ -112,6 +92,7 @@ mod tests {
 
     use super::super::tests::shown;
     use super::*;
+    use crate::program::fill;
 
     fn sh(script: &str) -> Vec<String> {
         ["/bin/sh", "-c", script, "ask", "{payment}", "{amount} {categories}"].map(str::to_owned).to_vec()
