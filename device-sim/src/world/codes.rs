@@ -130,6 +130,11 @@ pub(super) fn draw_rules(random: &mut Random) -> CodeRules {
     }
 }
 
+/// Whether the child pays this with a code, or at once.
+pub(super) fn is_paid_with_code(order: &PaymentOrder) -> bool {
+    order.mode.is_some_and(|mode| mode != PaymentMode::Deduction)
+}
+
 /// Some orders are to be paid with a code.
 pub(super) fn draw_mode(random: &mut Random, order: PaymentOrder, merchant: &MerchantId) -> PaymentOrder {
     if !random.chance(500) {
@@ -193,12 +198,8 @@ impl World {
 impl World {
     /// The child has said yes to what is paid with a code. If it is not shown by itself, the child asks for it.
     pub(super) fn will_ask_for_code(&mut self, index: usize, payment: PaymentId) {
-        let is_code = self
-            .facts
-            .family
-            .orders
-            .get(&payment)
-            .is_some_and(|facts| facts.order.mode.is_some_and(|mode| mode != PaymentMode::Deduction));
+        let is_code =
+            self.facts.family.orders.get(&payment).is_some_and(|facts| is_paid_with_code(&facts.order));
         if is_code {
             let wait = self.random.family.range(500, 8_000);
             self.after(wait, Happening::Visit { machine: index, visit: Visit { payment, tries: 0 } });

@@ -142,7 +142,7 @@ pub(super) struct Facts {
     pub(super) heard: BTreeMap<CommandId, Vec<Word>>,
     /// Payments of devices that are gone, whose unpromised words had counted.
     pub(super) heard_counted: BTreeSet<PaymentId>,
-    /// Payments that the operator finds in the queue as of unknown outcome.
+    /// Payments that the operator finds in the queue as of unknown outcome, and of which no word came later.
     pub(super) unknown_named: BTreeSet<PaymentId>,
     pub(super) honest: BTreeMap<usize, bool>,
     pub(super) family: FamilyFacts,

@@ -10,6 +10,7 @@ use schemas::message::{PaymentState, ResultTo};
 use super::family_book::{Book, Broken, End, Standing};
 use super::family_facts::{OrderFacts, What};
 use super::fault::Fault;
+use super::machine::Machine;
 use super::{Violation, World, say};
 
 /// What a family adds to the audit of the accounts.
@@ -42,6 +43,7 @@ impl World {
     fn judge_family(&self, rows: &[ChildPaymentRow]) -> Result<(FamilyEnds, Vec<&'static str>), Broken> {
         let Some(mut book) = Book::new(self, rows) else { return Ok((FamilyEnds::default(), Vec::new())) };
         book.walk()?;
+        self.audit_screens(&book)?;
         let mut ends = FamilyEnds { rows: BTreeMap::new(), accounts: book.accounts };
         for row in rows {
             let facts = self.facts.family.orders.get(&row.payment);
@@ -81,6 +83,22 @@ impl World {
             }
         }
         Ok((ends, book.either))
+    }
+
+    /// PC-14: at rest each piggy bank shows what its child has.
+    fn audit_screens(&self, book: &Book<'_>) -> Result<(), Broken> {
+        for (child, available, piggy_bank) in book.screens() {
+            let at = |machine: &&Machine| {
+                let principal = &machine.settings.principal;
+                !machine.revoked && principal.id == *piggy_bank && principal.tenant == child.tenant
+            };
+            let Some(machine) = self.machines.iter().find(at) else { continue };
+            let shown = machine.device().and_then(|device| device.child_view());
+            if shown.is_none_or(|shown| shown.child != child.id || shown.available.minor != available) {
+                return Err(("PC-14", format!("{child} has {available}, and {piggy_bank} shows {shown:?}")));
+            }
+        }
+        Ok(())
     }
 
     fn audit_order(

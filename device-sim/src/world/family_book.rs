@@ -8,13 +8,12 @@ use cloud_core_flows::children::Bonds;
 use cloud_core_flows::places::RegisteredPlace;
 use schemas::ids::{PaymentId, Principal, PrincipalId};
 use schemas::message::{
-    AllowanceSchedule, ChildAllowance, ChildAnswer, ChildLimits, Payee, PaymentMode, PaymentState, Position,
-    RequestAnswer,
+    AllowanceSchedule, ChildAllowance, ChildAnswer, ChildLimits, Payee, PaymentState, Position, RequestAnswer,
 };
 use schemas::time::Timestamp;
 
 use super::World;
-use super::codes::{Change, ScanWish};
+use super::codes::{Change, ScanWish, is_paid_with_code};
 use super::family::{DAY_MS, zone_min};
 use super::family_facts::{Entry, OrderFacts, What, allowance_id};
 use super::tap::RequestKey;
@@ -125,6 +124,14 @@ impl<'a> Book<'a> {
             );
         }
         Some(book)
+    }
+
+    /// What each child has, and the piggy bank where it reads that.
+    pub(super) fn screens(&self) -> impl Iterator<Item = (&Principal, u64, &PrincipalId)> {
+        self.children.iter().filter_map(|(child, book)| {
+            let piggy_bank = book.bonds.as_ref()?.piggy_bank.as_ref()?;
+            Some((child, book.available, piggy_bank))
+        })
     }
 
     /// Everything that reached the core, in its order.
@@ -376,7 +383,7 @@ impl Book<'_> {
         if piggy_bank.is_none_or(|device| self.revoked.contains(&device)) {
             reasons.push("piggy_bank_revoked");
         }
-        let is_code = order.mode.is_some_and(|mode| mode != PaymentMode::Deduction);
+        let is_code = is_paid_with_code(order);
         let places = self.world.plan.family.iter().flat_map(|family| &family.places);
         let named =
             order.place.as_ref().and_then(|place| places.into_iter().find(|one| one.place.place == *place));
@@ -521,7 +528,7 @@ impl Book<'_> {
             return;
         }
         let order = self.world.facts.family.orders.get(&id).map(|facts| &facts.order);
-        let is_code = order.and_then(|order| order.mode).is_some_and(|mode| mode != PaymentMode::Deduction);
+        let is_code = order.is_some_and(is_paid_with_code);
         let identify = order.and_then(|order| order.identify) == Some(true);
         match answer {
             // Its first word counted.

@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use cloud_core_flows::children::Bonds;
 use schemas::ids::{IdempotencyKey, Instance, MessageId, PaymentId, Principal, PrincipalId};
 use schemas::message::{
-    self, ChildAllowance, ChildAnswer, ChildLimits, Down, Payee, PaymentCode, PaymentMode, PaymentOrder,
-    PaymentPrompt, PaymentState, PaymentStatus, Position,
+    self, ChildAllowance, ChildAnswer, ChildLimits, Down, Payee, PaymentCode, PaymentOrder, PaymentPrompt,
+    PaymentState, PaymentStatus, Position,
 };
 use schemas::time::Timestamp;
 use schemas::topic::Kind;
 
-use super::codes::ScanWish;
+use super::codes::{ScanWish, is_paid_with_code};
 use super::facts::Wish;
 use super::family::FamilyErrand;
 use super::lane::Party;
@@ -344,7 +344,7 @@ impl World {
         let children = self.plan.family.iter().flat_map(|family| &family.children);
         let child = children.into_iter().find(|child| child.principal.id == facts.order.child);
         let receiving = child.and_then(|child| child.bonds.receiving.clone());
-        let is_code = facts.order.mode.is_some_and(|mode| mode != PaymentMode::Deduction);
+        let is_code = is_paid_with_code(&facts.order);
         let at_place =
             (is_code && facts.order.place.is_some()).then(|| Payee::Merchant(self.plan.merchant.clone()));
         match facts.order.payee.clone().or(at_place).or(receiving) {

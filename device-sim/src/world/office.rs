@@ -94,6 +94,8 @@ impl World {
                 if self.core.has_reply(ticket) {
                     self.machines[index].errand = None;
                     self.machines[index].revoked = true;
+                    // It may have been given more to do while the operator's word was on its way.
+                    self.orphan(index);
                 }
                 Ok(())
             }
