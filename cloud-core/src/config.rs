@@ -24,6 +24,7 @@ const OTHER_VARIABLES: &[&str] = &[
     "FARTHING_CONFIG",
     "FARTHING_KILL_AT",
     "FARTHING_HOLD_WRITES",
+    "FARTHING_ADDED_TO_SYNC_US",
     "FARTHING_FEED_DIES_EVERY",
     // The edge agent's, which a technician may have set in the same shell.
     "FARTHING_BROKER",

@@ -22,7 +22,7 @@ use data_encoding::BASE64URL_NOPAD;
 use schemas::ids::{Hash, Instance, Principal};
 use schemas::signed::PublicKey;
 use schemas::time::Timestamp;
-use schemas_journal::{ChainId, FileDisk};
+use schemas_journal::{Call, ChainId, FileDisk};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -224,12 +224,26 @@ impl Server {
     }
 }
 
+/// What load tests add to each sync, to see what a slower disk costs.
+fn added_to_sync() -> Option<Duration> {
+    let added_us = std::env::var("FARTHING_ADDED_TO_SYNC_US").ok()?;
+    added_us.parse().ok().map(Duration::from_micros)
+}
+
 /// Makes the directory for this user alone, and locks its journal.
 fn open_data_dir(config: &Config) -> Result<FileDisk, ServeError> {
     files::make_private_directory(&config.data_dir)?;
     let journal = config.journal_dir();
-    let disk = if hold_writes() { FileDisk::hold_until_sync(journal) } else { FileDisk::open(journal) };
-    Ok(disk?)
+    if hold_writes() {
+        return Ok(FileDisk::hold_until_sync(journal)?);
+    }
+    let Some(delay) = added_to_sync() else { return Ok(FileDisk::open(journal)?) };
+    tracing::warn!(?delay, "each sync takes longer by order of FARTHING_ADDED_TO_SYNC_US: a measurement");
+    Ok(FileDisk::open_observed(journal, move |call| {
+        if let Call::SyncFile { .. } = call {
+            std::thread::sleep(delay);
+        }
+    })?)
 }
 
 async fn replay(

@@ -16,7 +16,7 @@ use rust_decimal::Decimal;
 use tokio::net::TcpListener;
 
 use crate::bank::{self, Store};
-use crate::bench;
+use crate::{bench, live};
 
 /// Simulated worlds, fleets and the test bank.
 #[derive(Debug, Parser)]
@@ -33,6 +33,8 @@ enum Command {
     /// Deterministic worlds: the real core and devices with faults, audited to the cent.
     #[command(subcommand)]
     World(world::Command),
+    /// A load test: a fleet of real MQTT clients against a real core, audited to the cent.
+    Live(live::Arguments),
     /// Measure ledger, lane and agent, each beside a plain yardstick.
     Bench(bench::Arguments),
 }
@@ -75,6 +77,7 @@ fn execute(arguments: Arguments) -> anyhow::Result<()> {
             runtime.block_on(serve_bank(bank))
         }
         Command::World(command) => world::execute(command),
+        Command::Live(arguments) => live::execute(&arguments),
         Command::Bench(arguments) => bench::execute(&arguments),
     }
 }

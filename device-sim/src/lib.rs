@@ -3,6 +3,8 @@
 pub mod bank;
 mod bench;
 pub mod cli;
+mod generator;
 pub mod live;
 mod mqtt;
+mod processes;
 pub mod world;

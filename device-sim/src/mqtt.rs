@@ -171,10 +171,15 @@ pub(crate) enum FromServer {
 
 /// Takes the first packet out of `bytes`; none while it is not whole.
 pub(crate) fn take(version: Version, bytes: &mut Vec<u8>) -> Result<Option<FromServer>, PacketError> {
+    let Some((length, packet)) = first(version, bytes)? else { return Ok(None) };
+    bytes.drain(..length);
+    Ok(Some(packet))
+}
+
+/// The first packet of `bytes`, and how many of them it takes; none while it is not whole.
+pub(crate) fn first(version: Version, bytes: &[u8]) -> Result<Option<(usize, FromServer)>, PacketError> {
     let Some((header, length)) = extent(bytes) else { return Ok(None) };
-    let packet: Vec<u8> = bytes.drain(..length).collect();
-    let (first, body) = (packet[0], &packet[header..]);
-    read(version, first, body).map(Some)
+    Ok(Some((length, read(version, bytes[0], &bytes[header..length])?)))
 }
 
 /// Bytes of the fixed header, and of the whole packet, if it is there.

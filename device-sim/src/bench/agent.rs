@@ -7,8 +7,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use super::Setting;
-use super::processes::{Core, Process, program, resident_kb, wait_until};
 use super::report::{Report, Unit, median};
+use crate::processes::{Core, Process, program, resident_kb, wait_until};
 
 const BENCH: &str = "agent";
 const DEVICE: &str = "bench/agent";

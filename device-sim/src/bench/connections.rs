@@ -3,13 +3,11 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -17,9 +15,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::Setting;
-use super::generator::{Client, Identity};
-use super::processes::{Core, Process, mosquitto, mosquitto_with, program, resident_kb};
 use super::report::{Report, Unit, median};
+use crate::generator::{Client, Identity};
+use crate::processes::{Core, Process, mosquitto, mosquitto_with, raise_limit_of_files, resident_kb};
 
 const BENCH: &str = "connect";
 /// Idle connections at the most; each takes a file of this process and one of the broker.
@@ -77,15 +75,6 @@ pub(super) fn measure(setting: &Setting, report: &mut Report) -> anyhow::Result<
     let memory = runtime.block_on(idle_memory(core.address, &core.process, &devices));
     add_idle("cloud-core serve", &memory.context("cloud-core")?, "goal 6144; ", report);
     Ok(())
-}
-
-/// As far as the system lets it; children inherit it.
-fn raise_limit_of_files() -> usize {
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-    getrlimit(Resource::Nofile)
-        .current
-        .map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX))
 }
 
 /// Resident memory with so many idle connections.
@@ -172,11 +161,8 @@ fn enrol(core: &Core, directory: &Path) -> anyhow::Result<Device> {
     core.create_device(&DEVICE.parse()?, "payment-chip", "unused")?;
     let claim = core.claim_code(DEVICE)?;
     let data = directory.join("device");
-    let mut agent = program("edge-agent")?;
-    agent.args(["enroll", "--claim", &claim, "--device", DEVICE, "--server"]);
-    agent.arg(core.enrolment_address()?.to_string()).arg("--data").arg(&data);
-    let output = agent.stdout(Stdio::null()).output()?;
-    ensure!(output.status.success(), "edge-agent enroll: {}", String::from_utf8_lossy(&output.stderr));
+    let status = core.enrol(&DEVICE.parse()?, &claim, &data)?.0.wait()?;
+    ensure!(status.success(), "edge-agent enroll has failed: {status}");
     let identity = data.join("identity");
     let read = |name| CertificateDer::from_pem_file(identity.join(name)).context(name);
     Ok(Device { authority: read("authority.crt")?, certificate: read("device.crt")?, identity })

@@ -10,9 +10,9 @@ use schemas::message::DeviceReport;
 use schemas::wire::Text;
 
 use super::Setting;
-use super::generator::{Client, Identity, Template};
-use super::processes::{Core, mosquitto, resident_kb};
 use super::report::{Report, Unit, median, ratio_permille};
+use crate::generator::{Client, Identity, Template};
+use crate::processes::{Core, mosquitto, resident_kb};
 
 const BENCH: &str = "lane";
 const PUBLISHERS: usize = 50;

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, ensure};
 
 use super::Setting;
-use super::generator::{Client, Identity, Template, whole};
 use super::lane::template;
-use super::processes::{Core, mosquitto};
 use super::report::{Report, Unit, median, percentile};
+use crate::generator::{Client, Identity, Template, whole};
+use crate::processes::{Core, mosquitto};
 
 const BENCH: &str = "latency";
 /// Of each round: three seconds.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo build --release -p cloud-core -p edge-agent
-//! cargo run --release -p device-sim -- bench            all of it; also: bench ledger | lane | latency | connections | agent, --json
+//! cargo run --release -p device-sim -- bench            all of it; also: bench ledger | lane | payments | latency | connections | agent, --json
 //! ```
 //!
 //! A figure alone says more about the machine than about the program. So every figure stands beside one of something
@@ -11,20 +11,23 @@
 
 mod agent;
 mod connections;
-mod generator;
+
 mod lane;
 mod latency;
 mod ledger;
+mod payments;
 mod pipeline;
-mod processes;
+
 mod report;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
 
 use report::Report;
+
+use crate::processes::own_directory;
 
 /// What to measure.
 #[derive(Debug, Args)]
@@ -49,6 +52,8 @@ enum What {
     Ledger,
     /// Promises per second of `cloud-core serve`, beside mosquitto's relay rate.
     Lane,
+    /// Whole chip payments per second, how soon the device hears, and overload; beside mosquitto with the same clients.
+    Payments,
     /// From PUBLISH to PUBACK at 2,000 a second, beside mosquitto's relay and a sync of the disk.
     Latency,
     /// Memory of an idle connection and connects per second, plain and with mutual TLS, beside mosquitto.
@@ -91,6 +96,9 @@ fn measure(what: Option<What>, setting: &Setting) -> anyhow::Result<Report> {
     if wanted(What::Lane) {
         lane::measure(setting, &mut report)?;
     }
+    if wanted(What::Payments) {
+        payments::measure(setting, &mut report)?;
+    }
     if wanted(What::Latency) {
         latency::measure(setting, &mut report)?;
     }
@@ -101,9 +109,4 @@ fn measure(what: Option<What>, setting: &Setting) -> anyhow::Result<Report> {
         agent::measure(setting, &mut report)?;
     }
     Ok(report)
-}
-
-fn own_directory() -> anyhow::Result<PathBuf> {
-    let program = std::env::current_exe().context("where this program is")?;
-    Ok(program.parent().map_or_else(PathBuf::new, Path::to_path_buf))
 }

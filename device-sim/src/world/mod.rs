@@ -34,7 +34,7 @@ mod people;
 mod piggy_bank;
 mod plan;
 mod purse;
-mod random;
+pub(crate) mod random;
 mod shop;
 mod shrink;
 mod tap;

@@ -57,11 +57,11 @@ impl Streams {
 
 /// One stream of numbers.
 #[derive(Debug, Clone)]
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
     /// The stream of this name, for instance a fault's, in the world of this seed.
-    pub(super) fn named(seed: u64, name: &str) -> Self {
+    pub(crate) fn named(seed: u64, name: &str) -> Self {
         // FNV-1a, so that a stream does not depend on which others there are.
         let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
@@ -70,7 +70,7 @@ impl Random {
         Self(mixed.next())
     }
 
-    pub(super) fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -79,36 +79,36 @@ impl Random {
     }
 
     /// 0 to `bound` - 1; 0 for a bound of 0.
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         let wide = u128::from(self.next()) * u128::from(bound);
         u64::try_from(wide >> 64).unwrap_or(0)
     }
 
     /// `low` to `high`, both included.
-    pub(super) fn range(&mut self, low: u64, high: u64) -> u64 {
+    pub(crate) fn range(&mut self, low: u64, high: u64) -> u64 {
         low + self.below(high.saturating_sub(low) + 1)
     }
 
-    pub(super) fn index(&mut self, length: usize) -> usize {
+    pub(crate) fn index(&mut self, length: usize) -> usize {
         usize::try_from(self.below(length as u64)).unwrap_or(0)
     }
 
-    pub(super) fn units(&mut self, low: u32, high: u32) -> u32 {
+    pub(crate) fn units(&mut self, low: u32, high: u32) -> u32 {
         u32::try_from(self.range(u64::from(low), u64::from(high))).unwrap_or(low)
     }
 
-    pub(super) fn chance(&mut self, permille: u64) -> bool {
+    pub(crate) fn chance(&mut self, permille: u64) -> bool {
         permille > 0 && self.below(1000) < permille
     }
 
     /// By how much a clock is set: minutes or hours, either way.
-    pub(super) fn step_ms(&mut self) -> i64 {
+    pub(crate) fn step_ms(&mut self) -> i64 {
         let most = if self.chance(500) { 10 * 60_000 } else { 6 * 3_600_000 };
         let step = i64::try_from(self.range(60_000, most)).unwrap_or(60_000);
         if self.chance(500) { step } else { -step }
     }
 
-    pub(super) fn bytes<const N: usize>(&mut self) -> [u8; N] {
+    pub(crate) fn bytes<const N: usize>(&mut self) -> [u8; N] {
         let mut bytes = [0; N];
         for chunk in bytes.chunks_mut(8) {
             let random = self.next().to_be_bytes();

@@ -1,5 +1,6 @@
 //! The programs under measurement, as children that end with us.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,20 +10,23 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use cloud_core_flows::admin::{AdminCommand, AdminReply, BankKind, Deadlines, OnUnknown};
+use cloud_core_flows::admin::{AdminAnswer, AdminCommand, AdminReply, BankKind, Deadlines, OnUnknown};
 use cloud_core_flows::places::CodeRules;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use schemas::ids::{Hash, Principal};
 use schemas::time::Timestamp;
 use schemas_journal::{FileDisk, for_each_record};
 
-use super::generator::Identity;
+use crate::generator::Identity;
 
 /// Nothing on one machine takes this long to start.
 const PATIENCE: Duration = Duration::from_secs(30);
+const ANY_PORT: &str = "127.0.0.1:0";
 const DAY_MS: u64 = 24 * 3_600_000;
 
 /// A child; killed when dropped.
-pub(super) struct Process(pub(super) Child);
+pub(crate) struct Process(pub(crate) Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -32,7 +36,7 @@ impl Drop for Process {
 }
 
 /// A program of this project, which is built beside this one.
-pub(super) fn program(name: &str) -> anyhow::Result<Command> {
+pub(crate) fn program(name: &str) -> anyhow::Result<Command> {
     let own = std::env::current_exe().context("where this program is")?;
     let path = own.with_file_name(name);
     if !path.is_file() {
@@ -51,38 +55,82 @@ pub(super) fn program(name: &str) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-/// A core that serves on loopback, with a tenant `bench`.
-pub(super) struct Core {
-    pub(super) process: Process,
-    pub(super) address: SocketAddr,
+/// A core that serves on loopback.
+pub(crate) struct Core {
+    pub(crate) process: Process,
+    pub(crate) address: SocketAddr,
     tls: Option<SocketAddr>,
+    websocket: Option<SocketAddr>,
+    secure_websocket: Option<SocketAddr>,
     enrolment: Option<SocketAddr>,
-    data: PathBuf,
+    pub(crate) data: PathBuf,
 }
 
 impl Core {
-    pub(super) fn start(directory: &Path) -> anyhow::Result<Self> {
-        Self::listen(directory, "off")
+    /// With a tenant `bench`, plain TCP only.
+    pub(crate) fn start(directory: &Path) -> anyhow::Result<Self> {
+        let core = Self::listen(directory, &["--listen-tls", "off", "--listen-enrolment", "off"])?;
+        core.with_tenant()
     }
 
     /// The same, with TLS and enrolment.
-    pub(super) fn start_with_tls(directory: &Path) -> anyhow::Result<Self> {
-        Self::listen(directory, "127.0.0.1:0")
+    pub(crate) fn start_with_tls(directory: &Path) -> anyhow::Result<Self> {
+        let core = Self::listen(directory, &["--listen-tls", ANY_PORT, "--listen-enrolment", ANY_PORT])?;
+        core.with_tenant()
     }
 
-    pub(super) fn tls_address(&self) -> anyhow::Result<SocketAddr> {
+    /// On every transport, and without a tenant.
+    pub(crate) fn start_whole(directory: &Path) -> anyhow::Result<Self> {
+        let listeners = ["--listen-tls", "--listen-enrolment", "--listen-ws", "--listen-wss"];
+        Self::listen(directory, &listeners.map(|listener| [listener, ANY_PORT]).concat())
+    }
+
+    pub(crate) fn tls_address(&self) -> anyhow::Result<SocketAddr> {
         self.tls.context("cloud-core did not say where it listens for TLS")
     }
 
-    pub(super) fn enrolment_address(&self) -> anyhow::Result<SocketAddr> {
+    pub(crate) fn websocket_address(&self) -> anyhow::Result<SocketAddr> {
+        self.websocket.context("cloud-core did not say where it listens for WebSocket")
+    }
+
+    pub(crate) fn secure_websocket_address(&self) -> anyhow::Result<SocketAddr> {
+        self.secure_websocket.context("cloud-core did not say where it listens for secure WebSocket")
+    }
+
+    pub(crate) fn enrolment_address(&self) -> anyhow::Result<SocketAddr> {
         self.enrolment.context("cloud-core did not say where it enrols")
     }
 
-    fn listen(directory: &Path, with_tls: &str) -> anyhow::Result<Self> {
-        let data = directory.join("core");
+    /// As [`start_whole`](Self::start_whole); `added` is what each sync takes longer than it takes, and `processor` the only
+    /// one that it may use.
+    pub(crate) fn start_hindered(
+        directory: &Path,
+        added: Duration,
+        processor: Option<usize>,
+    ) -> anyhow::Result<Self> {
+        let enrolment = ["--listen-tls", "off", "--listen-enrolment", ANY_PORT];
+        let own = sched_getaffinity(None)?;
+        if let Some(processor) = processor {
+            // A child begins with what its parent has.
+            pin(processor)?;
+        }
         let mut command = program("cloud-core")?;
-        command.args(["serve", "--listen-tcp", "127.0.0.1:0", "--log-filter", "warn"]);
-        command.args(["--listen-tls", with_tls, "--listen-enrolment", with_tls, "--listen-http", "off"]);
+        if !added.is_zero() {
+            command.env("FARTHING_ADDED_TO_SYNC_US", added.as_micros().to_string());
+        }
+        let core = Self::listen_as(command, directory, &enrolment);
+        sched_setaffinity(None, &own)?;
+        core
+    }
+
+    fn listen(directory: &Path, listeners: &[&str]) -> anyhow::Result<Self> {
+        Self::listen_as(program("cloud-core")?, directory, listeners)
+    }
+
+    fn listen_as(mut command: Command, directory: &Path, listeners: &[&str]) -> anyhow::Result<Self> {
+        let data = directory.join("core");
+        command.args(["serve", "--listen-tcp", ANY_PORT, "--log-filter", "warn", "--listen-http", "off"]);
+        command.args(listeners);
         // A publisher here says what ten thousand devices say.
         for bound in ["packets-per-second", "packets-burst", "bytes-per-second", "bytes-burst"] {
             command.args([&format!("--principal-{bound}"), "100000000"]);
@@ -94,26 +142,32 @@ impl Core {
             .stderr(File::create(directory.join("core.log"))?);
         let mut process = Process(command.spawn().context("start cloud-core")?);
         let lines = BufReader::new(process.0.stdout.take().context("its output")?).lines();
-        let (mut address, mut tls, mut enrolment) = (None, None, None);
+        let mut said = BTreeMap::new();
         for line in lines {
             let line = line?;
-            for (prefix, found) in [
-                ("mqtt tcp://", &mut address),
-                ("mqtt tls://", &mut tls),
-                ("enrolment https://", &mut enrolment),
-            ] {
-                if let Some(text) = line.strip_prefix(prefix) {
-                    *found = Some(text.parse()?);
-                }
+            if let Some((what, address)) = line.split_once("://") {
+                said.insert(what.to_owned(), address.trim_end_matches('/').parse::<SocketAddr>().ok());
             }
             if line == "ready" {
                 break;
             }
         }
-        let address =
-            address.context("cloud-core did not say where it listens: run `cloud-core serve` by hand")?;
-        let core = Self { process, address, tls, enrolment, data };
-        core.admin(&AdminCommand::CreateTenant {
+        let found = |what: &str| said.get(what).copied().flatten();
+        let address = found("mqtt tcp")
+            .context("cloud-core did not say where it listens: run `cloud-core serve` by hand")?;
+        Ok(Self {
+            process,
+            address,
+            tls: found("mqtt tls"),
+            websocket: found("mqtt ws"),
+            secure_websocket: found("mqtt wss"),
+            enrolment: found("enrolment https"),
+            data,
+        })
+    }
+
+    fn with_tenant(self) -> anyhow::Result<Self> {
+        self.admin(&AdminCommand::CreateTenant {
             tenant: "bench".parse()?,
             currency: "EUR".parse()?,
             bank: BankKind::Internal,
@@ -121,16 +175,16 @@ impl Core {
             deadlines: Deadlines::default(),
             code_rules: CodeRules::default(),
         })?;
-        Ok(core)
+        Ok(self)
     }
 
     /// A device that may connect with `token` on loopback.
-    pub(super) fn create_device(&self, device: &Principal, profile: &str, token: &str) -> anyhow::Result<()> {
+    pub(crate) fn create_device(&self, device: &Principal, profile: &str, token: &str) -> anyhow::Result<()> {
         creation(device, profile, token)?.iter().try_for_each(|command| self.admin(command))
     }
 
     /// Many of them.
-    pub(super) fn create_devices(&self, devices: &[Identity], profile: &str) -> anyhow::Result<()> {
+    pub(crate) fn create_devices(&self, devices: &[Identity], profile: &str) -> anyhow::Result<()> {
         for some in devices.chunks(1_000) {
             let mut commands = Vec::new();
             for device in some {
@@ -142,7 +196,7 @@ impl Core {
     }
 
     /// A one-time code, as an operator makes it.
-    pub(super) fn claim_code(&self, device: &str) -> anyhow::Result<String> {
+    pub(crate) fn claim_code(&self, device: &str) -> anyhow::Result<String> {
         let mut command = program("cloud-core")?;
         command.args(["admin", "claim", "create", device, "--data-dir"]).arg(&self.data);
         let output = command.output()?;
@@ -151,8 +205,16 @@ impl Core {
         code.map(str::to_owned).with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
+    /// An agent that enrols `device` with its claim code, and ends.
+    pub(crate) fn enrol(&self, device: &Principal, claim: &str, data: &Path) -> anyhow::Result<Process> {
+        let mut agent = program("edge-agent")?;
+        agent.args(["enroll", "--claim", claim, "--device", &device.to_string(), "--server"]);
+        agent.arg(self.enrolment_address()?.to_string()).arg("--data").arg(data).stdout(Stdio::null());
+        Ok(Process(agent.spawn().context("start edge-agent")?))
+    }
+
     /// That what was promised is in the journal.
-    pub(super) fn check_journal(&self, promised: usize) -> anyhow::Result<()> {
+    pub(crate) fn check_journal(&self, promised: usize) -> anyhow::Result<()> {
         let disk = FileDisk::open_read_only(self.data.join("journal"))?;
         let mut records = 0;
         for_each_record(&disk, |_, _, _| records += 1)?;
@@ -160,17 +222,31 @@ impl Core {
         Ok(())
     }
 
-    /// One JSON line each way.
     fn admin(&self, command: &AdminCommand) -> anyhow::Result<()> {
-        let mut stream =
-            UnixStream::connect(self.data.join("admin.sock")).context("the core's admin socket")?;
+        self.operator()?.ask(command).map(drop)
+    }
+
+    /// At the core's admin socket.
+    pub(crate) fn operator(&self) -> anyhow::Result<Operator> {
+        let stream = UnixStream::connect(self.data.join("admin.sock")).context("the core's admin socket")?;
+        Ok(Operator { reader: BufReader::new(stream) })
+    }
+}
+
+/// Somebody who administers: one JSON line each way.
+pub(crate) struct Operator {
+    reader: BufReader<UnixStream>,
+}
+
+impl Operator {
+    pub(crate) fn ask(&mut self, command: &AdminCommand) -> anyhow::Result<AdminAnswer> {
         let mut line = serde_json::to_vec(command)?;
         line.push(b'\n');
-        stream.write_all(&line)?;
+        self.reader.get_mut().write_all(&line)?;
         let mut reply = String::new();
-        BufReader::new(stream).read_line(&mut reply)?;
+        self.reader.read_line(&mut reply)?;
         let reply: AdminReply = serde_json::from_str(&reply).context("the core's reply")?;
-        reply.map(drop).map_err(Into::into)
+        reply.map_err(Into::into)
     }
 }
 
@@ -186,12 +262,12 @@ fn creation(device: &Principal, profile: &str, token: &str) -> anyhow::Result<[A
 }
 
 /// mosquitto with room for everything that is measured; none if it is not installed.
-pub(super) fn mosquitto(directory: &Path, window: usize) -> anyhow::Result<Option<(Process, SocketAddr)>> {
+pub(crate) fn mosquitto(directory: &Path, window: usize) -> anyhow::Result<Option<(Process, SocketAddr)>> {
     mosquitto_with(directory, window, "")
 }
 
 /// The same, with more settings of its listener.
-pub(super) fn mosquitto_with(
+pub(crate) fn mosquitto_with(
     directory: &Path,
     window: usize,
     more: &str,
@@ -219,8 +295,15 @@ pub(super) fn mosquitto_with(
     Ok(None)
 }
 
+/// This thread, and what it starts, runs on this processor only.
+pub(crate) fn pin(processor: usize) -> anyhow::Result<()> {
+    let mut only = CpuSet::new();
+    only.set(processor);
+    sched_setaffinity(None, &only).context("choose a processor")
+}
+
 /// How long it took until `done`.
-pub(super) fn wait_until(what: &str, mut done: impl FnMut() -> bool) -> anyhow::Result<Duration> {
+pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) -> anyhow::Result<Duration> {
     let started = Instant::now();
     while !done() {
         if started.elapsed() > PATIENCE {
@@ -232,9 +315,24 @@ pub(super) fn wait_until(what: &str, mut done: impl FnMut() -> bool) -> anyhow::
 }
 
 /// Resident memory in kB, from /proc.
-pub(super) fn resident_kb(process: &Process) -> anyhow::Result<u64> {
+pub(crate) fn resident_kb(process: &Process) -> anyhow::Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.0.id()))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
     let digits: String = line.chars().filter(char::is_ascii_digit).collect();
     Ok(digits.parse()?)
+}
+
+/// As far as the system lets it; children inherit it.
+pub(crate) fn raise_limit_of_files() -> usize {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    getrlimit(Resource::Nofile)
+        .current
+        .map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX))
+}
+
+/// Where this program is: on the disk where the project is built.
+pub(crate) fn own_directory() -> anyhow::Result<PathBuf> {
+    let program = std::env::current_exe().context("where this program is")?;
+    Ok(program.parent().map_or_else(PathBuf::new, Path::to_path_buf))
 }

@@ -12,19 +12,19 @@ const PUBACK: u8 = 0x40;
 const PUBLISH_QOS_1: u8 = 0x32;
 
 /// Who connects.
-pub(super) struct Identity {
-    pub(super) name: String,
-    pub(super) token: String,
+pub(crate) struct Identity {
+    pub(crate) name: String,
+    pub(crate) token: String,
 }
 
 /// A connection after CONNACK.
-pub(super) struct Client<S = TcpStream> {
+pub(crate) struct Client<S = TcpStream> {
     stream: S,
     received: Vec<u8>,
 }
 
 /// What a publisher sends, again and again, each time with a new message id.
-pub(super) struct Template {
+pub(crate) struct Template {
     packet: Vec<u8>,
     packet_id_at: usize,
     message_id_at: usize,
@@ -32,7 +32,7 @@ pub(super) struct Template {
 
 impl Template {
     /// `message_id` must stand in the payload; its last eight bytes become a counter.
-    pub(super) fn new(topic: &str, payload: &[u8], message_id: &[u8; 16]) -> anyhow::Result<Self> {
+    pub(crate) fn new(topic: &str, payload: &[u8], message_id: &[u8; 16]) -> anyhow::Result<Self> {
         let mut body = string(topic)?;
         body.extend_from_slice(&[0, 0, 0]);
         body.extend_from_slice(payload);
@@ -42,7 +42,7 @@ impl Template {
         Ok(Self { packet, packet_id_at, message_id_at: at.context("the message id in the payload")? + 8 })
     }
 
-    pub(super) fn write(&self, number: usize, batch: &mut Vec<u8>) {
+    pub(crate) fn write(&self, number: usize, batch: &mut Vec<u8>) {
         let start = batch.len();
         batch.extend_from_slice(&self.packet);
         let packet_id = (number % 60_000 + 1) as u16;
@@ -52,12 +52,12 @@ impl Template {
 }
 
 impl Client {
-    pub(super) async fn connect(address: SocketAddr, who: &Identity) -> anyhow::Result<Self> {
+    pub(crate) async fn connect(address: SocketAddr, who: &Identity) -> anyhow::Result<Self> {
         Self::connect_as(address, who, &who.name.replace('/', "-")).await
     }
 
     /// One principal may have many connections, each with a client identifier of its own.
-    pub(super) async fn connect_as(
+    pub(crate) async fn connect_as(
         address: SocketAddr,
         who: &Identity,
         client_id: &str,
@@ -68,21 +68,21 @@ impl Client {
     }
 
     /// For threads that block, and read and write at their own time.
-    pub(super) fn into_blocking(self) -> anyhow::Result<std::net::TcpStream> {
+    pub(crate) fn into_blocking(self) -> anyhow::Result<std::net::TcpStream> {
         let stream = self.stream.into_std()?;
         stream.set_nonblocking(false)?;
         Ok(stream)
     }
 
     /// Ends it at once, so that the system keeps nothing of it.
-    pub(super) fn abort(self) -> anyhow::Result<()> {
+    pub(crate) fn abort(self) -> anyhow::Result<()> {
         Ok(self.stream.set_zero_linger()?)
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// Without `who`, the stream says it by a certificate.
-    pub(super) async fn over(stream: S, who: Option<&Identity>, client_id: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn over(stream: S, who: Option<&Identity>, client_id: &str) -> anyhow::Result<Self> {
         let mut client = Self { stream, received: Vec::new() };
         let mut body = string("MQTT")?;
         // Version 5, clean start, user name and password, no keep alive; Receive Maximum 65535 by default.
@@ -99,7 +99,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         Ok(client)
     }
 
-    pub(super) async fn subscribe(&mut self, filter: &str) -> anyhow::Result<()> {
+    pub(crate) async fn subscribe(&mut self, filter: &str) -> anyhow::Result<()> {
         let mut body = vec![0, 1, 0];
         body.extend(string(filter)?);
         body.push(1);
@@ -111,7 +111,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     }
 
     /// Publishes so many messages with at most `window` under way, and returns when all are acknowledged.
-    pub(super) async fn publish(
+    pub(crate) async fn publish(
         &mut self,
         template: &Template,
         count: usize,
@@ -138,7 +138,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     }
 
     /// Receives so many QoS 1 messages and acknowledges each.
-    pub(super) async fn receive(&mut self, count: usize) -> anyhow::Result<()> {
+    pub(crate) async fn receive(&mut self, count: usize) -> anyhow::Result<()> {
         let mut received = 0;
         let mut answer = Vec::new();
         while received < count {
@@ -187,7 +187,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
 }
 
 /// Length of the first packet, if all of it is there.
-pub(super) fn whole(bytes: &[u8]) -> Option<usize> {
+pub(crate) fn whole(bytes: &[u8]) -> Option<usize> {
     let remaining = remaining(bytes)?;
     let header = 1 + bytes[1..].iter().position(|byte| byte & 0x80 == 0)? + 1;
     (bytes.len() >= header + remaining).then_some(header + remaining)
