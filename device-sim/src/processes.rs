@@ -1,6 +1,5 @@
 //! The programs under measurement, as children that end with us.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -23,6 +22,7 @@ use crate::generator::Identity;
 /// Nothing on one machine takes this long to start.
 const PATIENCE: Duration = Duration::from_secs(30);
 const ANY_PORT: &str = "127.0.0.1:0";
+const NO_OTHER_LISTENERS: [&str; 4] = ["--listen-tls", "off", "--listen-enrolment", "off"];
 const DAY_MS: u64 = 24 * 3_600_000;
 
 /// A child; killed when dropped.
@@ -69,7 +69,7 @@ pub(crate) struct Core {
 impl Core {
     /// With a tenant `bench`, plain TCP only.
     pub(crate) fn start(directory: &Path) -> anyhow::Result<Self> {
-        let core = Self::listen(directory, &["--listen-tls", "off", "--listen-enrolment", "off"])?;
+        let core = Self::listen(directory, &NO_OTHER_LISTENERS)?;
         core.with_tenant()
     }
 
@@ -123,12 +123,26 @@ impl Core {
         core
     }
 
-    fn listen(directory: &Path, listeners: &[&str]) -> anyhow::Result<Self> {
-        Self::listen_as(program("cloud-core")?, directory, listeners)
+    /// Milliseconds until it is ready, on the data of a former start; then it is killed.
+    pub(crate) fn time_to_ready(data: &Path) -> anyhow::Result<u64> {
+        let started = Instant::now();
+        let (_process, lines) = Self::serve(program("cloud-core")?, data, data, &NO_OTHER_LISTENERS)?;
+        let ready_ms = started.elapsed().as_millis();
+        ensure!(
+            lines.iter().any(|line| line == "ready"),
+            "cloud-core did not become ready: see {}",
+            data.join("core.log").display()
+        );
+        Ok(u64::try_from(ready_ms)?)
     }
 
-    fn listen_as(mut command: Command, directory: &Path, listeners: &[&str]) -> anyhow::Result<Self> {
-        let data = directory.join("core");
+    /// The process, and what it printed until it was ready or ended.
+    fn serve(
+        mut command: Command,
+        data: &Path,
+        log: &Path,
+        listeners: &[&str],
+    ) -> anyhow::Result<(Process, Vec<String>)> {
         command.args(["serve", "--listen-tcp", ANY_PORT, "--log-filter", "warn", "--listen-http", "off"]);
         command.args(listeners);
         // A publisher here says what ten thousand devices say.
@@ -137,24 +151,35 @@ impl Core {
         }
         command
             .arg("--data-dir")
-            .arg(&data)
+            .arg(data)
             .stdout(Stdio::piped())
-            .stderr(File::create(directory.join("core.log"))?);
+            .stderr(File::create(log.join("core.log"))?);
         let mut process = Process(command.spawn().context("start cloud-core")?);
-        let lines = BufReader::new(process.0.stdout.take().context("its output")?).lines();
-        let mut said = BTreeMap::new();
-        for line in lines {
-            let line = line?;
-            if let Some((what, address)) = line.split_once("://") {
-                said.insert(what.to_owned(), address.trim_end_matches('/').parse::<SocketAddr>().ok());
-            }
-            if line == "ready" {
+        let mut lines = Vec::new();
+        for line in BufReader::new(process.0.stdout.take().context("its output")?).lines() {
+            lines.push(line?);
+            if lines.last().is_some_and(|line| line == "ready") {
                 break;
             }
         }
-        let found = |what: &str| said.get(what).copied().flatten();
-        let address = found("mqtt tcp")
-            .context("cloud-core did not say where it listens: run `cloud-core serve` by hand")?;
+        Ok((process, lines))
+    }
+
+    fn listen(directory: &Path, listeners: &[&str]) -> anyhow::Result<Self> {
+        Self::listen_as(program("cloud-core")?, directory, listeners)
+    }
+
+    fn listen_as(command: Command, directory: &Path, listeners: &[&str]) -> anyhow::Result<Self> {
+        let data = directory.join("core");
+        let (process, lines) = Self::serve(command, &data, directory, listeners)?;
+        let found = |what: &str| {
+            let address = lines.iter().find_map(|line| line.strip_prefix(what)?.strip_prefix("://"));
+            address.and_then(|address| address.trim_end_matches('/').parse::<SocketAddr>().ok())
+        };
+        let address = found("mqtt tcp").with_context(|| {
+            let log = std::fs::read_to_string(directory.join("core.log")).unwrap_or_default();
+            format!("cloud-core did not say where it listens: {}", log.trim())
+        })?;
         Ok(Self {
             process,
             address,
@@ -316,7 +341,16 @@ pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) -> anyhow::
 
 /// Resident memory in kB, from /proc.
 pub(crate) fn resident_kb(process: &Process) -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.0.id()))?;
+    resident_kb_of(&process.0.id().to_string())
+}
+
+/// The same of this process.
+pub(crate) fn own_resident_kb() -> anyhow::Result<u64> {
+    resident_kb_of("self")
+}
+
+fn resident_kb_of(process: &str) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
     let digits: String = line.chars().filter(char::is_ascii_digit).collect();
     Ok(digits.parse()?)

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo build --release -p cloud-core -p edge-agent
-//! cargo run --release -p device-sim -- bench            all of it; also: bench ledger | lane | payments | latency | connections | agent, --json
+//! cargo run --release -p device-sim -- bench            all of it; also: bench ledger | lane | payments | latency | connections | agent | restart, --json
 //! ```
 //!
 //! A figure alone says more about the machine than about the program. So every figure stands beside one of something
@@ -17,8 +17,9 @@ mod latency;
 mod ledger;
 mod payments;
 mod pipeline;
-
 mod report;
+mod restart;
+mod shop;
 
 use std::path::PathBuf;
 
@@ -60,6 +61,12 @@ enum What {
     Connections,
     /// How soon `edge-agent` is connected, and how much memory it takes.
     Agent,
+    /// How soon a core is ready again, on a long journal, and events replayed per second.
+    Restart {
+        /// How long the journal is at least: it ends where the next snapshot is due.
+        #[arg(long, default_value_t = 10_000_000)]
+        events: u64,
+    },
 }
 
 /// What all measurements need.
@@ -107,6 +114,10 @@ fn measure(what: Option<What>, setting: &Setting) -> anyhow::Result<Report> {
     }
     if wanted(What::Agent) {
         agent::measure(setting, &mut report)?;
+    }
+    // Not one of all: it takes minutes and gigabytes.
+    if let Some(What::Restart { events }) = what {
+        restart::measure(setting, events, &mut report)?;
     }
     Ok(report)
 }
