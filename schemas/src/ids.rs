@@ -1,9 +1,11 @@
 //! Typed ids. Names are what people choose; 16-byte ids are what programs make.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
 use crate::limits;
@@ -30,37 +32,102 @@ fn excerpt(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(48).collect()
 }
 
-macro_rules! text_id {
-    ($(#[$doc:meta])* $name:ident, $check:ident, $error:ident) => {
+/// A name in place: every event and most keys hold some, and none of them is worth an allocation. Behind it are zeros,
+/// so names compare as their texts do.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Name {
+    bytes: [u8; limits::NAME_BYTES],
+    length: u8,
+}
+
+impl Name {
+    /// None if the text is longer than any name.
+    fn new(text: &str) -> Option<Self> {
+        let mut bytes = [0; limits::NAME_BYTES];
+        bytes.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
+        Some(Self { bytes, length: u8::try_from(text.len()).ok()? })
+    }
+
+    fn as_str(&self) -> &str {
+        let bytes = self.bytes.get(..usize::from(self.length)).unwrap_or_default();
+        std::str::from_utf8(bytes).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
+
+/// Reads a text without a copy of it.
+struct Parsed<T>(PhantomData<T>);
+
+impl<T: FromStr<Err = IdError>> Visitor<'_> for Parsed<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
+/// Reads so many bytes without a copy on the way.
+struct Bytes<const N: usize>;
+
+impl<const N: usize> Visitor<'_> for Bytes<N> {
+    type Value = [u8; N];
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{N} bytes")
+    }
+
+    fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<[u8; N], E> {
+        bytes.try_into().map_err(|_| E::invalid_length(bytes.len(), &self))
+    }
+}
+
+macro_rules! name_id {
+    ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(String);
+        pub struct $name(Name);
 
         impl $name {
             /// The text itself.
             pub fn as_str(&self) -> &str {
-                &self.0
+                self.0.as_str()
             }
         }
         impl FromStr for $name {
             type Err = IdError;
             fn from_str(text: &str) -> Result<Self, IdError> {
-                if $check(text) { Ok(Self(text.to_owned())) } else { Err(IdError::$error(excerpt(text))) }
+                let name = Some(text).filter(|text| is_name(text)).and_then(Name::new);
+                name.map(Self).ok_or_else(|| IdError::Name(excerpt(text)))
             }
         }
+        text_forms!($name);
+    };
+}
+
+macro_rules! text_forms {
+    ($name:ident) => {
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
+                f.write_str(self.as_str())
             }
         }
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(&self.0)
+                serializer.serialize_str(self.as_str())
             }
         }
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+                deserializer.deserialize_str(Parsed(PhantomData))
             }
         }
     };
@@ -80,37 +147,49 @@ fn is_code(text: &str) -> bool {
         && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'))
 }
 
-text_id!(
+name_id!(
     /// A tenant: one company with its own books, currency and policies.
-    TenantId, is_name, Name
+    TenantId
 );
-text_id!(
+name_id!(
     /// A device or a person's terminal, within its tenant.
-    PrincipalId, is_name, Name
+    PrincipalId
 );
-text_id!(
+name_id!(
     /// A merchant, within its tenant.
-    MerchantId, is_name, Name
+    MerchantId
 );
-text_id!(
+name_id!(
     /// What is bought: a slot, a product, a service.
-    ItemId, is_name, Name
+    ItemId
 );
-text_id!(
+name_id!(
     /// What money is spent on (`sweets`, `books`): the tenant's word, mapped to a merchant category code (ISO 18245)
     /// where there is one.
-    CategoryId, is_name, Name
+    CategoryId
 );
-text_id!(
+name_id!(
     /// Somewhere to pay (`school-canteen`), within its tenant.
-    PlaceId, is_name, Name
+    PlaceId
 );
-text_id!(
-    /// A stable snake_case code that programs may rely on (`nonce_used`, `already_commanded`).
-    Code, is_code, Code
-);
+/// A stable snake_case code that programs may rely on (`nonce_used`, `already_commanded`).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Code(String);
+
+impl FromStr for Code {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        if is_code(text) { Ok(Self(text.to_owned())) } else { Err(IdError::Code(excerpt(text))) }
+    }
+}
+text_forms!(Code);
 
 impl Code {
+    /// The text itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// A code known when the program is written. Anything else than `[a-z0-9_]{1,64}` becomes `other`.
     pub fn known(text: &'static str) -> Self {
         debug_assert!(is_code(text), "{text} is not a code");
@@ -146,7 +225,7 @@ impl Serialize for Principal {
 }
 impl<'de> Deserialize<'de> for Principal {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+        deserializer.deserialize_str(Parsed(PhantomData))
     }
 }
 
@@ -196,12 +275,9 @@ macro_rules! binary_id {
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 if deserializer.is_human_readable() {
-                    String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+                    deserializer.deserialize_str(Parsed(PhantomData))
                 } else {
-                    let bytes = serde_bytes::ByteBuf::deserialize(deserializer)?;
-                    let length = bytes.len();
-                    let bytes = bytes.into_vec().try_into();
-                    Ok(Self(bytes.map_err(|_| de::Error::invalid_length(length, &stringify!($bytes)))?))
+                    deserializer.deserialize_bytes(Bytes::<$bytes>).map(Self)
                 }
             }
         }
@@ -278,6 +354,19 @@ mod tests {
         }
         assert!("a/b/c".parse::<Principal>().is_err());
         assert_eq!("acme/chip-7".parse::<Principal>().unwrap().to_string(), "acme/chip-7");
+    }
+
+    /// Names of every length, compared in place, are in the order of their texts.
+    #[test]
+    fn names_are_in_the_order_of_their_texts() {
+        let mut texts: Vec<String> =
+            ["a", "a-", "a0", "aa", "b", "0", "9", "z-z"].map(str::to_owned).into_iter().collect();
+        texts.extend((1..=32).map(|length| "x".repeat(length)));
+        let mut names: Vec<PrincipalId> = texts.iter().map(|text| text.parse().unwrap()).collect();
+        texts.sort();
+        names.sort();
+        assert!(names.iter().map(PrincipalId::as_str).eq(&texts));
+        assert_eq!(format!("{:?}", names[0]), "PrincipalId(\"0\")");
     }
 
     #[test]
