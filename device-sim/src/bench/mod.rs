@@ -15,8 +15,10 @@ mod connections;
 mod lane;
 mod latency;
 mod ledger;
+mod machine;
 mod payments;
 mod pipeline;
+mod postgres;
 mod report;
 mod restart;
 mod shop;
@@ -26,6 +28,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 
+use machine::Machine;
 use report::Report;
 
 use crate::processes::own_directory;
@@ -96,9 +99,10 @@ pub(crate) fn execute(arguments: &Arguments) -> anyhow::Result<()> {
 
 fn measure(what: Option<What>, setting: &Setting) -> anyhow::Result<Report> {
     let wanted = |one| what.is_none_or(|what| what == one);
-    let mut report = Report::default();
+    let mut report = Report::of(Machine::of(&setting.directory)?);
     if wanted(What::Ledger) {
         ledger::measure(setting, &mut report)?;
+        postgres::measure(setting, &mut report)?;
     }
     if wanted(What::Lane) {
         lane::measure(setting, &mut report)?;

@@ -4,6 +4,8 @@ use std::io::Write;
 
 use serde::Serialize;
 
+use super::machine::Machine;
+
 /// What a figure is counted in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -31,18 +33,15 @@ struct Figure {
 /// Everything measured.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
-    cores: usize,
+    machine: Machine,
     figures: Vec<Figure>,
 }
 
-impl Default for Report {
-    fn default() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self { cores, figures: Vec::new() }
-    }
-}
-
 impl Report {
+    pub(super) fn of(machine: Machine) -> Self {
+        Self { machine, figures: Vec::new() }
+    }
+
     pub(super) fn add(
         &mut self,
         bench: &'static str,
@@ -60,7 +59,7 @@ impl Report {
             writeln!(out, "{}", serde_json::to_string_pretty(self)?)?;
             return Ok(());
         }
-        writeln!(out, "{} cores, medians; programs and generator share them", self.cores)?;
+        writeln!(out, "{}\nmedians; programs and generator share the cores", self.machine)?;
         for figure in &self.figures {
             let Figure { bench, name, note, .. } = figure;
             writeln!(out, "{bench:<8}{name:<52}{:>12}  {note}", shown(figure.value, figure.unit))?;
