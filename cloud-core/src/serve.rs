@@ -6,6 +6,7 @@
 mod descriptors;
 mod error;
 mod files;
+mod replay;
 mod tls;
 
 use std::net::SocketAddr;
@@ -254,7 +255,7 @@ async fn replay(
     let limits = config.journal_limits();
     let fresh = ChainId(crate::random::bytes().map_err(ServeError::Random)?);
     let opened =
-        tokio::task::spawn_blocking(move || Driver::open(disk, limits, fresh, || Timestamp(clock.now_ms())))
+        tokio::task::spawn_blocking(move || replay::open(disk, limits, fresh, || Timestamp(clock.now_ms())))
             .await;
     let driver = opened
         .map_err(|error| ServeError::Journal(error.to_string()))?

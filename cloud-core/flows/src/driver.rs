@@ -114,6 +114,12 @@ impl<D: Disk> Driver<D> {
         let mut cloud = Cloud::default();
         let chain = existing_chain_id(&disk)?.unwrap_or(fresh);
         let journal = Journal::open(disk, limits, chain, &mut cloud)?;
+        Ok(Self::resume(journal, cloud, now))
+    }
+
+    /// The same, for a shell that has rebuilt `cloud` from this journal by itself: a snapshot restored
+    /// ([`Cloud::restore`](schemas_journal::Fold::restore)), then every record applied in order ([`Cloud::evolve`]).
+    pub fn resume(journal: Journal<D>, cloud: Cloud, now: impl FnOnce() -> Timestamp) -> Self {
         let (decided, left_off_at) = (journal.position(), cloud.at());
         let mut driver = Self {
             cloud,
@@ -133,7 +139,9 @@ impl<D: Disk> Driver<D> {
         let mut opened = Decision::default();
         opened.event(Event::Opened);
         driver.take(opened, now);
-        let payments: Vec<PaymentId> = driver.cloud.every_payment().map(|payment| payment.id()).collect();
+        // What is closed waits for nothing, and there may be a million of it.
+        let payments: Vec<PaymentId> =
+            driver.cloud.every_open_payment().map(|payment| payment.id()).collect();
         for payment in payments {
             let mut decision = Decision::default();
             if let Some(payment) = driver.cloud.any_payment(payment) {
@@ -148,7 +156,7 @@ impl<D: Disk> Driver<D> {
             ChildFlow { cloud: &driver.cloud, now, out: &mut decision }.reopen_own(&own);
             driver.take(decision, now);
         }
-        Ok(driver)
+        driver
     }
 
     /// Receive, decide, evolve. `now` is cloud time; it never goes back.
