@@ -27,6 +27,7 @@ mod disk;
 #[cfg(feature = "file")]
 mod file;
 mod fold;
+mod follow;
 mod frame;
 mod journal;
 mod limits;
@@ -45,6 +46,7 @@ pub use disk::{Disk, DiskError};
 #[cfg(feature = "file")]
 pub use file::{Call, FileDisk, FileDiskError};
 pub use fold::{Fold, Records};
+pub use follow::{Bookmark, Follower, FramePlace, WholeFrame};
 pub use frame::{FRAME_HEADER_BYTES, RECORD_HEADER_BYTES};
 pub use journal::{AppendError, Journal, JournalError, Room};
 pub use limits::{JournalLimits, LimitsError};
