@@ -12,6 +12,7 @@ pub use broker::BrokerCommand;
 use cloud_core_flows::admin::AdminCommand;
 use cloud_core_flows::event::RecordKind;
 use cloud_core_flows::rejection::Rejection;
+use cloud_core_history::{Party, Summary};
 use schemas::ids::{PaymentId, Principal};
 use schemas::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -72,6 +73,16 @@ pub enum ShellCommand {
         /// Which.
         payment: PaymentId,
     },
+    /// The payments of somebody, newest first, also those that have left memory.
+    ListHistory {
+        /// Whose.
+        party: Party,
+        /// Those before this cursor, which an answer gave as `next`.
+        #[serde(default)]
+        before: Option<String>,
+        /// At most so many, 1 to 100.
+        limit: u32,
+    },
     /// Makes a one-time claim code.
     IssueClaim {
         /// For which device.
@@ -101,7 +112,7 @@ pub enum ShellCommand {
 
 impl ShellCommand {
     const NAMES: &'static [&'static str] =
-        &["show_payment", "issue_claim", "issue_token", "renew_token", "durable"];
+        &["show_payment", "list_history", "issue_claim", "issue_token", "renew_token", "durable"];
 }
 
 /// The reply to a [`ShellCommand`].
@@ -113,6 +124,13 @@ pub type ShellReply = Result<ShellAnswer, Rejection>;
 pub enum ShellAnswer {
     /// A payment's story.
     Story(Story),
+    /// Somebody's payments.
+    History {
+        /// Newest first.
+        rows: Vec<Summary>,
+        /// Where the listing goes on; none: it ends here.
+        next: Option<String>,
+    },
     /// A claim code; it is nowhere else.
     Claim {
         /// What a technician types.
@@ -142,6 +160,7 @@ impl std::fmt::Debug for ShellAnswer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Story(story) => story.fmt(f),
+            Self::History { rows, next } => write!(f, "History({} rows, next {next:?})", rows.len()),
             Self::Claim { device, .. } => write!(f, "Claim({device})"),
             Self::Token { principal, .. } => write!(f, "Token({principal})"),
             Self::Durable { records } => write!(f, "Durable({records})"),
@@ -193,6 +212,11 @@ mod tests {
             Request::Shell(ShellCommand::IssueClaim { device: "a/b".parse().unwrap(), valid_ms: 1 }),
             Request::Shell(ShellCommand::IssueToken { principal: "a/b".parse().unwrap(), valid_ms: 1 }),
             Request::Shell(ShellCommand::Durable),
+            Request::Shell(ShellCommand::ListHistory {
+                party: Party::Person("a/b".parse().unwrap()),
+                before: Some("1.2.3".into()),
+                limit: 20,
+            }),
         ];
         for request in requests {
             assert_eq!(Request::parse(&request.encode().unwrap()).unwrap(), request);

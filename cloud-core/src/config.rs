@@ -165,6 +165,11 @@ impl Config {
         self.data_dir.join("journal")
     }
 
+    /// The directory of the index of payments. It can be removed at any time: it is built again.
+    pub fn index_dir(&self) -> PathBuf {
+        self.data_dir.join("index")
+    }
+
     /// What holds between several values, or between a value and the machine.
     fn check(&self, loaded: &Loaded) -> Result<(), ConfigError> {
         let refuse = |name: &'static str, reason: String| {

@@ -13,6 +13,7 @@ pub mod config;
 pub mod demo;
 pub mod enrolment;
 mod health;
+pub mod history;
 mod http;
 mod random;
 pub mod runtime;

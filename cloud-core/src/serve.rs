@@ -34,6 +34,7 @@ use crate::authority::Authority;
 use crate::config::{Config, Loaded};
 use crate::enrolment::{self, EnrolRefusal, EnrolRequest, Proof};
 use crate::health::{self, Probe};
+use crate::history::Historian;
 use crate::runtime::{CoreClock, CoreFault, EnrolTicket, KillPoints, Parts, Requests, Runtime, hold_writes};
 use crate::{http, telemetry};
 
@@ -103,6 +104,8 @@ pub struct Server {
     clock: CoreClock,
     /// Enrolment, HTTP, admin: they end when this is dropped.
     doors: JoinSet<()>,
+    /// Ends with the last door that asks it.
+    history: std::thread::JoinHandle<()>,
 }
 
 impl Server {
@@ -157,6 +160,10 @@ impl Server {
         })
         .map_err(ServeError::Thread)?;
 
+        let (historian, history) =
+            Historian::start(config.index_dir(), disk.clone(), Arc::clone(&runtime.synced))
+                .map_err(ServeError::Thread)?;
+
         let mut doors = JoinSet::new();
         doors.spawn(telemetry::keep_up(metrics.clone()));
         let counter = Counter {
@@ -165,6 +172,7 @@ impl Server {
             requests: runtime.requests.clone(),
             disk,
             synced: runtime.synced,
+            historian,
             clock,
             authority_fingerprint: authority.fingerprint(),
             bank_authority_pem,
@@ -188,7 +196,8 @@ impl Server {
             });
         }
         files::write_addresses(config, &addresses)?;
-        Ok(Self { addresses, broker, requests: runtime.requests, ended: runtime.ended, tls, clock, doors })
+        let (requests, ended) = (runtime.requests, runtime.ended);
+        Ok(Self { addresses, broker, requests, ended, tls, clock, doors, history })
     }
 
     /// Where it is reached.
@@ -221,7 +230,11 @@ impl Server {
         self.broker.shutdown().await;
         // If it has ended already, `ended` says how.
         let _ = self.requests.stop().await;
-        self.ended.await.unwrap_or(Err(CoreFault::Lost))
+        let ended = self.ended.await.unwrap_or(Err(CoreFault::Lost));
+        // Its files are closed before another core opens them. It has no word in how this one ended.
+        let history = self.history;
+        let _ = tokio::task::spawn_blocking(|| history.join()).await;
+        ended
     }
 }
 

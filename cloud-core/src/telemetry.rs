@@ -90,6 +90,11 @@ fn describe() {
     );
     describe_counter!("farthing_handshakes_failed_total", "TLS handshakes that failed");
     describe_counter!("farthing_bank_answers_total", "answers of banks by kind");
+    describe_gauge!("farthing_history_records", "records that the index of payments has read");
+    describe_counter!(
+        "farthing_history_failures_total",
+        "times that the index of payments failed; it is built again by itself"
+    );
     describe_counter!("farthing_wall_clock_steps_total", "times that the wall clock was set while running");
     describe_gauge!("farthing_connections", "MQTT connections now");
     describe_gauge!("farthing_connections_admitted", "MQTT connections whose credentials were accepted");
@@ -130,6 +135,7 @@ fn begin_counters() {
         metrics::counter!("farthing_publishes_refused_total", "reason" => publish_refusal(*code)).absolute(0);
     }
     metrics::counter!("farthing_wall_clock_steps_total").absolute(0);
+    metrics::counter!("farthing_history_failures_total").absolute(0);
 }
 
 const PUBLISH_REFUSALS: &[u8] = &[0x83, 0x87, 0x97, 0x99];

@@ -12,6 +12,7 @@ use broker::{BrokerHandle, TlsConfig};
 use cloud_core_flows::admin::{AdminAnswer, AdminCommand, BankKind};
 use cloud_core_flows::registry::RESERVED_TENANT;
 use cloud_core_flows::rejection::Rejection;
+use cloud_core_history::{Cursor, CursorError, Party};
 use data_encoding::BASE64URL_NOPAD;
 use schemas::claim::ClaimCode;
 use schemas::ids::{Hash, Instance, PaymentId, Principal};
@@ -25,10 +26,11 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::{BrokerCommand, REQUEST_BYTES, Request, ShellAnswer, ShellCommand, ShellReply, story};
+use super::{BrokerCommand, REQUEST_BYTES, Request, ShellAnswer, ShellCommand, ShellReply, Story, story};
 use crate::authority::principal_of_peer_certificate;
 use crate::bank::HttpBank;
 use crate::config::Shown;
+use crate::history::Historian;
 use crate::runtime::{Asker, CoreClock, Requests, Stopped};
 
 /// Operators at one time; more wait.
@@ -39,6 +41,8 @@ const IDLE: Duration = Duration::from_secs(60);
 const HANDSHAKES: usize = 256;
 /// From accept to the end of a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Rows of one page of somebody's payments.
+const HISTORY_ROWS: u32 = 100;
 /// A claim or token is valid for at most ten years.
 const VALID_MS: u64 = 10 * 366 * 24 * 3_600_000;
 
@@ -50,6 +54,7 @@ pub(crate) struct Counter {
     pub(crate) requests: Requests,
     pub(crate) disk: FileDisk,
     pub(crate) synced: Arc<AtomicU64>,
+    pub(crate) historian: Historian,
     pub(crate) clock: CoreClock,
     pub(crate) authority_fingerprint: [u8; 32],
     pub(crate) bank_authority_pem: Option<Vec<u8>>,
@@ -211,6 +216,10 @@ impl Counter {
                 self.core(AdminCommand::ReadHistory, asker).await?;
                 self.show_payment(payment).await
             }
+            ShellCommand::ListHistory { party, before, limit } => {
+                self.core(AdminCommand::ReadHistory, asker).await?;
+                self.list_history(party, before.as_deref(), limit).await
+            }
             ShellCommand::IssueClaim { device, valid_ms } => self.issue_claim(device, valid_ms, asker).await,
             ShellCommand::IssueToken { principal, valid_ms } => {
                 self.issue_token(principal, valid_ms, None, asker).await
@@ -226,12 +235,13 @@ impl Counter {
     }
 
     async fn show_payment(&self, payment: PaymentId) -> ShellReply {
-        let (disk, synced) = (self.disk.clone(), Position::new(self.synced.load(Ordering::Acquire)));
-        let told = tokio::task::spawn_blocking(move || story::tell(&disk, synced, payment)).await;
-        let story = match told {
-            Ok(Ok(story)) => story,
-            Ok(Err(error)) => return Err(Rejection::new("journal_unreadable", error.to_string())),
-            Err(error) => return Err(Rejection::new("journal_unreadable", error.to_string())),
+        let found = self.historian.ask(move |history| story::tell_by(history, payment)).await;
+        let story = match found {
+            Ok(story) => story,
+            Err(why) => {
+                tracing::info!(%why, "the whole journal is read for one payment");
+                self.read_story(payment).await?
+            }
         };
         if story.chapters.is_empty() {
             let text =
@@ -239,6 +249,26 @@ impl Counter {
             return Err(Rejection::new("payment_unknown", text));
         }
         Ok(ShellAnswer::Story(story))
+    }
+
+    /// Without the index: slow for a long journal.
+    async fn read_story(&self, payment: PaymentId) -> Result<Story, Rejection> {
+        let unreadable = |error: String| Rejection::new("journal_unreadable", error);
+        let (disk, synced) = (self.disk.clone(), Position::new(self.synced.load(Ordering::Acquire)));
+        let told = tokio::task::spawn_blocking(move || story::tell(&disk, synced, payment)).await;
+        told.map_err(|error| unreadable(error.to_string()))?.map_err(|error| unreadable(error.to_string()))
+    }
+
+    async fn list_history(&self, party: Party, before: Option<&str>, limit: u32) -> ShellReply {
+        let before: Option<Cursor> = before
+            .map(str::parse)
+            .transpose()
+            .map_err(|error: CursorError| Rejection::new("cursor_invalid", error.to_string()))?;
+        let limit = limit.clamp(1, HISTORY_ROWS) as usize;
+        let found = self.historian.ask(move |history| history.payments_of(&party, before, limit)).await;
+        let found = found.map_err(|why| Rejection::new("history_not_ready", why.to_string()))?;
+        let next = found.last().filter(|_| found.len() == limit).map(|(cursor, _)| cursor.to_string());
+        Ok(ShellAnswer::History { rows: found.into_iter().map(|(_, row)| row).collect(), next })
     }
 
     async fn issue_claim(&self, device: Principal, valid_ms: u64, asker: &Asker) -> ShellReply {

@@ -1,9 +1,10 @@
 //! The story of a payment, read from the journal: every record that names it, in order, with its time.
 //!
 //! The core forgets closed payments (correctness.md 17); the journal does not. Nothing is asked of the core: files are
-//! read beside it, up to the position that is synced.
+//! read beside it, up to the position that is synced; with the index only those frames that it names.
 
 use cloud_core_flows::event::{Event, Record};
+use cloud_core_history::{History, HistoryError};
 use schemas::ids::PaymentId;
 use schemas::message::{Down, PaymentCode};
 use schemas_journal::{Disk, OpenError, Position, for_each_record_through};
@@ -20,17 +21,45 @@ const CHAPTERS: usize = 10_000;
 /// # Errors
 /// The journal is damaged.
 pub(crate) fn tell<D: Disk>(disk: &D, synced: Position, payment: PaymentId) -> Result<Story, OpenError> {
-    let mut story = Story { payment, chapters: Vec::new(), is_cut: false };
-    let mut filter = Filter { payment: Some(payment), ..Filter::default() };
+    let mut teller = Teller::of(payment);
     for_each_record_through(disk, synced, |position, _, bytes| {
-        let Some(Ok(record)) = filter.select(position, bytes) else { return };
-        if story.chapters.len() == CHAPTERS {
-            story.is_cut = true;
-            return;
-        }
-        story.chapters.push(chapter(position, &record));
+        teller.hear(position, bytes);
     })?;
-    Ok(story)
+    Ok(teller.story)
+}
+
+/// The same by the index, from a few frames.
+///
+/// # Errors
+/// The index or the journal can't be read.
+pub(crate) fn tell_by<D: Disk>(history: &History<D>, payment: PaymentId) -> Result<Story, HistoryError> {
+    let mut teller = Teller::of(payment);
+    history.for_each_record_near(payment, |position, bytes| teller.hear(position, bytes))?;
+    Ok(teller.story)
+}
+
+/// Hears records in order, and keeps those of one payment.
+struct Teller {
+    filter: Filter,
+    story: Story,
+}
+
+impl Teller {
+    fn of(payment: PaymentId) -> Self {
+        let filter = Filter { payment: Some(payment), ..Filter::default() };
+        Self { filter, story: Story { payment, chapters: Vec::new(), is_cut: false } }
+    }
+
+    /// Whether there is room for more.
+    fn hear(&mut self, position: Position, bytes: &[u8]) -> bool {
+        let Some(Ok(record)) = self.filter.select(position, bytes) else { return true };
+        if self.story.chapters.len() == CHAPTERS {
+            self.story.is_cut = true;
+            return false;
+        }
+        self.story.chapters.push(chapter(position, &record));
+        true
+    }
 }
 
 /// One record as a person reads it.

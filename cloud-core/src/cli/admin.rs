@@ -19,6 +19,7 @@ use clap::{ArgGroup, Args, Subcommand};
 use cloud_core_flows::admin::{AdminCommand, Filter, Listing, Resolution};
 use cloud_core_flows::registry::RESERVED_TENANT;
 use cloud_core_flows::right::OperatorRole;
+use cloud_core_history::Party;
 use schemas::ids::{ItemId, MerchantId, PaymentId, Principal, PrincipalId, TenantId};
 use schemas::money::Money;
 
@@ -360,8 +361,20 @@ enum Token {
 
 #[derive(Debug, Subcommand)]
 enum Payments {
-    /// Payments in memory, newest first.
+    /// Payments in memory, newest first; or those of one person or merchant, also the ones that have left memory.
     List {
+        /// All payments of this person, as payer, payee, guardian or child.
+        #[arg(long, value_name = "TENANT/NAME", conflicts_with_all = ["open", "tenant", "contains", "state", "merchant"])]
+        person: Option<Principal>,
+        /// All payments of this merchant.
+        #[arg(long, value_name = "TENANT/NAME", conflicts_with_all = ["open", "tenant", "contains", "state"])]
+        merchant: Option<Scoped<MerchantId>>,
+        /// Of a person or merchant: those before the ones that were shown, which said where to go on.
+        #[arg(long, value_name = "CURSOR")]
+        before: Option<String>,
+        /// Of a person or merchant: how many at most.
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100))]
+        limit: u32,
         /// Only those that are not at rest.
         #[arg(long, conflicts_with_all = ["tenant", "contains", "state"])]
         open: bool,
@@ -463,6 +476,17 @@ impl AdminSubcommand {
             Self::Token(Token::Rotate { principal, valid, overlap }) => {
                 let (valid_ms, overlap_ms) = (valid.0, overlap.0);
                 return Ok(Request::Shell(ShellCommand::RenewToken { principal, valid_ms, overlap_ms }));
+            }
+            Self::Payments(Payments::List { person: Some(person), before, limit, .. }) => {
+                let party = Party::Person(person);
+                return Ok(Request::Shell(ShellCommand::ListHistory { party, before, limit }));
+            }
+            Self::Payments(Payments::List { merchant: Some(merchant), before, limit, .. }) => {
+                let party = Party::Merchant(merchant.tenant, merchant.name);
+                return Ok(Request::Shell(ShellCommand::ListHistory { party, before, limit }));
+            }
+            Self::Payments(Payments::List { before: Some(_), .. }) => {
+                bail!("--before goes on with the payments of --person or --merchant: name one of them")
             }
             Self::Payments(Payments::List { open: true, .. }) => {
                 AdminCommand::ListPayments { open_only: true }
@@ -625,6 +649,7 @@ mod tests {
             ("merchants create kiosk --title Kiosk", "TENANT/NAME"),
             ("devices revoke chip-7", "tenant/name"),
             ("payments show 07", "32 hexadecimal"),
+            ("payments list --before 1.2.3", "--person"),
             ("payments resolve 07070707070707070707070707070707", "--refund"),
             ("claim create a/b --valid soon", "24h"),
             ("operators create tina --role king", "tenant-admin"),

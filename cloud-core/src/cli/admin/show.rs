@@ -4,6 +4,7 @@ use cloud_core_flows::admin::{
     AdminAnswer, BankKind, BooksReport, ChildPaymentRow, ChildRow, PlaceRow, Presence, WishRow,
 };
 use cloud_core_flows::registry::LastReport;
+use cloud_core_history::Summary;
 use schemas::money::Money;
 
 use super::places::degrees;
@@ -58,6 +59,12 @@ pub(super) fn shell(answer: &ShellAnswer, json: bool) -> anyhow::Result<()> {
     }
     match answer {
         ShellAnswer::Story(story) => print_story(story)?,
+        ShellAnswer::History { rows, next } => {
+            history(rows).print()?;
+            if let Some(next) = next {
+                print_line(&format!("more with --before {next}"))?;
+            }
+        }
         ShellAnswer::Claim { code, device, expires_at } => {
             print_line(code)?;
             print_line(&format!("for {device}, once, until {expires_at}; it is shown only here"))?;
@@ -217,6 +224,25 @@ fn table_of(answer: &AdminAnswer) -> Table {
             vec![row.raised_at.to_string(), row.case.clone(), or_dash(row.payment.as_ref()), row.text.clone()]
         }),
     }
+}
+
+fn history(rows: &[Summary]) -> Table {
+    let header =
+        ["PAYMENT", "FLOW", "STATE", "AMOUNT", "PAID", "PAYER", "ORDERED BY", "PAYEE", "REASON", "OPENED"];
+    table(&header, rows, |row| {
+        vec![
+            row.payment.to_string(),
+            name_of(&row.flow),
+            row.state.map_or_else(|| "suggested".to_owned(), |state| name_of(&state)),
+            row.amount.to_string(),
+            row.paid.to_string(),
+            row.payer.to_string(),
+            or_dash(row.ordered_by.as_ref()),
+            row.payee.clone(),
+            or_dash(row.reason.as_ref()),
+            row.opened_at.to_string(),
+        ]
+    })
 }
 
 fn children(rows: &[ChildRow]) -> Table {
