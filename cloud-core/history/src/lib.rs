@@ -15,13 +15,14 @@ mod pages;
 mod summary;
 mod terms;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::num::ParseIntError;
 use std::path::Path;
 use std::str::FromStr;
 
 use cloud_core_flows::event::Record;
+use memchr::memmem::Finder;
 use schemas::ids::PaymentId;
 use schemas_journal::{Bookmark, Disk, Follower, FramePlace, OpenError, Position};
 
@@ -198,7 +199,7 @@ impl<D: Disk> History<D> {
     ) -> Result<(), HistoryError> {
         let Some(follower) = &self.follower else { return Ok(()) };
         let mut buffer = Vec::new();
-        for place in self.places(Term::of_payment(payment), None)? {
+        for place in self.places(Term::of_payment(payment))? {
             let Some(frame) = follower.read_at(place_of(place), &mut buffer)? else { continue };
             for (position, bytes) in frame.records() {
                 if !on_record(position, bytes) {
@@ -220,33 +221,17 @@ impl<D: Disk> History<D> {
         before: Option<Cursor>,
         limit: usize,
     ) -> Result<Vec<(Cursor, Summary)>, HistoryError> {
-        let Some(follower) = &self.follower else { return Ok(Vec::new()) };
-        let (term, mut buffer, mut found) = (Term::of_party(party), Vec::new(), Vec::new());
-        let last_place = before.map_or(u64::MAX, |cursor| number_of(cursor.place));
-        for span in (0..=self.head.spans.len()).rev() {
-            let places = self.places_in(span, term)?;
-            for place in places.into_iter().rev().filter(|place| *place <= last_place) {
-                let place = place_of(place);
-                let Some(frame) = follower.read_at(place, &mut buffer)? else { return Ok(found) };
-                let mut in_frame = Vec::new();
-                for (position, bytes) in frame.records() {
-                    let event = decode(position, bytes)?.event;
-                    let cursor = Cursor { place, record: position.value() };
-                    let is_before = before.is_none_or(|before| cursor < before);
-                    if let Some((payment, parties)) = opened(&event).filter(|_| is_before)
-                        && parties.contains(party)
-                    {
-                        in_frame.push((cursor, payment));
-                    }
-                }
-                for (cursor, payment) in in_frame.into_iter().rev() {
-                    if found.len() == limit {
-                        return Ok(found);
-                    }
-                    let places = self.places(Term::of_payment(payment), Some(span))?;
-                    found.extend(self.summary(payment, &places)?.map(|summary| (cursor, summary)));
-                }
+        let begun = self.begun_by(party, before, limit)?;
+        let recent = self.recent_places(begun.iter().map(|(_, payment, _)| Term::of_payment(*payment)));
+        let mut found = Vec::new();
+        for (cursor, payment, span) in begun {
+            let term = Term::of_payment(payment);
+            let mut places = Vec::new();
+            for (number, span) in self.head.spans.iter().enumerate().skip(span) {
+                places.extend(self.pages.places(number, *span, term)?);
             }
+            places.extend(recent.get(&term).into_iter().flatten());
+            found.extend(self.summary(payment, &places)?.map(|summary| (cursor, summary)));
         }
         Ok(found)
     }
@@ -256,7 +241,7 @@ impl<D: Disk> History<D> {
     /// # Errors
     /// As [`History::for_each_record_near`].
     pub fn payment(&self, payment: PaymentId) -> Result<Option<Summary>, HistoryError> {
-        self.summary(payment, &self.places(Term::of_payment(payment), None)?)
+        self.summary(payment, &self.places(Term::of_payment(payment))?)
     }
 
     /// Bytes of the index on disk.
@@ -267,22 +252,62 @@ impl<D: Disk> History<D> {
         Ok(self.pages.disk_bytes()?)
     }
 
+    /// Where somebody's last payments began, newest first: cursor, payment, and span of the index.
+    fn begun_by(
+        &self,
+        party: &Party,
+        before: Option<Cursor>,
+        limit: usize,
+    ) -> Result<Vec<(Cursor, PaymentId, usize)>, HistoryError> {
+        let Some(follower) = &self.follower else { return Ok(Vec::new()) };
+        let (term, name, mut buffer) = (Term::of_party(party), party.name(), Vec::new());
+        let (named, mut begun) = (Finder::new(name), Vec::new());
+        let last_place = before.map_or(u64::MAX, |cursor| number_of(cursor.place));
+        for span in (0..=self.head.spans.len()).rev() {
+            let places = self.places_in(span, term)?;
+            for place in places.into_iter().rev().filter(|place| *place <= last_place) {
+                let place = place_of(place);
+                let Some(frame) = follower.read_at(place, &mut buffer)? else { return Ok(begun) };
+                let mut in_frame = Vec::new();
+                for (position, bytes) in frame.records() {
+                    let cursor = Cursor { place, record: position.value() };
+                    if before.is_some_and(|before| cursor >= before) || named.find(bytes).is_none() {
+                        continue;
+                    }
+                    if let Some((payment, parties)) = opened(&decode(position, bytes)?.event)
+                        && parties.contains(party)
+                    {
+                        in_frame.push((cursor, payment, span));
+                    }
+                }
+                begun.extend(in_frame.into_iter().rev());
+                if begun.len() >= limit {
+                    begun.truncate(limit);
+                    return Ok(begun);
+                }
+            }
+        }
+        Ok(begun)
+    }
+
     fn summary(&self, payment: PaymentId, places: &[u64]) -> Result<Option<Summary>, HistoryError> {
         let Some(follower) = &self.follower else { return Ok(None) };
         let (mut buffer, mut folded) = (Vec::new(), summary::Folded::of(payment));
+        // Ids stand in records as they are, and a frame has records of many payments.
+        let named = Finder::new(&payment.0);
         for place in places {
             let Some(frame) = follower.read_at(place_of(*place), &mut buffer)? else { continue };
-            for (position, bytes) in frame.records() {
+            for (position, bytes) in frame.records().filter(|(_, bytes)| named.find(bytes).is_some()) {
                 folded.apply(&decode(position, bytes)?);
             }
         }
         Ok(folded.summary())
     }
 
-    /// The places of a term, ascending, in all spans from this one on.
-    fn places(&self, term: Term, from: Option<usize>) -> Result<Vec<u64>, HistoryError> {
+    /// The places of a term, ascending.
+    fn places(&self, term: Term) -> Result<Vec<u64>, HistoryError> {
         let mut places = Vec::new();
-        for span in from.unwrap_or(0)..=self.head.spans.len() {
+        for span in 0..=self.head.spans.len() {
             places.extend(self.places_in(span, term)?);
         }
         Ok(places)
@@ -294,6 +319,17 @@ impl<D: Disk> History<D> {
             Some(span) => Ok(self.pages.places(number, *span, term)?),
             None => Ok(self.recent.iter().filter(|pair| pair.0 == term.0).map(|pair| pair.1).collect()),
         }
+    }
+
+    /// Those of many terms in the span that is not full, looked through once.
+    fn recent_places(&self, terms: impl Iterator<Item = Term>) -> BTreeMap<Term, Vec<u64>> {
+        let mut places: BTreeMap<Term, Vec<u64>> = terms.map(|term| (term, Vec::new())).collect();
+        for (term, place) in &self.recent {
+            if let Some(places) = places.get_mut(&Term(*term)) {
+                places.push(*place);
+            }
+        }
+        places
     }
 }
 

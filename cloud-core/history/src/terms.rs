@@ -20,6 +20,16 @@ pub enum Party {
     Merchant(TenantId, MerchantId),
 }
 
+impl Party {
+    /// What stands in each record that opens a payment of it.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Person(person) => person.id.as_str(),
+            Self::Merchant(_, merchant) => merchant.as_str(),
+        }
+    }
+}
+
 /// What the index is keyed by. Two may share one: whatever is found is compared with what was looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Term(pub(crate) u64);
