@@ -123,17 +123,17 @@ impl Core {
         core
     }
 
-    /// Milliseconds until it is ready, on the data of a former start; then it is killed.
-    pub(crate) fn time_to_ready(data: &Path) -> anyhow::Result<u64> {
+    /// Milliseconds until it is ready, on the data of a former start, and its resident memory in kB; then it is killed.
+    pub(crate) fn time_to_ready(data: &Path) -> anyhow::Result<(u64, u64)> {
         let started = Instant::now();
-        let (_process, lines) = Self::serve(program("cloud-core")?, data, data, &NO_OTHER_LISTENERS)?;
+        let (process, lines) = Self::serve(program("cloud-core")?, data, data, &NO_OTHER_LISTENERS)?;
         let ready_ms = started.elapsed().as_millis();
         ensure!(
             lines.iter().any(|line| line == "ready"),
             "cloud-core did not become ready: see {}",
             data.join("core.log").display()
         );
-        Ok(u64::try_from(ready_ms)?)
+        Ok((u64::try_from(ready_ms)?, resident_kb(&process)?))
     }
 
     /// The process, and what it printed until it was ready or ended.

@@ -77,7 +77,7 @@ impl Ledger {
     /// Sums per currency, in order of currency.
     pub fn trial_balance(&self) -> BTreeMap<LedgerCode, TrialBalance> {
         let mut balances: BTreeMap<LedgerCode, TrialBalance> = BTreeMap::new();
-        for account in self.accounts.unordered() {
+        for account in self.accounts.rows() {
             let totals = balances.entry(account.currency).or_default();
             totals.debits_pending += u128::from(account.debits_pending);
             totals.debits_posted += u128::from(account.debits_posted);
@@ -91,7 +91,7 @@ impl Ledger {
     /// and recomputes what is derived.
     ///
     /// # Errors
-    /// The first violation found; of several any may be.
+    /// The first violation found.
     pub fn check(&self) -> Result<(), InvariantViolation> {
         self.check_balanced()?;
         let reserved = self.check_records()?;
@@ -110,7 +110,7 @@ impl Ledger {
     fn check_records(&self) -> Result<Reserved, InvariantViolation> {
         let mut reserved = Reserved::new();
         let mut expiries = BTreeSet::new();
-        for record in self.records.unordered() {
+        for record in self.records.rows() {
             let id = record.transfer.id;
             if !is_possible(record) {
                 return Err(InvariantViolation::StatusImpossible { id });
@@ -139,7 +139,7 @@ impl Ledger {
     }
 
     fn check_each_account(&self, reserved: &Reserved) -> Result<(), InvariantViolation> {
-        for account in self.accounts.unordered() {
+        for account in self.accounts.rows() {
             let id = account.id;
             let reserved = reserved.get(&id).copied().unwrap_or_default();
             let totals = (account.debits_pending, account.credits_pending);
@@ -162,7 +162,7 @@ impl Ledger {
     }
 
     fn check_failures(&self) -> Result<(), InvariantViolation> {
-        for failure in self.failures.unordered() {
+        for failure in self.failures.rows() {
             let id = failure.transfer.id;
             if self.records.contains(id) {
                 return Err(InvariantViolation::HappenedAndFailed { id });

@@ -74,11 +74,6 @@ impl<R: Row> Table<R> {
         }
     }
 
-    /// All rows, in no order: for sums over many of them.
-    pub(crate) fn unordered(&self) -> impl Iterator<Item = &R> {
-        self.parts.iter().flatten()
-    }
-
     /// All rows in order of id.
     pub(crate) fn rows(&self) -> impl Iterator<Item = &R> {
         self.parts.iter().flat_map(|part| {
@@ -99,7 +94,7 @@ impl<R> Default for Table<R> {
 impl<R: Row + PartialEq> PartialEq for Table<R> {
     fn eq(&self, other: &Self) -> bool {
         self.len == other.len
-            && self.unordered().all(|row| other.get(row.id()).is_some_and(|other| row == other))
+            && self.parts.iter().flatten().all(|row| other.get(row.id()).is_some_and(|other| row == other))
     }
 }
 

@@ -29,11 +29,13 @@ pub(super) fn open<D: Disk>(
     let chain = existing_chain_id(&disk)?.unwrap_or(fresh);
     let (journal, cloud) = thread::scope(|scope| {
         let (to_state, steps) = sync_channel(WAITING_BATCHES);
+        // Room for all that can be on its way, so that nobody waits for the other's memory.
+        let (used, empty) = sync_channel(WAITING_BATCHES + 2);
         let applying = thread::Builder::new()
             .name("replay".to_owned())
-            .spawn_scoped(scope, move || applied(&steps))
+            .spawn_scoped(scope, move || applied(&steps, &used))
             .map_err(ReplayError::Thread)?;
-        let mut decoder = Decoder { to_state, batch: Vec::new() };
+        let mut decoder = Decoder { to_state, empty, batch: Vec::new() };
         let journal = Journal::open(disk, limits, chain, &mut decoder);
         let handed_over = decoder.hand_over();
         drop(decoder);
@@ -70,13 +72,17 @@ enum Step {
     Records(Vec<Record>),
 }
 
-/// The state after all steps.
-fn applied(steps: &Receiver<Step>) -> Cloud {
+/// The state after all steps. Records go back to be dropped by the thread that has made them: memory that two threads
+/// share costs both of them a lock.
+fn applied(steps: &Receiver<Step>, used: &SyncSender<Vec<Record>>) -> Cloud {
     let mut cloud = Cloud::default();
     for step in steps {
         match step {
             Step::Restored(restored) => cloud = *restored,
-            Step::Records(records) => records.iter().for_each(|record| cloud.evolve(record)),
+            Step::Records(records) => {
+                records.iter().for_each(|record| cloud.evolve(record));
+                let _ = used.try_send(records);
+            }
         }
     }
     cloud
@@ -85,12 +91,15 @@ fn applied(steps: &Receiver<Step>) -> Cloud {
 /// What the journal thinks is the state.
 struct Decoder {
     to_state: SyncSender<Step>,
+    empty: Receiver<Vec<Record>>,
     batch: Vec<Record>,
 }
 
 impl Decoder {
     fn hand_over(&mut self) -> Result<(), ReplayError> {
-        let batch = std::mem::replace(&mut self.batch, Vec::with_capacity(BATCH_RECORDS));
+        let mut next = self.empty.try_recv().unwrap_or_else(|_| Vec::with_capacity(BATCH_RECORDS));
+        next.clear();
+        let batch = std::mem::replace(&mut self.batch, next);
         self.to_state.send(Step::Records(batch)).map_err(|_| ReplayError::Lost)
     }
 }

@@ -29,8 +29,8 @@ use schemas::wire::Text;
 use schemas_journal::{ChainId, FileDisk, JournalLimits};
 
 use super::Setting;
-use crate::processes::own_resident_kb;
 use super::report::{Report, Unit, percentile, ratio_permille};
+use crate::processes::own_resident_kb;
 
 const BENCH: &str = "history";
 /// Of virtual time.

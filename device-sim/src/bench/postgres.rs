@@ -12,8 +12,8 @@ use anyhow::{Context, ensure};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 
 use super::Setting;
-use crate::processes::{Process, wait_until};
 use super::report::{Report, Unit, median};
+use crate::processes::{Process, wait_until};
 
 const BENCH: &str = "ledger";
 const NAME: &str = "PostgreSQL, a transaction for each transfer";

@@ -16,9 +16,9 @@ use schemas::time::Timestamp;
 use schemas_journal::{ChainId, Disk, FileDisk, Journal, JournalLimits, for_each_record};
 
 use super::Setting;
-use crate::processes::{Core, own_resident_kb};
 use super::report::{Report, Unit, median};
 use super::shop::Shop;
+use crate::processes::Core;
 
 const BENCH: &str = "restart";
 const CHAIN: ChainId = ChainId([7; 32]);
@@ -104,7 +104,7 @@ impl Starts<'_> {
         drop(shop);
         let mut ready_ms = Vec::new();
         for _ in 0..self.rounds {
-            ready_ms.push(Core::time_to_ready(self.data)?);
+            ready_ms.push(Core::time_to_ready(self.data)?.0);
         }
         let longest = ready_ms.iter().max().copied().unwrap_or(0);
         let note =
@@ -122,7 +122,7 @@ fn replay_all(data: &Path, rounds: u32, report: &mut Report) -> anyhow::Result<(
     for name in disk.list()?.iter().filter(|name| name.ends_with(".snap")) {
         disk.remove(name)?;
     }
-    let (mut read, mut alone, mut resident) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut read, mut alone) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         let started = Instant::now();
         let (mut records, mut bytes) = (0, 0);
@@ -132,22 +132,22 @@ fn replay_all(data: &Path, rounds: u32, report: &mut Report) -> anyhow::Result<(
         })?;
         read.push((per_second(records, started.elapsed()), records, bytes / records.max(1)));
 
-        let before_kb = own_resident_kb()?;
         let mut cloud = Cloud::default();
         let started = Instant::now();
         let journal = Journal::open(disk.clone(), JournalLimits::cloud(), CHAIN, &mut cloud)?;
         let elapsed = started.elapsed();
         ensure!(journal.recovery().snapshot.is_none(), "a snapshot was used");
         alone.push(per_second(journal.recovery().replayed_records, elapsed));
-        resident.push(own_resident_kb()?.saturating_sub(before_kb));
         cloud.check().map_err(|why| anyhow::anyhow!("after the replay: {why}"))?;
     }
     drop(disk);
     let records = read.first().map_or(0, |(_, records, _)| *records);
-    let mut started = Vec::new();
+    let (mut started, mut resident) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         // Killed as soon as it is ready: its own first snapshot is not made.
-        started.push(per_second(records, Duration::from_millis(Core::time_to_ready(data)?)));
+        let (ready_ms, resident_kb) = Core::time_to_ready(data)?;
+        started.push(per_second(records, Duration::from_millis(ready_ms)));
+        resident.push(resident_kb);
     }
     let record_bytes = median(read.iter().map(|(.., bytes)| *bytes));
     let read = median(read.into_iter().map(|(per_second, ..)| per_second));
@@ -158,7 +158,7 @@ fn replay_all(data: &Path, rounds: u32, report: &mut Report) -> anyhow::Result<(
     let note = format!("{} events, no snapshot, until it is ready; goal 500000", thousands(records));
     report.add(BENCH, "events replayed by cloud-core serve", median(started), Unit::PerSecond, note);
     let note = "all payments are younger than their retention";
-    report.add(BENCH, "resident memory of the state", median(resident), Unit::Kilobytes, note);
+    report.add(BENCH, "resident memory of cloud-core serve then", median(resident), Unit::Kilobytes, note);
     Ok(())
 }
 
