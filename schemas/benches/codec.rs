@@ -1,5 +1,6 @@
 //! The hot messages of a chip payment: written, read, signed and checked. `cargo bench -p schemas --bench codec`
 
+#![allow(clippy::disallowed_types, reason = "the list of benchmarks that divan keeps")]
 #![allow(clippy::unwrap_used, reason = "a measurement may panic")]
 
 use divan::{Bencher, black_box};

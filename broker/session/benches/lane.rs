@@ -1,6 +1,7 @@
 //! One connection without its socket: a PUBLISH, its promise, the PUBACK; and a delivery with its PUBACK.
 //! `cargo bench -p broker-session --bench lane`
 
+#![allow(clippy::disallowed_types, reason = "the list of benchmarks that divan keeps")]
 #![allow(clippy::unwrap_used, reason = "a measurement may panic")]
 
 use broker_session::{ConnectionId, Event, Limits, Owed, Promise, Session};

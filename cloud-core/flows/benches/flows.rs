@@ -1,6 +1,7 @@
 //! Whole chip payments through the driver on a disk in memory, every signature made and checked; and what a restart does
 //! with their events. `cargo bench -p cloud-core-flows --bench flows`
 
+#![allow(clippy::disallowed_types, reason = "the list of benchmarks that divan keeps")]
 #![allow(clippy::unwrap_used, reason = "a measurement may panic")]
 
 #[path = "../tests/common/mod.rs"]

@@ -1,5 +1,6 @@
 //! One transfer among 100,000 accounts: decided and applied. `cargo bench -p cloud-core-ledger --bench ledger`
 
+#![allow(clippy::disallowed_types, reason = "the list of benchmarks that divan keeps")]
 #![allow(clippy::unwrap_used, reason = "a measurement may panic")]
 
 use cloud_core_ledger::{

@@ -354,3 +354,60 @@ fn accounts(operator: &mut Operator) -> anyhow::Result<Vec<AccountRow>> {
         all.extend(rows);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAYMENT: PaymentId = PaymentId([1; 16]);
+
+    fn differences(sort: Sort, state: PaymentState, paid_minor: u64, act: Option<Act>) -> usize {
+        let mut book = Book::new();
+        book.compare(PAYMENT, &Attempt::new(Instant::now(), sort, None), state, paid_minor, act);
+        book.differences.len()
+    }
+
+    /// PL-3: what is paid is what came out, to the cent.
+    #[test]
+    fn an_act_without_its_money_and_money_without_its_act_are_differences() {
+        let purchase = Sort::Purchase { payer: 0, chip: 1, nonce: Nonce([1; 8]), minor: 150 };
+        let order = Sort::Order { child: 0, minor: 20 };
+        for (sort, state, paid, act, wrong) in [
+            (purchase, PaymentState::Delivered, 150, Some(Act::Delivered(1)), 0),
+            (purchase, PaymentState::Delivered, 149, Some(Act::Delivered(1)), 1),
+            (purchase, PaymentState::Delivered, 150, Some(Act::Jammed), 1),
+            (purchase, PaymentState::Delivered, 150, None, 1),
+            (purchase, PaymentState::Refunded, 0, Some(Act::Jammed), 0),
+            (purchase, PaymentState::Refunded, 0, Some(Act::Silent), 0),
+            (purchase, PaymentState::Refunded, 0, Some(Act::Delivered(1)), 1),
+            (purchase, PaymentState::Expired, 0, None, 0),
+            (order, PaymentState::Settled, 20, None, 0),
+            (order, PaymentState::Settled, 0, None, 1),
+            (order, PaymentState::Rejected, 0, None, 0),
+            (order, PaymentState::Rejected, 20, None, 1),
+        ] {
+            assert_eq!(differences(sort, state, paid, act), wrong, "{sort:?} {state} {paid} {act:?}");
+        }
+    }
+
+    /// CP-9: a second command for one payment would be a second act.
+    #[test]
+    fn two_acts_for_one_payment_are_a_difference() {
+        let mut book = Book::new();
+        book.acted(CommandId([1; 16]), PAYMENT, Act::Delivered(1));
+        assert_eq!(book.act(CommandId([1; 16])), Some(Act::Delivered(1)));
+        assert!(book.differences.is_empty());
+        book.acted(CommandId([2; 16]), PAYMENT, Act::Delivered(1));
+        assert_eq!(book.differences.len(), 1);
+    }
+
+    #[test]
+    fn a_request_is_accepted_once_and_its_device_may_have_been_faster() {
+        let (mut book, key) = (Book::new(), IdempotencyKey([3; 16]));
+        book.begin(key, Attempt::new(Instant::now(), Sort::Order { child: 0, minor: 20 }, None));
+        assert_eq!(book.child_asked(PAYMENT), (true, None), "before the guardian was answered");
+        assert!(matches!(book.accepted(key, PAYMENT), Some((_, Some(_)))));
+        assert!(book.accepted(key, PAYMENT).is_none(), "the same answer again");
+        assert_eq!(book.child_asked(PAYMENT), (false, None), "the same question again");
+    }
+}

@@ -1,6 +1,7 @@
 //! Frames of 32 records of 180 bytes, as the core writes them: appended and synced in memory (what the journal itself
 //! costs, without a disk), and read back. `cargo bench -p schemas-journal --bench journal`
 
+#![allow(clippy::disallowed_types, reason = "the list of benchmarks that divan keeps")]
 #![allow(clippy::unwrap_used, reason = "a measurement may panic")]
 
 use divan::Bencher;
