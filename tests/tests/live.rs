@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Output;
 
-use farthing_tests::process::{binary, command};
+use farthing_tests::process::{binary, command, run};
 use serde_json::Value;
 
 fn live(directory: &Path, scenario: &str) -> Output {
@@ -11,10 +11,11 @@ fn live(directory: &Path, scenario: &str) -> Output {
     binary("cloud-core");
     binary("edge-agent");
     let file = directory.join("scenario.toml");
-    std::fs::write(&file, scenario).unwrap();
+    std::fs::write(&file, scenario).expect("write the scenario");
     let mut live = command(binary("device-sim"));
     live.arg("live").arg(&file).arg("--json").arg("--directory").arg(directory);
-    live.arg("--report").arg(directory.join("report")).output().unwrap()
+    live.arg("--report").arg(directory.join("report"));
+    run(live)
 }
 
 /// Purchases and orders with cut connections, repeated messages, jams and a child that says no: every end is explained, and
