@@ -4,20 +4,19 @@
 //! All payments of the journal are younger than their retention, so every one of them is in memory and in the snapshot:
 //! a start has most to do then.
 
-use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::ensure;
 use cloud_core_flows::Cloud;
+use cloud_core_flows::admin::Deadlines;
 use cloud_core_flows::driver::Driver;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use schemas::time::Timestamp;
 use schemas_journal::{ChainId, Disk, FileDisk, Journal, JournalLimits, for_each_record};
 
 use super::Setting;
 use super::report::{Report, Unit, median};
-use super::shop::Shop;
+use super::shop::{self, Shop};
 use crate::processes::Core;
 
 const BENCH: &str = "restart";
@@ -56,8 +55,8 @@ fn write(journal: &Path, events: u64) -> anyhow::Result<FileShop> {
     // What was played must not be ahead of the clock on the wall, by which the core goes.
     let now_ms = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())? - ONE_DAY_MS;
     let driver = Driver::open(disk.clone(), JournalLimits::cloud(), CHAIN, || Timestamp(now_ms))?;
-    let progress = progress(events);
-    let mut shop = Shop::open(driver, disk, now_ms)?;
+    let progress = shop::progress("events", events);
+    let mut shop = Shop::open(driver, disk, now_ms, Deadlines::default().retention_ms)?;
     loop {
         shop.batch(BATCH_MS)?;
         let decided = shop.driver.decided().value();
@@ -71,15 +70,6 @@ fn write(journal: &Path, events: u64) -> anyhow::Result<FileShop> {
     }
     progress.finish_and_clear();
     Ok(shop)
-}
-
-fn progress(events: u64) -> ProgressBar {
-    let draw = std::io::stderr().is_terminal();
-    let target = if draw { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let style =
-        ProgressStyle::with_template("journal {bar:30} {human_pos} of {human_len} events, {eta} left");
-    let bar = ProgressBar::with_draw_target(Some(events), target);
-    style.map_or(bar.clone(), |style| bar.with_style(style))
 }
 
 /// About how many events one segment holds.

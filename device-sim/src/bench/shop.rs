@@ -2,6 +2,7 @@
 //! so many at a time, each signature made and checked. Everybody answers at once what they are told.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io::IsTerminal;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use cloud_core_flows::admin::{AdminCommand, BankKind, Deadlines, OnUnknown};
@@ -9,6 +10,7 @@ use cloud_core_flows::driver::{Driver, run_snapshot};
 use cloud_core_flows::places::CodeRules;
 use cloud_core_flows::port::{ConnectionId, Credentials, Input, Output, OwedMessage, Proof};
 use ed25519_dalek::SigningKey;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use schemas::envelope::Envelope;
 use schemas::ids::{Hash, IdempotencyKey, Instance, MessageId, Nonce, Principal};
 use schemas::message::{
@@ -23,7 +25,7 @@ use schemas_journal::{Disk, SnapshotJob};
 const TENANT: &str = "bench";
 const TITLE: &str = "The Shop";
 const MACHINES: u64 = 64;
-const PAYERS: u64 = 512;
+pub(super) const PAYERS: u64 = 512;
 const PRICE_MINOR: u64 = 150;
 /// More than anybody spends here.
 const FUNDS_MINOR: u64 = 100_000_000_000;
@@ -60,13 +62,13 @@ impl<D: Disk> Shop<D> {
         Self { driver, disk, now_ms, parties, inputs, begun: 0, messages: now_ms, due: None }
     }
 
-    /// Registers everybody and connects them.
+    /// Registers everybody and connects them. Closed payments stay in memory for `retention_ms`.
     ///
     /// # Errors
     /// The core refuses something, which is a fault of this file, or the disk fails.
-    pub(super) fn open(driver: Driver<D>, disk: D, now_ms: u64) -> anyhow::Result<Self> {
+    pub(super) fn open(driver: Driver<D>, disk: D, now_ms: u64, retention_ms: u64) -> anyhow::Result<Self> {
         let mut shop = Self::around(driver, disk, now_ms);
-        shop.register()?;
+        shop.register(retention_ms)?;
         for number in 0..MACHINES {
             shop.enrol(&format!("chip-{number}"))?;
             shop.enrol(&format!("machine-{number}"))?;
@@ -264,13 +266,13 @@ impl<D: Disk> Shop<D> {
         MessageId::derived("bench", &[&self.messages.to_be_bytes()])
     }
 
-    fn register(&mut self) -> anyhow::Result<()> {
+    fn register(&mut self, retention_ms: u64) -> anyhow::Result<()> {
         self.admin(AdminCommand::CreateTenant {
             tenant: TENANT.parse()?,
             currency: "EUR".parse()?,
             bank: BankKind::Internal,
             on_unknown: OnUnknown::Refund,
-            deadlines: Deadlines::default(),
+            deadlines: Deadlines { retention_ms, ..Deadlines::default() },
             code_rules: CodeRules::default(),
         })?;
         let mut commands = vec![AdminCommand::CreateMerchant {
@@ -369,6 +371,19 @@ impl<D: Disk> Shop<D> {
         self.driver.handle(input, Timestamp(self.now_ms));
         self.commit()
     }
+}
+
+/// How far a long run is, for whoever watches.
+pub(super) fn progress(what: &str, all: u64) -> ProgressBar {
+    let draw = std::io::stderr().is_terminal();
+    let target = if draw { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let template = format!("{{bar:30}} {{human_pos}} of {{human_len}} {what}, {{eta}} left");
+    let bar = ProgressBar::with_draw_target(Some(all), target);
+    ProgressStyle::with_template(&template).map_or(bar.clone(), |style| bar.with_style(style))
+}
+
+pub(super) fn payer(number: u64) -> anyhow::Result<Principal> {
+    who(&format!("payer-{number}"))
 }
 
 fn who(name: &str) -> anyhow::Result<Principal> {

@@ -250,21 +250,8 @@ impl Engine {
         let mut state = self.state.borrow_mut();
         let child = state.one_of(&self.fleet.piggy_banks) - self.fleet.piggy_banks.start;
         let minor = state.random.range(1, 100);
-        let order = PaymentOrder {
-            child: self.fleet.children[child].id.clone(),
-            amount: self.fleet.money(minor),
-            minimum: None,
-            categories: state.categories.clone(),
-            payee: None,
-            note: None,
-            tell: None,
-            mode: None,
-            place: None,
-            show: None,
-            contains: None,
-            identify: None,
-            wish: None,
-        };
+        let (child_id, categories) = (self.fleet.children[child].id.clone(), state.categories.clone());
+        let order = PaymentOrder::deduction(child_id, self.fleet.money(minor), categories);
         let sort = Sort::Order { child, minor };
         let guardian = self.fleet.guardian_of(child);
         self.request(&mut state, guardian, Up::PaymentOrder(order), Attempt::new(intended, sort, user));
