@@ -105,6 +105,9 @@ impl Run {
             self.shop.take_snapshot()?;
             self.history.advance(self.shop.driver.journal().synced(), u64::MAX)?;
         }
+        // All end in the same batch; two later the next ones are in the middle.
+        self.shop.batch(BATCH_MS)?;
+        self.shop.batch(BATCH_MS)?;
         let resident_kb = own_resident_kb()?;
         let cloud = self.shop.driver.cloud();
         let (open, in_memory) = (cloud.open_payments(), cloud.payments().count());
