@@ -62,7 +62,7 @@ impl Report {
         writeln!(out, "{}\nmedians; programs and generator share the cores", self.machine)?;
         for figure in &self.figures {
             let Figure { bench, name, note, .. } = figure;
-            writeln!(out, "{bench:<8}{name:<52}{:>12}  {note}", shown(figure.value, figure.unit))?;
+            writeln!(out, "{bench:<10}{name:<52}{:>12}  {note}", shown(figure.value, figure.unit))?;
         }
         Ok(())
     }
