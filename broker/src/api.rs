@@ -9,6 +9,7 @@ use broker_session::{
 };
 use schemas::feed::PresenceEvent;
 use schemas::ids::{MessageId, Principal, PrincipalId};
+use schemas::signed::Proven;
 use schemas::topic::{Kind, Role};
 use tokio::sync::watch;
 
@@ -73,6 +74,12 @@ impl Listener {
     }
 }
 
+/// Checks signatures in what clients say, on the threads that read it: there may be many of those, and there is one core.
+pub trait Checker: std::fmt::Debug + Send + Sync {
+    /// Nothing says nothing: the core checks by itself.
+    fn check(&self, principal: &Principal, kind: Kind, payload: &[u8]) -> Option<Proven>;
+}
+
 /// How a broker is set up.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -99,6 +106,8 @@ pub struct Config {
     pub boot_epoch: u32,
     /// The clock of this run.
     pub clock: Clock,
+    /// Has a look at every publish before the core has it.
+    pub checker: Option<Arc<dyn Checker>>,
 }
 
 impl Default for Config {
@@ -114,6 +123,7 @@ impl Default for Config {
             linger_ms: 1_000,
             boot_epoch: 0,
             clock: Clock::start(),
+            checker: None,
         }
     }
 }
@@ -161,6 +171,8 @@ pub enum ToCore {
         payload: Vec<u8>,
         /// QoS 0 gets no promise.
         qos: Qos,
+        /// What [`Config::checker`] says of it.
+        proven: Option<Proven>,
     },
     /// These kinds are now wanted.
     Subscribed {

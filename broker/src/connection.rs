@@ -266,11 +266,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
     /// As many as the core takes now. False if the core is gone.
     fn send_events(&mut self, core: &mpsc::Sender<ToCore>) -> bool {
         while self.upward.unsent.is_none() {
-            let Some(message) = self.upward.next(&mut self.session, self.shared) else { break };
+            let Some(mut message) = self.upward.next(&mut self.session, self.shared) else { break };
             if self.puts_off(&message) {
                 continue;
             }
-            if matches!(message, ToCore::Publish { .. }) {
+            if let ToCore::Publish { principal, kind, payload, proven, .. } = &mut message {
+                let checker = self.shared.config.checker.as_ref();
+                *proven = checker.and_then(|checker| checker.check(principal, *kind, payload));
                 self.shared.traffic.publishes_in.fetch_add(1, Relaxed);
                 self.upward.inbox.facts.messages_in.fetch_add(1, Relaxed);
             }
@@ -455,7 +457,7 @@ impl Upward<'_> {
         };
         Some(match event {
             Event::Publish { token, kind, payload, qos } => {
-                ToCore::Publish { connection, token, principal, kind, payload, qos }
+                ToCore::Publish { connection, token, principal, kind, payload, qos, proven: None }
             }
             Event::Subscribed { kinds } => ToCore::Subscribed { connection, principal, kinds },
             Event::Pull { after_sequence, max } => {

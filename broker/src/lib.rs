@@ -19,7 +19,7 @@ mod surplus;
 mod tap;
 mod websocket;
 
-pub use api::{Config, Credentials, FromCore, Listener, StartError, Stats, TlsConfig, ToCore};
+pub use api::{Checker, Config, Credentials, FromCore, Listener, StartError, Stats, TlsConfig, ToCore};
 pub use broker_session as session;
 pub use clock::Clock;
 pub use listener::{Broker, BrokerHandle, counted_as};

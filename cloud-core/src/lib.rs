@@ -18,5 +18,6 @@ mod http;
 mod random;
 pub mod runtime;
 pub mod serve;
+mod signatures;
 mod signing;
 pub mod telemetry;

@@ -35,6 +35,7 @@ use schemas_journal::{DiskError, FileDisk, Synced};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::authority::{Authority, CertificateClock, Validity};
+use crate::signatures::Signatures;
 use crate::telemetry::OutboxWatch;
 use backlog::Backlog;
 use banks::Banks;
@@ -93,6 +94,8 @@ pub(crate) struct Parts {
     pub(crate) authority: Arc<Authority>,
     /// Told of the core's time, so that certificates are checked against it.
     pub(crate) certificate_clock: Arc<CertificateClock>,
+    /// Told of keys that it lacks.
+    pub(crate) signatures: Arc<Signatures>,
     pub(crate) kill: Arc<KillPoints>,
     pub(crate) batch_messages: usize,
     pub(crate) bank_timeout: Duration,
@@ -134,6 +137,7 @@ impl Runtime {
             banks: Arc::new(banks),
             authority: parts.authority,
             certificate_clock: parts.certificate_clock,
+            signatures: parts.signatures,
             requests: requests.clone(),
             admin_replies: HashMap::new(),
             enrolments: HashMap::new(),
@@ -176,6 +180,7 @@ struct Owner {
     banks: Arc<Banks>,
     authority: Arc<Authority>,
     certificate_clock: Arc<CertificateClock>,
+    signatures: Arc<Signatures>,
     requests: Requests,
     admin_replies: HashMap<u64, oneshot::Sender<cloud_core_flows::admin::AdminReply>>,
     enrolments: HashMap<u64, EnrolTicket>,
@@ -514,6 +519,7 @@ impl Owner {
             self.gauges_set_at = Some(Instant::now());
             crate::telemetry::set_core_gauges(&self.driver, &mut self.outbox_watch, self.clock.now());
             self.certificate_clock.raise(self.clock.now().0);
+            self.signatures.learn(self.driver.cloud().registry());
         }
         if self.spare_retried_at.elapsed() >= SPARE_INTERVAL {
             self.spare_retried_at = Instant::now();
@@ -543,8 +549,11 @@ fn step_of(message: &FromCore) -> Option<Step> {
 fn count(input: &Input) {
     match input {
         Input::Connect { .. } => metrics::counter!("farthing_connects_total").increment(1),
-        Input::Publish { kind, .. } => {
+        Input::Publish { kind, proven, .. } => {
             metrics::counter!("farthing_publishes_total", "kind" => kind.as_str()).increment(1);
+            if proven.is_some() {
+                metrics::counter!("farthing_signatures_proven_total").increment(1);
+            }
         }
         Input::Acknowledged { .. } => metrics::counter!("farthing_acknowledgements_total").increment(1),
         Input::LaneRefused { why, .. } => {

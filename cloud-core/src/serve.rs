@@ -36,6 +36,7 @@ use crate::enrolment::{self, EnrolRefusal, EnrolRequest, Proof};
 use crate::health::{self, Probe};
 use crate::history::Historian;
 use crate::runtime::{CoreClock, CoreFault, EnrolTicket, KillPoints, Parts, Requests, Runtime, hold_writes};
+use crate::signatures::Signatures;
 use crate::{http, telemetry};
 
 pub use error::ServeError;
@@ -143,7 +144,8 @@ impl Server {
         let listening = Listening::bind(config).await?;
         let tls = Tls::make(config, &authority, clock.now())?;
         let (to_core, lane) = mpsc::channel(config.queue_messages);
-        let broker = start_lane(config, &tls, lane_clock, to_core).await?;
+        let signatures = Arc::<Signatures>::default();
+        let broker = start_lane(config, &tls, lane_clock, signatures.clone(), to_core).await?;
         let addresses = listening.addresses(config, &broker)?;
         let runtime = Runtime::start(Parts {
             driver,
@@ -153,6 +155,7 @@ impl Server {
             lane,
             authority: Arc::clone(&authority),
             certificate_clock: Arc::clone(tls.clock()),
+            signatures,
             kill,
             batch_messages: config.batch_messages,
             bank_timeout: Duration::from_millis(config.bank_timeout_ms),
@@ -310,6 +313,7 @@ async fn start_lane(
     config: &Config,
     tls: &Tls,
     clock: broker::Clock,
+    checker: Arc<Signatures>,
     to_core: mpsc::Sender<broker::ToCore>,
 ) -> Result<BrokerHandle, ServeError> {
     let tcp = config.listen_tcp.map(|address| Listener::Tcp { address });
@@ -332,6 +336,7 @@ async fn start_lane(
         },
         boot_epoch: files::next_boot_epoch(config, Timestamp(clock.now_ms()))?,
         clock,
+        checker: Some(checker),
         ..broker::Config::default()
     };
     Broker::start(lane, to_core).await.map_err(|error| ServeError::of_lane(error, config))

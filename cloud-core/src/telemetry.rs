@@ -67,6 +67,10 @@ fn describe() {
     use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
     describe_counter!("farthing_connects_total", "CONNECT packets put before the core");
     describe_counter!("farthing_publishes_total", "authorised publishes by kind");
+    describe_counter!(
+        "farthing_signatures_proven_total",
+        "publishes whose signature was found good before the core had them"
+    );
     describe_counter!("farthing_acknowledgements_total", "deliveries acknowledged by their receivers");
     describe_counter!("farthing_refusals_total", "topics and connections that the lane refused, by reason");
     describe_counter!(

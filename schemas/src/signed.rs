@@ -23,13 +23,15 @@
 
 mod code;
 mod emv;
+mod proven;
 
 pub use code::{Catalogue, CodeText, Payer, PaymentQr, PaymentToken, Presented, SignedCatalogue};
+pub use proven::{Proven, ReadyKey, Unverified};
 
 use coset::cbor::value::Value;
 use coset::cwt::{ClaimsSet, ClaimsSetBuilder, Timestamp as NumericDate};
 use coset::{CborSerializable, CoseSign1, CoseSign1Builder, HeaderBuilder, RegisteredLabelWithPrivate, iana};
-use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use ed25519_dalek::{Signer, SigningKey};
 
 use crate::ids::{Hash, ItemId, MerchantId, Nonce, PaymentId, Principal};
 use crate::limits;
@@ -127,12 +129,35 @@ impl PaymentInformation {
         sign(claims, Self::AAD, key)
     }
 
-    /// Reads without checking the signature: to find out whose key to check with. Never act on it.
+    /// Reads without checking the signature: to find out whose key to check with.
+    ///
+    /// # Errors
+    /// Too large, or not of this form.
+    pub fn read(signed: &SignedBytes) -> Result<Unverified<Self>, SignedError> {
+        let cose = parse(signed)?;
+        Ok(Unverified { said: Self::of(&cose)?, cose, aad: Self::AAD })
+    }
+
+    /// Reads without checking the signature. Never act on it.
     ///
     /// # Errors
     /// Too large, or not of this form.
     pub fn read_unverified(signed: &SignedBytes) -> Result<Self, SignedError> {
-        let claims = Claims::of(&parse(signed)?)?;
+        Self::of(&parse(signed)?)
+    }
+
+    /// Reads and checks the signature.
+    ///
+    /// # Errors
+    /// Also when it was not signed by `key`.
+    pub fn verify(signed: &SignedBytes, key: &PublicKey) -> Result<Self, SignedError> {
+        let cose = parse(signed)?;
+        verify(&cose, Self::AAD, key)?;
+        Self::of(&cose)
+    }
+
+    fn of(cose: &CoseSign1) -> Result<Self, SignedError> {
+        let claims = Claims::of(cose)?;
         let quantity = claims.number(QUANTITY)?;
         Ok(Self {
             chip: claims.issuer()?,
@@ -147,15 +172,6 @@ impl PaymentInformation {
                 .filter(|q| (1..=limits::QUANTITY).contains(q))
                 .ok_or(SignedError::Form)?,
         })
-    }
-
-    /// Reads and checks the signature.
-    ///
-    /// # Errors
-    /// Also when it was not signed by `key`.
-    pub fn verify(signed: &SignedBytes, key: &PublicKey) -> Result<Self, SignedError> {
-        verify(&parse(signed)?, Self::AAD, key)?;
-        Self::read_unverified(signed)
     }
 }
 
@@ -187,19 +203,21 @@ impl Verification {
         sign(with_amount(claims, self.amount).build(), Self::AAD, key)
     }
 
-    /// Reads without checking the signature: to find out which payment it names. Never act on it.
+    /// Reads without checking the signature: to check it with a key at hand, or to find out which payment it names.
+    ///
+    /// # Errors
+    /// Too large, or not of this form.
+    pub fn read(signed: &SignedBytes) -> Result<Unverified<Self>, SignedError> {
+        let cose = parse(signed)?;
+        Ok(Unverified { said: Self::of(&cose)?, cose, aad: Self::AAD })
+    }
+
+    /// Reads without checking the signature. Never act on it.
     ///
     /// # Errors
     /// Too large, or not of this form.
     pub fn read_unverified(signed: &SignedBytes) -> Result<Self, SignedError> {
-        let claims = Claims::of(&parse(signed)?)?;
-        Ok(Self {
-            payer: claims.issuer()?,
-            payment: PaymentId(claims.id()?),
-            payee: Text::new(claims.audience()?),
-            amount: claims.amount()?,
-            expires_at: claims.expires_at()?,
-        })
+        Self::of(&parse(signed)?)
     }
 
     /// Reads and checks the signature.
@@ -207,8 +225,20 @@ impl Verification {
     /// # Errors
     /// Too large, not of this form, or not signed by `key`.
     pub fn verify(signed: &SignedBytes, key: &PublicKey) -> Result<Self, SignedError> {
-        verify(&parse(signed)?, Self::AAD, key)?;
-        Self::read_unverified(signed)
+        let cose = parse(signed)?;
+        verify(&cose, Self::AAD, key)?;
+        Self::of(&cose)
+    }
+
+    fn of(cose: &CoseSign1) -> Result<Self, SignedError> {
+        let claims = Claims::of(cose)?;
+        Ok(Self {
+            payer: claims.issuer()?,
+            payment: PaymentId(claims.id()?),
+            payee: Text::new(claims.audience()?),
+            amount: claims.amount()?,
+            expires_at: claims.expires_at()?,
+        })
     }
 }
 
@@ -248,13 +278,8 @@ fn parse_within(bytes: &[u8], most: usize) -> Result<CoseSign1, SignedError> {
     Ok(parsed)
 }
 
-/// `verify_strict` also refuses keys of small order, with which a signature would bind to nothing.
 fn verify(signed: &CoseSign1, aad: &[u8], key: &PublicKey) -> Result<(), SignedError> {
-    let key = VerifyingKey::from_bytes(&key.0).map_err(|_| SignedError::Signature)?;
-    signed.verify_signature(aad, |signature, bytes| {
-        let signature = Signature::from_slice(signature).map_err(|_| SignedError::Signature)?;
-        key.verify_strict(bytes, &signature).map_err(|_| SignedError::Signature)
-    })
+    ReadyKey::new(key).ok_or(SignedError::Signature)?.check(signed, aad)
 }
 
 struct Claims(ClaimsSet);

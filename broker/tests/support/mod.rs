@@ -53,7 +53,7 @@ impl Core {
                 answers.push(FromCore::Standing { connection: *connection, result, role: Role::Party });
                 answers
             }
-            ToCore::Publish { connection, token, principal, kind, payload, qos } => {
+            ToCore::Publish { connection, token, principal, kind, payload, qos, .. } => {
                 let connection = *connection;
                 let mut answers = Vec::new();
                 let promise = match kind {

@@ -25,7 +25,7 @@ use schemas::ids::{Code, Hash, IdempotencyKey, MessageId, PaymentId, Principal};
 use schemas::message::{
     Down, HealthCheckAnswer, HealthCheckRequest, HealthVerdict, Outcome, PaymentState, VerificationRequest,
 };
-use schemas::signed::{PaymentInformation, SignedError, Verification};
+use schemas::signed::{PaymentInformation, Proven, Verification};
 use schemas::time::Timestamp;
 use schemas::wire::{SignedBytes, Text};
 use schemas_mutants::Mutant;
@@ -61,11 +61,11 @@ impl<'a> ChipFlow<'a> {
     pub(crate) fn request(
         &mut self,
         payer: &Principal,
-        key: IdempotencyKey,
-        not_after: Timestamp,
+        (key, not_after): (IdempotencyKey, Timestamp),
         signed: &SignedBytes,
+        proven: Option<&Proven>,
     ) -> Result<PaymentId, Rejection> {
-        let order = self.check_request(payer, signed)?;
+        let order = self.check_request(payer, signed, proven)?;
         // A key is remembered until not_after; with both in it, an id is new even if the key comes again later.
         let parts = [payer.to_string().into_bytes(), key.0.to_vec(), not_after.0.to_be_bytes().to_vec()];
         let id = PaymentId::derived("payment", &parts.each_ref().map(Vec::as_slice));
@@ -108,7 +108,12 @@ impl<'a> ChipFlow<'a> {
 
     /// The ladder, in this order: what the information says of itself, who may use it, whether it is still good,
     /// whether the payer may pay, whether the devices said that they are not ready (CP-17), whether they have room.
-    fn check_request(&self, payer: &Principal, signed: &SignedBytes) -> Result<Order<'_>, Rejection> {
+    fn check_request(
+        &self,
+        payer: &Principal,
+        signed: &SignedBytes,
+        proven: Option<&Proven>,
+    ) -> Result<Order<'_>, Rejection> {
         let Some(person) = self.cloud.registry.person(payer) else {
             return Err(Rejection::new("payer_unknown", "only a registered person can pay"));
         };
@@ -117,16 +122,13 @@ impl<'a> ChipFlow<'a> {
             let text = "a child's money is spent by a guardian's order, at the piggy bank";
             return Err(Rejection::new("payer_is_child", text));
         }
-        let claimed = PaymentInformation::read_unverified(signed).map_err(|_| information_invalid())?;
-        let (tenant, merchant, device) = self.check_chip(payer, &claimed)?;
+        let read = PaymentInformation::read(signed).map_err(|_| information_invalid())?;
+        let (tenant, merchant, device) = self.check_chip(payer, read.claimed())?;
         let Some(key) = device.public_key else {
             return Err(Rejection::new("chip_unknown", "this chip is not enrolled: tell the merchant"));
         };
-        let information = PaymentInformation::verify(signed, &key).map_err(|error| match error {
-            SignedError::Signature => {
-                Rejection::new("signature_invalid", "this was not signed by the chip that it names")
-            }
-            SignedError::Form | SignedError::TooLarge => information_invalid(),
+        let information = read.verify(&key, proven).map_err(|_| {
+            Rejection::new("signature_invalid", "this was not signed by the chip that it names")
         })?;
         if merchant != Some(&information.payee) {
             return Err(Rejection::new(
@@ -274,11 +276,16 @@ impl<'a> ChipFlow<'a> {
     }
 
     /// CP-5, CP-6: the payer's verification, bound to payment, payee and amount.
-    pub(crate) fn verification(&mut self, payer: &Principal, signed: &SignedBytes) -> Result<(), Rejection> {
+    pub(crate) fn verification(
+        &mut self,
+        payer: &Principal,
+        signed: &SignedBytes,
+        proven: Option<&Proven>,
+    ) -> Result<(), Rejection> {
         let wrong =
             || Rejection::new("verification_invalid", "this is not a verification signed with your key");
         let key = self.cloud.registry.person(payer).and_then(|person| person.public_key).ok_or_else(wrong)?;
-        let said = match Verification::verify(signed, &key) {
+        let said = match Verification::read(signed).and_then(|read| read.verify(&key, proven)) {
             Ok(said) => said,
             // A wrong signature ends the payment that it names, if that is the sender's own and waits for it.
             Err(_) => return self.decline_claimed(payer, signed).then_some(()).ok_or_else(wrong),

@@ -554,6 +554,7 @@ impl Fold for Cloud {
     fn restore(&mut self, _: Position, snapshot: &[u8]) -> Result<(), Self::Error> {
         *self = cbor::decode_within(snapshot, usize::MAX)?;
         self.registry.restore_wards();
+        self.window.restore_counts();
         if Mutant::SnapshotWithoutNonces.is_active() {
             self.nonces.clear();
         }

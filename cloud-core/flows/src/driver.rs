@@ -32,7 +32,7 @@ use crate::decision::Decision;
 use crate::desk;
 use crate::event::{Event, Record};
 use crate::feed;
-use crate::incoming::{Incoming, offer_open_questions, say_lane_refused};
+use crate::incoming::{Incoming, Said, offer_open_questions, say_lane_refused};
 use crate::limits;
 use crate::lobby::Lobby;
 use crate::opening;
@@ -413,8 +413,8 @@ impl<D: Disk> Driver<D> {
             Input::Connect { connection, client, credentials } => {
                 self.connect(connection, &client, &credentials, now, &mut out);
             }
-            Input::Publish { connection, token, kind, payload } => {
-                self.publish(connection, token, kind, &payload, now, &mut out);
+            Input::Publish { connection, token, kind, payload, proven } => {
+                self.publish(connection, token, Said { kind, payload, proven }, now, &mut out);
             }
             Input::Subscribed { connection } => self.subscribed(connection, now, &mut out),
             Input::Pull { connection, after, max } => {
@@ -555,8 +555,7 @@ impl<D: Disk> Driver<D> {
         &mut self,
         connection: ConnectionId,
         token: u64,
-        kind: schemas::topic::Kind,
-        payload: &[u8],
+        said: Said,
         now: Timestamp,
         out: &mut Decision,
     ) {
@@ -580,12 +579,12 @@ impl<D: Disk> Driver<D> {
             words: &self.words,
             out,
         };
-        let result = incoming.decide(kind, payload);
+        let result = incoming.decide(&said);
         // "Later" is no refusal, and audit records must not fill the room that open payments need.
         if let Err((promise, why)) = &result
             && *promise != PromiseRefusal::Quota
         {
-            self.audit(Some(connection), Some(&principal), kind.as_str(), &why.to_string(), now, out);
+            self.audit(Some(connection), Some(&principal), said.kind.as_str(), &why.to_string(), now, out);
         }
         let result = result.map_err(|(promise, _)| promise);
         out.outputs.push(Output::Promise { connection, token, result });

@@ -8,6 +8,7 @@ use schemas::envelope::Envelope;
 use schemas::ids::{Code, Hash, MessageId, PaymentId, Principal};
 use schemas::limits::REQUEST_LIFE_MS;
 use schemas::message::{CloudTimeAnswer, Down, PlacesAnswer, Refused, RequestAnswer, Up};
+use schemas::signed::Proven;
 use schemas::time::Timestamp;
 use schemas::topic::Kind;
 use schemas::wire::Text;
@@ -43,6 +44,14 @@ pub(crate) struct Incoming<'a> {
     pub(crate) out: &'a mut Decision,
 }
 
+/// What it says.
+pub(crate) struct Said {
+    pub(crate) kind: Kind,
+    pub(crate) payload: Vec<u8>,
+    /// A signature in it that needs no second check.
+    pub(crate) proven: Option<Proven>,
+}
+
 /// Why a message promised nothing.
 struct NotAccepted {
     promise: PromiseRefusal,
@@ -53,17 +62,18 @@ struct NotAccepted {
 impl Incoming<'_> {
     /// Decides one message. The promise itself says only "on disk and acted on": a request that is refused for
     /// business reasons is promised and answered.
-    pub(crate) fn decide(&mut self, kind: Kind, payload: &[u8]) -> Result<(), (PromiseRefusal, Rejection)> {
-        let result = self.accept(kind, payload);
+    pub(crate) fn decide(&mut self, said: &Said) -> Result<(), (PromiseRefusal, Rejection)> {
+        let result = self.accept(said);
         result.map_err(|not_accepted| {
             let NotAccepted { promise, message, why } = not_accepted;
-            self.say_refused(kind, message, &why);
+            self.say_refused(said.kind, message, &why);
             (promise, why)
         })
     }
 
-    fn accept(&mut self, kind: Kind, payload: &[u8]) -> Result<(), NotAccepted> {
-        let envelope = Up::decode(kind, payload).map_err(|error| NotAccepted {
+    fn accept(&mut self, said: &Said) -> Result<(), NotAccepted> {
+        let kind = said.kind;
+        let envelope = Up::decode(kind, &said.payload).map_err(|error| NotAccepted {
             promise: PromiseRefusal::PayloadInvalid,
             message: None,
             why: Rejection { code: Code::known(error.code()), text: error.to_string() },
@@ -79,10 +89,10 @@ impl Incoming<'_> {
             });
         }
         if envelope.body.is_request() {
-            return self.request(&envelope);
+            return self.request(&envelope, said.proven.as_ref());
         }
         let id = envelope.id;
-        self.say(envelope).map_err(|why| {
+        self.say(envelope, said.proven.as_ref()).map_err(|why| {
             let promise = match why.code.as_str() {
                 "queue_full" | "no_room" => PromiseRefusal::Quota,
                 "not_your_command" => PromiseRefusal::NotAuthorized,
@@ -122,7 +132,7 @@ impl Incoming<'_> {
         }
     }
 
-    fn say(&mut self, envelope: Envelope<Up>) -> Result<(), Rejection> {
+    fn say(&mut self, envelope: Envelope<Up>, proven: Option<&Proven>) -> Result<(), Rejection> {
         let (principal, signer) = (self.principal, self.signer);
         match envelope.body {
             Up::CloudTime(question) => {
@@ -136,7 +146,9 @@ impl Incoming<'_> {
                     .ok_or_else(|| Rejection::new("payment_unknown", "no such payment asked this chip"))?;
                 self.flow().health_answer(payment, &answer);
             }
-            Up::PaymentVerification(answer) => self.flow().verification(principal, &answer.verification)?,
+            Up::PaymentVerification(answer) => {
+                self.flow().verification(principal, &answer.verification, proven)?
+            }
             Up::ExecutorCommand(outcome) => self.flow().outcome(principal, &outcome)?,
             Up::CommandStatus(answer) => self.flow().command_status(principal, &answer)?,
             Up::PaymentPrompt(answer) => self.child_flow().answer(principal, &answer, signer)?,
@@ -194,7 +206,7 @@ impl Incoming<'_> {
     }
 
     /// A request: the end of its life, the window, then the flow; the answer is remembered (MO-3).
-    fn request(&mut self, envelope: &Envelope<Up>) -> Result<(), NotAccepted> {
+    fn request(&mut self, envelope: &Envelope<Up>, proven: Option<&Proven>) -> Result<(), NotAccepted> {
         let (Some(key), Some(not_after)) = (envelope.key, envelope.not_after) else { return Ok(()) };
         let content = Hash::of(&cbor::encode(&(envelope.body.kind(), not_after, &envelope.body)));
         let answer = |result: &Result<Option<PaymentId>, Rejection>| RequestAnswer {
@@ -237,7 +249,7 @@ impl Incoming<'_> {
         let (principal, signer) = (self.principal, self.signer);
         let result = match &envelope.body {
             Up::PaymentRequest(request) => {
-                self.flow().request(principal, key, not_after, &request.information).map(Some)
+                self.flow().request(principal, (key, not_after), &request.information, proven).map(Some)
             }
             Up::PaymentOrder(order) => {
                 self.child_flow().order(principal, key, not_after, order, signer).map(Some)

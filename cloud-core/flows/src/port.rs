@@ -3,7 +3,7 @@
 use schemas::feed::{FeedEvent, PresenceEvent};
 use schemas::ids::{Hash, Instance, MessageId, PaymentId, Principal, PrincipalId, TenantId};
 use schemas::money::Money;
-use schemas::signed::PublicKey;
+use schemas::signed::{Proven, PublicKey};
 use schemas::time::Timestamp;
 use schemas::topic::{Kind, Role};
 use serde::{Deserialize, Serialize};
@@ -68,6 +68,8 @@ pub enum Input {
         kind: Kind,
         /// As it came.
         payload: Vec<u8>,
+        /// Whoever has read it may have checked a signature in it.
+        proven: Option<Proven>,
     },
     /// The connection subscribed (anew): open questions are offered again, and commands are asked about.
     Subscribed {

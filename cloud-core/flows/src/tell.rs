@@ -3,6 +3,7 @@
 use schemas::ids::{Code, MessageId, PaymentId, Principal};
 use schemas::message::{Down, PaymentState, PaymentStatus};
 use schemas::time::Timestamp;
+use schemas::topic::Kind;
 use schemas::wire::Text;
 
 use crate::child::code::CODE_EXPIRED;
@@ -67,7 +68,8 @@ impl Decision {
 
     /// At most one status per payment is owed to a party; its id has one of the states in it.
     pub(crate) fn supersede(&mut self, cloud: &Cloud, party: &Principal, payment: PaymentId) {
-        if cloud.outbox.depth(party) == 0 {
+        // Ids are hashes: to compute that of every state only for whoever has been told of some payment is worth a look.
+        if !cloud.outbox.messages(party).any(|owed| owed.kind == Kind::PaymentStatus) {
             return;
         }
         let older = PaymentState::ALL.iter().map(|state| status_id(payment, party, *state));

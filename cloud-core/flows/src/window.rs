@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct Window {
     answers: BTreeMap<(Principal, IdempotencyKey), Remembered>,
     ends: BTreeSet<(Timestamp, Principal, IdempotencyKey)>,
+    /// Of `answers`, by whom: asked for at each request.
+    #[serde(skip)]
+    counts: BTreeMap<Principal, usize>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,9 +31,7 @@ impl Window {
 
     /// How many answers of `principal` are remembered.
     pub(crate) fn count(&self, principal: &Principal) -> usize {
-        let from = (principal.clone(), IdempotencyKey([0; 16]));
-        let to = (principal.clone(), IdempotencyKey([0xff; 16]));
-        self.answers.range(from..=to).count()
+        self.counts.get(principal).copied().unwrap_or_default()
     }
 
     pub(crate) fn remember(
@@ -42,15 +43,38 @@ impl Window {
     ) {
         self.ends.insert((until, principal.clone(), answer.key));
         let remembered = Remembered { content, answer: answer.clone() };
-        self.answers.insert((principal.clone(), answer.key), remembered);
+        if self.answers.insert((principal.clone(), answer.key), remembered).is_none() {
+            *self.counts.entry(principal.clone()).or_default() += 1;
+        }
     }
 
     /// Forgets what ended before `now`. Called with the time of each event, so replay forgets the same.
     pub(crate) fn forget(&mut self, now: Timestamp) {
         while self.ends.first().is_some_and(|(until, _, _)| *until < now) {
             if let Some((_, principal, key)) = self.ends.pop_first() {
-                self.answers.remove(&(principal, key));
+                self.remove(principal, key);
             }
+        }
+    }
+
+    fn remove(&mut self, principal: Principal, key: IdempotencyKey) {
+        let name = (principal, key);
+        if self.answers.remove(&name).is_none() {
+            return;
+        }
+        if let Some(count) = self.counts.get_mut(&name.0) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&name.0);
+            }
+        }
+    }
+
+    /// A snapshot has the answers only.
+    pub(crate) fn restore_counts(&mut self) {
+        self.counts.clear();
+        for (principal, _) in self.answers.keys() {
+            *self.counts.entry(principal.clone()).or_default() += 1;
         }
     }
 }

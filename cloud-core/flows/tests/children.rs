@@ -557,7 +557,7 @@ fn common_answer(w: &World, payment: PaymentId) -> cloud_core_flows::port::Input
     let payload = schemas::envelope::Envelope::message(MessageId([7; 16]), body).encode();
     let connection = w.connections[&who("piggy")];
     let kind = schemas::topic::Kind::PaymentPrompt;
-    cloud_core_flows::port::Input::Publish { connection, token: 1, kind, payload }
+    cloud_core_flows::port::Input::Publish { connection, token: 1, kind, payload, proven: None }
 }
 
 /// A closed payment leaves memory with its transfers.

@@ -11,13 +11,14 @@ use cloud_core_flows::admin::{AdminCommand, BankKind, Deadlines, OnUnknown};
 use cloud_core_flows::port::BankAnswer::{Done, NotFound};
 use cloud_core_flows::port::BankCallKind::{Refund, Status, Transfer};
 use cloud_core_flows::port::{ConnectionId, Input, Output};
-use common::{PRICE, START, World, chain, http, limits, who};
+use common::{PRICE, START, World, chain, http, limits, signing_key, who};
 use schemas::envelope::Envelope;
 use schemas::ids::{CommandId, IdempotencyKey, MessageId, PaymentId};
 use schemas::message::{
     CloudTimeRequest, CommandProgress, CommandStatusAnswer, Down, ExecutorOutcome, HealthCheckAnswer,
     HealthVerdict, Outcome, PaymentState, Refused, Up, VerificationAnswer,
 };
+use schemas::signed::{PaymentInformation, PublicKey, ReadyKey, Verification};
 use schemas::time::Timestamp;
 use schemas::topic::Kind;
 use schemas_journal::Journal;
@@ -35,7 +36,34 @@ fn publish(connection: ConnectionId, body: Up, key: Option<(u8, u64)>) -> Input 
         }
         None => Envelope::message(id, body).encode(),
     };
-    Input::Publish { connection, token: 9, kind, payload }
+    Input::Publish { connection, token: 9, kind, payload, proven: None }
+}
+
+// ---- signatures ----
+
+/// CP-2, CP-5: what a reading thread has proven spares a check, and stands for none with another key than is registered.
+#[test]
+fn a_proof_counts_for_the_registered_key_and_for_no_other() {
+    let mut w = world();
+    let ready = |name: &str| ReadyKey::new(&PublicKey::of(&signing_key(name))).unwrap();
+    let stolen = w.information(1).sign(&signing_key("thief"));
+    w.proven = PaymentInformation::read(&stolen).unwrap().prove(&ready("thief"));
+    assert!(w.proven.is_some(), "it is a good signature of another key");
+    let refused = w.request("ann", 1, World::pay_request(stolen)).refused;
+    assert_eq!(refused.unwrap().as_str(), "signature_invalid");
+
+    let good = w.signed(&w.information(2));
+    w.proven = PaymentInformation::read(&good).unwrap().prove(&ready("chip"));
+    let payment = w.request("ann", 2, World::pay_request(good)).payment.unwrap();
+    w.ready(payment);
+    let forged = w.verification("ann", payment).sign(&signing_key("thief"));
+    w.proven = Verification::read(&forged).unwrap().prove(&ready("thief"));
+    assert!(w.proven.is_some());
+    w.say("ann", Up::PaymentVerification(VerificationAnswer { verification: forged })).unwrap();
+    assert_eq!(
+        (w.state(payment), w.reason(payment).as_str()),
+        (PaymentState::Declined, "verification_wrong")
+    );
 }
 
 // ---- durability ----

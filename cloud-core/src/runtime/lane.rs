@@ -34,9 +34,9 @@ pub(super) fn from_lane(message: ToCore) -> FromLane {
                 return FromLane::Answer(FromCore::Standing { connection: id, result, role: Role::Party });
             }
         },
-        ToCore::Publish { connection: id, token, kind, payload, qos, .. } => {
+        ToCore::Publish { connection: id, token, kind, payload, qos, proven, .. } => {
             let token = if qos == Qos::AtMostOnce { NOBODY_WAITS } else { token.0 };
-            Input::Publish { connection: connection(id), token, kind, payload }
+            Input::Publish { connection: connection(id), token, kind, payload, proven }
         }
         ToCore::Subscribed { connection: id, .. } => Input::Subscribed { connection: connection(id) },
         ToCore::Pull { connection: id, after_sequence, max, .. } => {
@@ -166,6 +166,7 @@ mod tests {
                 kind: schemas::topic::Kind::CloudTime,
                 payload: Vec::new(),
                 qos,
+                proven: None,
             };
             let FromLane::Input(Input::Publish { connection, token, .. }) = from_lane(publish) else {
                 panic!("decided elsewhere")

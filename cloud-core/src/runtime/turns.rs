@@ -125,6 +125,7 @@ mod tests {
             kind: Kind::DeviceReport,
             payload: vec![0; 100],
             qos: Qos::AtLeastOnce,
+            proven: None,
         }
     }
 

@@ -258,7 +258,7 @@ impl<D: Disk> Shop<D> {
 
     fn publish(&mut self, connection: ConnectionId, envelope: &Envelope<Up>) {
         let (kind, payload) = (envelope.body.kind(), envelope.encode());
-        self.inputs.push_back(Input::Publish { connection, token: 0, kind, payload });
+        self.inputs.push_back(Input::Publish { connection, token: 0, kind, payload, proven: None });
     }
 
     fn message_id(&mut self) -> MessageId {

@@ -25,8 +25,8 @@ use crate::world::random::Random;
 /// Payment informations that chips have ready before the first arrival, as a chip prepares its next offer while nobody
 /// waits: at the most.
 const PREPARED_MOST: u64 = 100_000;
-/// How long a payment information is good beyond the run.
-const INFORMATION_LIFE: Duration = Duration::from_secs(3_600);
+/// How long a payment information is good; one that is ready before the first arrival, so long after the last.
+const INFORMATION_LIFE: Duration = Duration::from_secs(120);
 /// How long a request may be sent again.
 const REQUEST_LIFE_MS: u64 = 30_000;
 /// A Poisson process in steps so fine that two arrivals rarely share one, in microseconds.
@@ -237,7 +237,7 @@ impl Engine {
         let number = chip - self.fleet.chips.start;
         let offer = match state.offers[number].pop() {
             Some(offer) => offer,
-            None => self.offer(&mut state, chip),
+            None => self.offer(&mut state, chip, INFORMATION_LIFE),
         };
         state.book.offered(offer.nonce, chip, Hash::of(&offer.signed.0));
         let sort = Sort::Purchase { payer, chip, nonce: offer.nonce, minor: offer.minor };
@@ -306,21 +306,22 @@ impl Engine {
         if chips == 0 || self.scenario.load.child_share_permille == 1_000 {
             return;
         }
+        // It may be the last one that is sold.
+        let life = Duration::from_secs(self.scenario.duration_s.into()) + INFORMATION_LIFE;
         let mut state = self.state.borrow_mut();
         for number in 0..expected.min(PREPARED_MOST) {
             let index = usize::try_from(number % chips).unwrap_or(0);
-            let offer = self.offer(&mut state, self.fleet.chips.start + index);
+            let offer = self.offer(&mut state, self.fleet.chips.start + index, life);
             state.offers[index].push(offer);
         }
     }
 
-    fn offer(&self, state: &mut State, chip: usize) -> Offer {
+    fn offer(&self, state: &mut State, chip: usize, life: Duration) -> Offer {
         let member = &self.fleet.members[chip];
         let (minor, now) = (state.random.range(50, 300), now());
         let mut nonce = Nonce([0; 8]);
         let id = state.ids.next();
         nonce.0.copy_from_slice(&id[8..]);
-        let life = Duration::from_secs(self.scenario.duration_s.into()) + INFORMATION_LIFE;
         let second = |at: schemas::time::Timestamp| schemas::time::Timestamp(at.0 - at.0 % 1_000);
         let information = PaymentInformation {
             chip: member.principal.clone(),

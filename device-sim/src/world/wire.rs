@@ -464,7 +464,7 @@ impl World {
         let waiting = self.core.held_outputs();
         let content = (qos == Qos::AtLeastOnce).then(|| payload.clone());
         let connection = ConnectionId(id);
-        self.core_handle(Input::Publish { connection, token: token.0, kind, payload })?;
+        self.core_handle(Input::Publish { connection, token: token.0, kind, payload, proven: None })?;
         if let Some((command, word)) = word {
             self.facts.heard.entry(command).or_default().push(word);
         }

@@ -28,7 +28,7 @@ use schemas::message::{
     Down, ExecutorCommand, ExecutorOutcome, HealthCheckAnswer, HealthVerdict, Outcome, PaymentCancel,
     PaymentRefund, PaymentRequest, PaymentState, PaymentStatus, RequestAnswer, Up, VerificationAnswer,
 };
-use schemas::signed::{PaymentInformation, PublicKey, Verification};
+use schemas::signed::{PaymentInformation, Proven, PublicKey, Verification};
 use schemas::time::Timestamp;
 use schemas::topic::Kind;
 use schemas::wire::{SignedBytes, Text};
@@ -81,6 +81,8 @@ pub(crate) struct World {
     /// Message ids of executor commands that were released, each with its command.
     pub(crate) commands: BTreeSet<(MessageId, String)>,
     pub(crate) instances: BTreeMap<Principal, u32>,
+    /// What the reading thread says of a signature in the next publish.
+    pub(crate) proven: Option<Proven>,
     /// Off where a test makes so many payments that this would take long.
     pub(crate) restores_after_each_input: bool,
     /// Off where speed is measured.
@@ -109,6 +111,7 @@ impl World {
             connections: BTreeMap::new(),
             commands: BTreeSet::new(),
             instances: BTreeMap::new(),
+            proven: None,
             restores_after_each_input: true,
             checks_after_each_input: true,
             counter: 0,
@@ -315,7 +318,8 @@ impl World {
         payload: Vec<u8>,
     ) -> (Result<(), PromiseRefusal>, Vec<Down>) {
         let connection = *self.connections.get(&who(name)).expect("connected");
-        let outputs = self.input(Input::Publish { connection, token: 9, kind, payload });
+        let proven = self.proven.take();
+        let outputs = self.input(Input::Publish { connection, token: 9, kind, payload, proven });
         self.answers(outputs)
     }
 
