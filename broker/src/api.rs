@@ -76,7 +76,7 @@ impl Listener {
 
 /// Checks signatures in what clients say, on the threads that read it: there may be many of those, and there is one core.
 pub trait Checker: std::fmt::Debug + Send + Sync {
-    /// Nothing says nothing: the core checks by itself.
+    /// None if it was not checked or is not good: then the core checks. Runs among the connections: it must not wait.
     fn check(&self, principal: &Principal, kind: Kind, payload: &[u8]) -> Option<Proven>;
 }
 
@@ -106,7 +106,7 @@ pub struct Config {
     pub boot_epoch: u32,
     /// The clock of this run.
     pub clock: Clock,
-    /// Has a look at every publish before the core has it.
+    /// Has a look at what clients publish before the core has it; last words of a connection are left to the core.
     pub checker: Option<Arc<dyn Checker>>,
 }
 

@@ -507,7 +507,7 @@ impl Owner {
         });
     }
 
-    /// Segments and snapshots, made in the background; gauges.
+    /// Segments and snapshots, made in the background; gauges; keys that were asked for.
     fn maintain(&mut self) {
         if let Some(job) = self.driver.spare_job() {
             self.workers.spare(job);

@@ -12,49 +12,68 @@ use schemas::message::Up;
 use schemas::signed::{PaymentInformation, Proven, PublicKey, ReadyKey, Verification};
 use schemas::topic::Kind;
 
-/// Keys in memory, of those who sign most; about 250 bytes each. Beyond it all are learned anew.
-const MAX_KEYS: usize = 16_384;
-/// Keys that are asked for between two visits of the core.
-const MAX_WANTED: usize = 4_096;
+/// Keys of one generation; about 300 bytes each.
+const MAX_KEYS: usize = 8_192;
+/// Looked up at one visit of the core, which must not be long: some milliseconds.
+const MAX_WANTED: usize = 512;
 
-/// Keys of chips and payers, as far as they were needed.
+/// Keys of chips and payers who have signed something lately.
 #[derive(Debug, Default)]
 pub(crate) struct Signatures {
-    keys: RwLock<HashMap<Principal, ReadyKey>>,
-    /// Who has signed something, and the key for it is missing or another one.
+    keys: RwLock<Keys>,
+    /// Who has signed something, and the key for it is missing, of the former generation, or another one.
     wanted: Mutex<BTreeSet<Principal>>,
+}
+
+/// Two generations: whoever signs moves into the current one, and when that is full the former one is forgotten.
+#[derive(Debug, Default)]
+struct Keys {
+    current: HashMap<Principal, ReadyKey>,
+    former: HashMap<Principal, ReadyKey>,
+}
+
+impl Keys {
+    fn insert(&mut self, principal: Principal, key: ReadyKey) {
+        if self.current.len() >= MAX_KEYS && !self.current.contains_key(&principal) {
+            self.former = std::mem::take(&mut self.current);
+        }
+        self.current.insert(principal, key);
+    }
 }
 
 impl Signatures {
     /// Looks up what was asked for. Called by the core now and then: a key that comes late costs a check on its thread.
     pub(crate) fn learn(&self, registry: &Registry) {
         let wanted = std::mem::take(&mut *self.wanted.lock().unwrap_or_else(PoisonError::into_inner));
-        if wanted.is_empty() {
+        // Readers wait for the lock: everything that takes time comes before.
+        let ready = |who: Principal| Some((ReadyKey::new(&key_of(registry, &who)?)?, who));
+        let learned: Vec<_> = wanted.into_iter().filter_map(ready).collect();
+        if learned.is_empty() {
             return;
         }
         let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
-        if keys.len() + wanted.len() > MAX_KEYS {
-            keys.clear();
-        }
-        for principal in wanted {
-            match key_of(registry, &principal).as_ref().and_then(ReadyKey::new) {
-                Some(key) => keys.insert(principal, key),
-                None => keys.remove(&principal),
-            };
-        }
+        learned.into_iter().for_each(|(key, who)| keys.insert(who, key));
     }
 
     /// Checks with the signer's key, if it is known.
     fn prove(&self, signer: &Principal, check: impl FnOnce(&ReadyKey) -> Option<Proven>) -> Option<Proven> {
-        let key = self.keys.read().unwrap_or_else(PoisonError::into_inner).get(signer).copied();
+        let (key, is_current) = {
+            let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+            let current = keys.current.get(signer);
+            (current.or_else(|| keys.former.get(signer)).copied(), current.is_some())
+        };
         let proven = key.as_ref().and_then(check);
-        if proven.is_none() {
-            let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-            if wanted.len() < MAX_WANTED && !wanted.contains(signer) {
-                wanted.insert(signer.clone());
-            }
+        if proven.is_none() || !is_current {
+            self.want(signer);
         }
         proven
+    }
+
+    fn want(&self, signer: &Principal) {
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        if wanted.len() < MAX_WANTED && !wanted.contains(signer) {
+            wanted.insert(signer.clone());
+        }
     }
 }
 
@@ -66,7 +85,9 @@ impl broker::Checker for Signatures {
         match Up::decode(kind, payload).ok()?.body {
             Up::PaymentRequest(request) => {
                 let read = PaymentInformation::read(&request.information).ok()?;
-                self.prove(&read.claimed().chip, |key| read.prove(key))
+                let chip = &read.claimed().chip;
+                // Others' chips are refused in any case: nobody may crowd out their keys.
+                (chip.tenant == principal.tenant).then(|| self.prove(chip, |key| read.prove(key)))?
             }
             Up::PaymentVerification(answer) => {
                 let read = Verification::read(&answer.verification).ok()?;
@@ -173,6 +194,28 @@ mod tests {
         }
         assert_eq!(signatures.wanted.lock().unwrap().len(), MAX_WANTED);
         signatures.learn(Cloud::default().registry());
-        assert!(signatures.keys.read().unwrap().is_empty(), "nobody of them is registered");
+        assert!(signatures.keys.read().unwrap().current.is_empty(), "nobody of them is registered");
+    }
+
+    #[test]
+    fn whoever_signs_keeps_a_place_and_keys_are_bounded() {
+        let (signatures, mut cloud) = (Signatures::default(), Cloud::default());
+        with_key_of_alice(&mut cloud, 1);
+        let proven = || signatures.check(&alice(), Kind::PaymentVerification, &said(1));
+        let others = ReadyKey::new(&PublicKey::of(&key(3))).unwrap();
+        for number in 0..3 * MAX_KEYS {
+            let mut keys = signatures.keys.write().unwrap();
+            keys.insert(format!("acme/p{number}").parse().unwrap(), others);
+            drop(keys);
+            if number % MAX_KEYS == 0 {
+                proven();
+                signatures.learn(cloud.registry());
+                assert!(proven().is_some(), "{number}");
+            }
+        }
+        let keys = signatures.keys.read().unwrap();
+        assert!(keys.current.len() <= MAX_KEYS && keys.former.len() <= MAX_KEYS);
+        assert!(!keys.current.contains_key(&"acme/p0".parse().unwrap()));
+        assert!(!keys.former.contains_key(&"acme/p0".parse().unwrap()), "it has not signed for long");
     }
 }

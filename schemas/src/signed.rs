@@ -417,15 +417,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_key_of_small_order_signs_nothing() {
-        let mut neutral = [0; 32];
-        neutral[0] = 1;
-        let signed = information().sign(&key(1));
-        let refused = PaymentInformation::verify(&signed, &PublicKey(neutral));
-        assert_eq!(refused, Err(SignedError::Signature));
-    }
-
     proptest! {
         #[test]
         fn any_bytes_are_refused_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {

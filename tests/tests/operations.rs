@@ -7,12 +7,15 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
+use device_sim::live::terminal::Terminal;
 use farthing_tests::fleet::{Fleet, Machine, Options, pay_info};
 use farthing_tests::process::text;
 use farthing_tests::wire::{Client, Version};
 use farthing_tests::{PATIENCE, until};
 use schemas::message::PaymentState;
+use tokio::runtime::Runtime;
 
 const MACHINES: &[Machine] = &[("chip", Some("vend"))];
 
@@ -20,23 +23,30 @@ fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("cloud-core/operations").join(name)
 }
 
-/// `/metrics` of a core that has seen a payment and a refusal.
-fn metrics() -> String {
+/// A machine that sells, and where its payers run.
+fn shop() -> (Runtime, Fleet) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let mut fleet = Fleet::start(Options { machines: MACHINES, ..Options::default() });
     fleet.start_device("chip", Path::new("payment-chip"), "", None);
     fleet.start_device("vend", Path::new("vending-executor"), "done", None);
     fleet.wait_for_device("chip");
     fleet.wait_for_device("vend");
-    runtime.block_on(async {
-        let mut payer = fleet.terminal("payer-0");
-        let chip = fleet.directory_of("chip");
-        let shown = until("a code of the chip", || pay_info(&chip, "water", 1));
-        let payment = payer.pay(shown, PATIENCE).await.unwrap();
-        let asked = payer.asked(payment, PATIENCE).await.unwrap();
-        payer.verify(&asked).await.unwrap();
-        payer.status(payment, PATIENCE, |status| status.state == PaymentState::Delivered).await.unwrap();
-    });
+    (runtime, fleet)
+}
+
+async fn buy(fleet: &Fleet, payer: &mut Terminal) {
+    let chip = fleet.directory_of("chip");
+    let shown = until("a code of the chip", || pay_info(&chip, "water", 1));
+    let payment = payer.pay(shown, PATIENCE).await.unwrap();
+    let asked = payer.asked(payment, PATIENCE).await.unwrap();
+    payer.verify(&asked).await.unwrap();
+    payer.status(payment, PATIENCE, |status| status.state == PaymentState::Delivered).await.unwrap();
+}
+
+/// `/metrics` of a core that has seen a payment and a refusal.
+fn metrics() -> String {
+    let (runtime, fleet) = shop();
+    runtime.block_on(async { buy(&fleet, &mut fleet.terminal("payer-0")).await });
     let token = fleet.token("acme/till");
     let mut till = Client::tcp(fleet.lane(), Version::V5);
     till.connect("till", Some(("acme/till", &token)));
@@ -45,6 +55,20 @@ fn metrics() -> String {
         let shown = get(&fleet);
         shown.contains("farthing_refusals_total{").then_some(shown)
     })
+}
+
+/// CP-2, CP-5: the threads that read check signatures as soon as they know the keys, so that the core need not.
+#[test]
+fn signatures_are_checked_before_the_core_has_them() {
+    let (runtime, fleet) = shop();
+    runtime.block_on(async {
+        let mut payer = fleet.terminal("payer-0");
+        let begun = Instant::now();
+        while !get(&fleet).lines().any(|line| line.starts_with("farthing_signatures_proven_total ")) {
+            buy(&fleet, &mut payer).await;
+            assert!(begun.elapsed() < PATIENCE, "no signature was checked by whoever has read it");
+        }
+    });
 }
 
 fn get(fleet: &Fleet) -> String {

@@ -497,6 +497,7 @@ impl Cloud {
     pub fn check(&self) -> Result<(), String> {
         self.ledger.check().map_err(|violation| violation.to_string())?;
         self.check_open_payments()?;
+        self.window.check()?;
         books::check_claims(self)?;
         for payment in self.payments.values() {
             let named = match payment.phase {

@@ -68,7 +68,7 @@ impl Decision {
 
     /// At most one status per payment is owed to a party; its id has one of the states in it.
     pub(crate) fn supersede(&mut self, cloud: &Cloud, party: &Principal, payment: PaymentId) {
-        // Ids are hashes: to compute that of every state only for whoever has been told of some payment is worth a look.
+        // Ids are hashes, one for each state: not computed where no status is owed.
         if !cloud.outbox.messages(party).any(|owed| owed.kind == Kind::PaymentStatus) {
             return;
         }

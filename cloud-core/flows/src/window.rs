@@ -72,9 +72,23 @@ impl Window {
 
     /// A snapshot has the answers only.
     pub(crate) fn restore_counts(&mut self) {
-        self.counts.clear();
-        for (principal, _) in self.answers.keys() {
-            *self.counts.entry(principal.clone()).or_default() += 1;
+        self.counts = self.counted();
+    }
+
+    /// Whether the counts are those of the answers.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.counts == self.counted() {
+            Ok(())
+        } else {
+            Err("remembered answers are miscounted".to_owned())
         }
+    }
+
+    fn counted(&self) -> BTreeMap<Principal, usize> {
+        let mut counts = BTreeMap::new();
+        for (principal, _) in self.answers.keys() {
+            *counts.entry(principal.clone()).or_default() += 1;
+        }
+        counts
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! cargo build --release -p cloud-core -p edge-agent
 //! cargo run --release -p device-sim -- bench            all but the long ones; also: bench ledger | lane | payments | latency |
-//!                                                       connections | agent | restart | history, --json
+//!                                                       connections | agent | restart | history | everything, --json
 //! ```
 //!
 //! A figure alone says more about the machine than about the program. So every figure stands beside one of something
@@ -68,17 +68,23 @@ enum What {
     /// How soon a core is ready again, on a long journal, and events replayed per second.
     Restart {
         /// How long the journal is at least: it ends where the next snapshot is due.
-        #[arg(long, default_value_t = 10_000_000)]
+        #[arg(long, default_value_t = EVENTS)]
         events: u64,
     },
     /// Resident memory after a third of many payments and after all of them, and how soon an old one is found. Not part
     /// of all: 3,000,000 payments take some 20 GB of disk, and minutes.
     History {
         /// Finished payments at the end.
-        #[arg(long, default_value_t = 3_000_000, value_parser = clap::value_parser!(u64).range(300..))]
+        #[arg(long, default_value_t = PAYMENTS, value_parser = clap::value_parser!(u64).range(300..))]
         payments: u64,
     },
+    /// All of these in one run, the long ones too: about an hour, and 20 GB of disk.
+    Everything,
 }
+
+/// A journal that is long enough for the default snapshot policy to matter.
+const EVENTS: u64 = 10_000_000;
+const PAYMENTS: u64 = 3_000_000;
 
 /// What all measurements need.
 struct Setting {
@@ -106,7 +112,7 @@ pub(crate) fn execute(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 fn measure(what: Option<What>, setting: &Setting) -> anyhow::Result<Report> {
-    let wanted = |one| what.is_none_or(|what| what == one);
+    let wanted = |one| what.is_none_or(|what| what == one || what == What::Everything);
     let mut report = Report::of(Machine::of(&setting.directory)?);
     if wanted(What::Ledger) {
         ledger::measure(setting, &mut report)?;
@@ -127,12 +133,15 @@ fn measure(what: Option<What>, setting: &Setting) -> anyhow::Result<Report> {
     if wanted(What::Agent) {
         agent::measure(setting, &mut report)?;
     }
-    // Not of all: they take minutes and gigabytes.
-    if let Some(What::Restart { events }) = what {
-        restart::measure(setting, events, &mut report)?;
-    }
-    if let Some(What::History { payments }) = what {
-        history::measure(setting, payments, &mut report)?;
+    // Only if they are asked for: they take minutes and gigabytes.
+    match what {
+        Some(What::Restart { events }) => restart::measure(setting, events, &mut report)?,
+        Some(What::History { payments }) => history::measure(setting, payments, &mut report)?,
+        Some(What::Everything) => {
+            restart::measure(setting, EVENTS, &mut report)?;
+            history::measure(setting, PAYMENTS, &mut report)?;
+        }
+        _ => {}
     }
     Ok(report)
 }

@@ -17,6 +17,7 @@ use super::book::{Attempt, Book, Sort};
 use super::fleet::Fleet;
 use super::link::{Handler, Link};
 use super::measured::{End, ErrorKind, Fault, Measured, Step};
+use super::run::CONNECTING;
 use super::scenario::{Arrivals, Scenario};
 use super::terminal::now;
 use super::{fleet, roles};
@@ -307,7 +308,7 @@ impl Engine {
             return;
         }
         // It may be the last one that is sold.
-        let life = Duration::from_secs(self.scenario.duration_s.into()) + INFORMATION_LIFE;
+        let life = CONNECTING + Duration::from_secs(self.scenario.duration_s.into()) + INFORMATION_LIFE;
         let mut state = self.state.borrow_mut();
         for number in 0..expected.min(PREPARED_MOST) {
             let index = usize::try_from(number % chips).unwrap_or(0);

@@ -18,7 +18,7 @@ use super::view::{Asked, Phase, Progress, View};
 use crate::processes::{Core, own_directory, raise_limit_of_files, resident_kb};
 
 /// Thousands connect; each may take this long on a slow machine.
-const CONNECTING: Duration = Duration::from_secs(120);
+pub(super) const CONNECTING: Duration = Duration::from_secs(120);
 /// Between two looks at how it stands.
 const LOOK: Duration = Duration::from_millis(250);
 

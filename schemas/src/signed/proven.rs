@@ -153,11 +153,30 @@ mod tests {
         assert_eq!(other.verify(&PublicKey::of(&key(1)), Some(&proven)), Err(SignedError::Signature));
     }
 
+    /// RFC 8032 alone would let this signature of nobody pass: it fits every content.
     #[test]
     fn a_key_of_small_order_proves_nothing() {
         let mut neutral = [0; 32];
         neutral[0] = 1;
-        let read = PaymentInformation::read(&information("2.50 EUR", 1)).unwrap();
+        let mut signed = information("2.50 EUR", 1).0;
+        let at = signed.len() - Signature::BYTE_SIZE;
+        signed[at..].fill(0);
+        signed[at] = 1;
+        let read = PaymentInformation::read(&SignedBytes(signed.clone())).unwrap();
         assert_eq!(ReadyKey::new(&PublicKey(neutral)).and_then(|key| read.prove(&key)), None);
+        let checked = PaymentInformation::verify(&SignedBytes(signed), &PublicKey(neutral));
+        assert_eq!(checked, Err(SignedError::Signature));
+    }
+
+    /// A signature that nobody would believe stands for the one that was checked: it is compared, and not checked again.
+    #[test]
+    fn what_is_proven_is_not_checked_again() {
+        let mut damaged = information("2.50 EUR", 1).0;
+        *damaged.last_mut().unwrap() ^= 1;
+        let read = PaymentInformation::read(&SignedBytes(damaged)).unwrap();
+        let key = PublicKey::of(&key(1));
+        let proven = Proven { key, of: read.hash() };
+        assert!(read.clone().verify(&key, None).is_err());
+        assert!(read.verify(&key, Some(&proven)).is_ok());
     }
 }
