@@ -3,7 +3,7 @@
 # mosquitto_sub. First a success, then a failure with its refund, then a child's money. Everything is in ./walkthrough.
 #
 # Needs cloud-core, edge-agent and device-sim in PATH (cargo build --workspace; PATH=$PWD/target/debug:$PATH), jq,
-# and mosquitto-clients.
+# curl, openssl and mosquitto-clients. Start it in an empty directory.
 set -euo pipefail
 mkdir walkthrough && cd walkthrough
 trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT

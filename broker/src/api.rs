@@ -76,7 +76,8 @@ impl Listener {
 
 /// Checks signatures in what clients say, on the threads that read it: there may be many of those, and there is one core.
 pub trait Checker: std::fmt::Debug + Send + Sync {
-    /// None if it was not checked or is not good: then the core checks. Runs among the connections: it must not wait.
+    /// None if it was not checked or is not good: then the core checks. Runs among the connections: it must not wait
+    /// for anything that takes long.
     fn check(&self, principal: &Principal, kind: Kind, payload: &[u8]) -> Option<Proven>;
 }
 

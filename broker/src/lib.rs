@@ -3,7 +3,8 @@
 //! This is the shell around [`broker_session`]: sockets, clocks and queues, and no rule of its own about who may do
 //! what. It turns the events of every connection into [`ToCore`] messages on one bounded channel, and routes each
 //! [`FromCore`] message to its connection. A busy core fills the channel, and then sockets are not read; a slow socket
-//! fills its own inbox, and then its connection is closed. Neither waits for the other.
+//! fills its own inbox, and then its connection is closed. Neither waits for the other. Before a publish goes to the core, a
+//! [`Checker`] may check its signature.
 
 mod api;
 pub mod cli;

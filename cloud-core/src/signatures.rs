@@ -1,4 +1,5 @@
-//! Signatures are checked on the threads that read them, so that the one thread that decides only compares.
+//! Signatures of payment informations and verifications are checked on the threads that read them, so that the one thread
+//! that decides only compares. Those of whoever is not known here yet, and those of codes, it checks by itself.
 //!
 //! Which key counts is for the core to say. These threads have copies of keys that were good a while ago: whatever they
 //! check is bound to the key it was checked with, and the core checks again where its own key is another one.

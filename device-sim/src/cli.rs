@@ -35,7 +35,7 @@ enum Command {
     World(world::Command),
     /// A load test: a fleet of real MQTT clients against a real core, audited to the cent.
     Live(live::Arguments),
-    /// Measure ledger, lane and agent, each beside a plain yardstick.
+    /// Measure the real parts, each beside something plain where there is any.
     Bench(bench::Arguments),
 }
 

@@ -85,9 +85,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     pub(crate) async fn over(stream: S, who: Option<&Identity>, client_id: &str) -> anyhow::Result<Self> {
         let mut client = Self { stream, received: Vec::new() };
         let mut body = string("MQTT")?;
-        // Version 5, clean start, user name and password, no keep alive; Receive Maximum 65535 by default.
+        // Version 5, clean start, user name and password; Receive Maximum 65535 by default. The longest keep alive, as
+        // nothing here pings: rumqttd closes the connection at none.
         let flags = if who.is_some() { 0b1100_0010 } else { 0b0000_0010 };
-        body.extend_from_slice(&[5, flags, 0, 0, 0]);
+        body.extend_from_slice(&[5, flags, 0xff, 0xff, 0]);
         let credentials = who.into_iter().flat_map(|who| [who.name.as_str(), &who.token]);
         for text in [client_id].into_iter().chain(credentials) {
             body.extend(string(text)?);

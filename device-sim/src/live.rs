@@ -1,5 +1,5 @@
-//! The half of `device-sim` that speaks MQTT to a real broker, as one more client: it knows the published topics and
-//! schemas and nothing else.
+//! The half of `device-sim` that speaks MQTT to a real broker, as one more client, by the published topics and
+//! schemas. It registers its fleet, and asks for the books at the end, as an operator.
 
 mod book;
 mod engine;

@@ -101,8 +101,8 @@ impl Core {
         self.enrolment.context("cloud-core did not say where it enrols")
     }
 
-    /// As [`start_whole`](Self::start_whole); `added` is what each sync takes longer than it takes, and `processor` the only
-    /// one that it may use.
+    /// Over plain TCP, for a fleet that enrols; without a tenant. `added` is what each sync takes longer than it
+    /// takes, and `processor` the only one that it may use.
     pub(crate) fn start_hindered(
         directory: &Path,
         added: Duration,
@@ -145,6 +145,8 @@ impl Core {
     ) -> anyhow::Result<(Process, Vec<String>)> {
         command.args(["serve", "--listen-tcp", ANY_PORT, "--log-filter", "warn", "--listen-http", "off"]);
         command.args(listeners);
+        // As many as the limit of open files allows; the core asks for it.
+        command.args(["--max-connections", "1000000"]);
         // A publisher here says what ten thousand devices say.
         for bound in ["packets-per-second", "packets-burst", "bytes-per-second", "bytes-burst"] {
             command.args([&format!("--principal-{bound}"), "100000000"]);
@@ -304,17 +306,48 @@ pub(crate) fn mosquitto_with(
         address.port(),
     );
     std::fs::write(&configuration, text)?;
-    for name in ["mosquitto", "/usr/sbin/mosquitto"] {
+    peer(&["mosquitto", "/usr/sbin/mosquitto"], &[Path::new("-c"), &configuration], address)
+}
+
+/// rumqttd with as much room; none if it is not installed.
+pub(crate) fn rumqttd(directory: &Path, window: u16) -> anyhow::Result<Option<(Process, SocketAddr)>> {
+    let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let configuration = directory.join("rumqttd.toml");
+    let text = format!(
+        r#"
+id = 0
+[router]
+id = 0
+max_connections = 1000
+max_outgoing_packet_count = 200
+max_segment_size = 104857600
+max_segment_count = 10
+[v5.1]
+name = "v5"
+listen = "{address}"
+next_connection_delay_ms = 1
+[v5.1.connections]
+connection_timeout_ms = 60000
+max_payload_size = 20480
+max_inflight_count = {window}
+"#
+    );
+    std::fs::write(&configuration, text)?;
+    peer(&["rumqttd"], &[Path::new("--quiet"), Path::new("-c"), &configuration], address)
+}
+
+/// The first of `names` that is installed, as soon as it listens.
+fn peer(
+    names: &[&str],
+    arguments: &[&Path],
+    address: SocketAddr,
+) -> anyhow::Result<Option<(Process, SocketAddr)>> {
+    for name in names {
         let mut command = Command::new(name);
-        command
-            .arg("-c")
-            .arg(&configuration)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let Ok(child) = command.spawn() else { continue };
         let process = Process(child);
-        wait_until("mosquitto", || TcpStream::connect(address).is_ok())?;
+        wait_until(name, || TcpStream::connect(address).is_ok())?;
         return Ok(Some((process, address)));
     }
     Ok(None)

@@ -197,6 +197,20 @@ fn no_product_can_switch_a_fault_on() {
 }
 
 #[test]
+fn the_core_starts_in_a_shell_that_has_the_variables_of_an_agent() {
+    let read = |name: &str| fs::read_to_string(root().join(name)).unwrap();
+    let known = read("cloud-core/src/config.rs");
+    for name in ["edge-agent/src/config.rs", "edge-agent/src/cli.rs"] {
+        let text = read(name);
+        let variables: Vec<&str> = text.split('"').filter(|word| word.starts_with("FARTHING_")).collect();
+        assert!(!variables.is_empty(), "{name} has none any more");
+        for variable in variables {
+            assert!(known.contains(&format!("\"{variable}\"")), "cloud-core would refuse to start with {variable}");
+        }
+    }
+}
+
+#[test]
 fn the_top_level_is_fixed() {
     let allowed = [
         "Cargo.toml",

@@ -1,9 +1,10 @@
 //! Messages per second of 50 publishers: through `cloud-core serve`, where each is decided, journaled, synced and only
-//! then acknowledged; and through mosquitto to one subscriber, which keeps nothing on disk.
+//! then acknowledged; and through mosquitto and rumqttd to one subscriber, which keep nothing on disk.
 
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use anyhow::Context;
 use schemas::envelope::Envelope;
 use schemas::ids::{MessageId, Principal};
 use schemas::message::DeviceReport;
@@ -12,7 +13,7 @@ use schemas::wire::Text;
 use super::Setting;
 use super::report::{Report, Unit, median, ratio_permille};
 use crate::generator::{Client, Identity, Template};
-use crate::processes::{Core, mosquitto, resident_kb};
+use crate::processes::{Core, mosquitto, resident_kb, rumqttd};
 
 const BENCH: &str = "lane";
 const PUBLISHERS: usize = 50;
@@ -31,11 +32,15 @@ pub(super) fn measure(setting: &Setting, report: &mut Report) -> anyhow::Result<
         publishers.push(identity);
     }
     let yardstick = mosquitto(&setting.directory, 10 * PUBLISHERS * WINDOW)?;
+    let other = rumqttd(&setting.directory, u16::try_from(10 * PUBLISHERS * WINDOW)?)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut promised, mut relayed) = (Vec::new(), Vec::new());
+    let (mut promised, mut relayed, mut routed) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..setting.rounds {
         if let Some((_, address)) = &yardstick {
             relayed.push(runtime.block_on(round(*address, &publishers, true))?);
+        }
+        if let Some((_, address)) = &other {
+            routed.push(runtime.block_on(round(*address, &publishers, true)).context("rumqttd")?);
         }
         promised.push(runtime.block_on(round(core.address, &publishers, false))?);
     }
@@ -45,16 +50,21 @@ pub(super) fn measure(setting: &Setting, report: &mut Report) -> anyhow::Result<
     report.add(BENCH, "payload", PAYLOAD_BYTES as u64, Unit::Bytes, "device-report");
     report.add(BENCH, "cloud-core serve: promises", core_rate, Unit::PerSecond, note);
     report.add(BENCH, "cloud-core serve: memory after", resident_kb(&core.process)?, Unit::Kilobytes, "");
-    if relayed.is_empty() {
-        report.add(BENCH, "mosquitto", 0, Unit::Count, "not installed: no comparison");
-        return Ok(());
-    }
-    let relay_rate = median(relayed);
-    report.add(BENCH, "mosquitto: relayed to one subscriber", relay_rate, Unit::PerSecond, "in memory only");
-    let ratio = ratio_permille(core_rate, relay_rate);
-    let note = format!("{PUBLISHERS} publishers, QoS 1, window {WINDOW}, same generator; goal 1.0");
-    report.add(BENCH, "cloud-core serve : mosquitto", ratio, Unit::RatioPermille, note);
+    compare(core_rate, ("mosquitto", "apt install mosquitto"), relayed, report);
+    compare(core_rate, ("rumqttd", "cargo install rumqttd"), routed, report);
     Ok(())
+}
+
+fn compare(core_rate: u64, (peer, installation): (&str, &str), relayed: Vec<u64>, report: &mut Report) {
+    if relayed.is_empty() {
+        report.add(BENCH, peer, 0, Unit::Count, format!("not installed: {installation}"));
+        return;
+    }
+    let rate = median(relayed);
+    report.add(BENCH, format!("{peer}: relayed to one subscriber"), rate, Unit::PerSecond, "in memory only");
+    let ratio = ratio_permille(core_rate, rate);
+    let note = format!("{PUBLISHERS} publishers, QoS 1, window {WINDOW}, same generator; goal beside mosquitto 1.0");
+    report.add(BENCH, format!("cloud-core serve : {peer}"), ratio, Unit::RatioPermille, note);
 }
 
 /// Messages per second until the last one is acknowledged and, with a subscriber, received.

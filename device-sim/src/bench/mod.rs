@@ -6,9 +6,10 @@
 //!                                                       connections | agent | restart | history | everything, --json
 //! ```
 //!
-//! A figure alone says more about the machine than about the program. So every figure stands beside one of something
-//! plain (a bare loop that writes and syncs, mosquitto with the same generator), the two are measured in alternation,
-//! and what is compared is the median of the rounds. Nothing here ever fails because it was slow.
+//! A figure alone says more about the machine than about the program. So where there is something plain to compare
+//! with (a bare loop that writes and syncs, mosquitto with the same generator), it stands beside, the two are measured
+//! in alternation, and what is compared is the median of the rounds. What takes long (overload, history) is played
+//! once. Nothing here ever fails because it was slow.
 
 mod agent;
 mod connections;
@@ -53,9 +54,9 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
 enum What {
-    /// Transfers per second of ledger and journal, beside a bare loop that appends and syncs as many bytes.
+    /// Transfers per second of ledger and journal, beside a bare loop that appends and syncs as many bytes, and PostgreSQL.
     Ledger,
-    /// Promises per second of `cloud-core serve`, beside mosquitto's relay rate.
+    /// Promises per second of `cloud-core serve`, beside the relay rates of mosquitto and rumqttd.
     Lane,
     /// Whole chip payments per second, how soon the device hears, and overload; beside mosquitto with the same clients.
     Payments,
@@ -65,14 +66,15 @@ enum What {
     Connections,
     /// How soon `edge-agent` is connected, and how much memory it takes.
     Agent,
-    /// How soon a core is ready again, on a long journal, and events replayed per second.
+    /// How soon a core is ready again, on a long journal, and events replayed per second. Only by name, or in `everything`:
+    /// minutes, and gigabytes of disk.
     Restart {
         /// How long the journal is at least: it ends where the next snapshot is due.
         #[arg(long, default_value_t = EVENTS)]
         events: u64,
     },
-    /// Resident memory after a third of many payments and after all of them, and how soon an old one is found. Not part
-    /// of all: 3,000,000 payments take some 20 GB of disk, and minutes.
+    /// Resident memory after a third of many payments and after all of them, and how soon an old one is found. Only
+    /// by name, or in `everything`: 3,000,000 payments take some 20 GB of disk, and half an hour.
     History {
         /// Finished payments at the end.
         #[arg(long, default_value_t = PAYMENTS, value_parser = clap::value_parser!(u64).range(300..))]

@@ -1,5 +1,8 @@
 //! Chip payments, complete and durable (CP-1 to CP-10): how many a second, how soon the device hears, what more than
 //! that does. Beside mosquitto, which relays the messages of the same clients on the same thread and keeps nothing.
+//!
+//! A payment's messages are the PUBLISH packets that its clients send and receive; a relayed message is counted once,
+//! when it arrives.
 
 use std::time::{Duration, Instant};
 

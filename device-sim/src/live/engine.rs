@@ -45,7 +45,7 @@ pub(super) struct Engine {
     pub(super) state: RefCell<State>,
     /// Whoever waits for payments to end.
     pub(super) changed: Notify,
-    /// Hours of think time and arrivals are over.
+    /// No payment begins any more.
     is_closing: std::cell::Cell<bool>,
 }
 

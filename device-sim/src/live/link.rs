@@ -22,7 +22,7 @@ use super::measured::ErrorKind;
 use super::websocket::WebSocket;
 use crate::mqtt::{self, FromServer};
 
-/// A CONNACK or a promise that takes longer is an error, and the connection is made anew.
+/// A CONNACK that takes longer is an error, and the connection is made anew.
 const PATIENCE: Duration = Duration::from_secs(30);
 const CHUNK_BYTES: usize = 4 << 10;
 /// Promised deliveries that may be open at a time.

@@ -44,7 +44,8 @@ counted! {
     Step {
         /// Payment information or order handed in, to the answer that names the payment.
         OrderToAccepted = "order_to_accepted", "order to accepted";
-        /// The cloud's acceptance of the order, to the resulting message at the device.
+        /// When the person has read that the order is accepted, to the resulting message at the device: none if that was
+        /// sooner.
         AcceptedToDevice = "accepted_to_device", "accepted to message at device";
         /// Handed in, to the final state at the person.
         OrderToEnd = "order_to_end", "order to end";

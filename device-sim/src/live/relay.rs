@@ -1,5 +1,6 @@
-//! The yardstick of load tests: the same clients on the same one thread, through a broker that relays and keeps nothing.
-//! Half of them say one message at a time to the other half; when it has arrived and was promised, the next one goes.
+//! The yardstick of load tests: the same clients on the same one thread, through a broker that relays and keeps
+//! nothing. Half of them say one message at a time to the other half; when it has arrived, the next one goes. A
+//! message that is relayed counts once, though it comes in and goes out.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;

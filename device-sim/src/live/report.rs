@@ -17,7 +17,7 @@ use super::measured::{End, ErrorKind, Fault, Measured, Percentiles, Second, Step
 use super::scenario::Scenario;
 use super::shown::{counted, grouped, latency, tenths};
 
-/// Differences that a table and a page list; JSON has them all.
+/// Differences that a table and a page list at most.
 const DIFFERENCES_MOST: usize = 50;
 
 /// What the core's books say beside what devices and people saw.

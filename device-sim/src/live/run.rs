@@ -17,8 +17,10 @@ use super::scenario::{Arrivals, Scenario};
 use super::view::{Asked, Phase, Progress, View};
 use crate::processes::{Core, own_directory, raise_limit_of_files, resident_kb};
 
-/// Thousands connect; each may take this long on a slow machine.
+/// Until all are connected, on a slow machine.
 pub(super) const CONNECTING: Duration = Duration::from_secs(120);
+/// Files that are no connections, as the core counts them.
+const OTHER_FILES: usize = 1_024;
 /// Between two looks at how it stands.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -77,7 +79,13 @@ pub(crate) fn execute(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 fn played(arguments: &Arguments, scenario: &Scenario, directory: &Path) -> anyhow::Result<Outcome> {
-    raise_limit_of_files();
+    let (files, connections) = (raise_limit_of_files(), scenario.fleet.connections());
+    let free = files - OTHER_FILES.min(files / 2);
+    ensure!(
+        usize::try_from(connections)? <= free,
+        "{connections} connections do not fit: this user may open {files} files, {} of them for other things; raise the limit (ulimit -Hn), or make the fleet smaller",
+        files - free
+    );
     let core = Core::start_whole(directory)?;
     let mut view = View::start(&scenario.title, arguments.json)?;
     play(&core, directory, scenario, &mut |measured, progress| Ok(view.show(measured, progress)?))

@@ -10,8 +10,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::shown::grouped;
 
-/// Connections at a time: about what a process may have open on a usual machine (20,000 files), with room for the rest.
-pub(crate) const CONNECTIONS_MOST: u32 = 18_000;
+/// Connections at a time; how many a machine can have is a matter of its limit of open files.
+pub(crate) const CONNECTIONS_MOST: u32 = 200_000;
 /// Bytes of a scenario file.
 const FILE_BYTES_MOST: u64 = 64 * 1024;
 /// Characters of a title.
@@ -24,7 +24,7 @@ pub(crate) struct Scenario {
     /// What it is for, on one line.
     #[serde(deserialize_with = "title")]
     pub(crate) title: String,
-    /// Two runs with one seed draw the same arrivals, amounts and faults.
+    /// Two runs with one seed draw the same arrivals; amounts and faults come from it too, in the order of what happens.
     pub(crate) seed: u64,
     /// From the first arrival to the last one.
     #[serde(deserialize_with = "within::<1, 86_400, _>")]
@@ -51,7 +51,7 @@ pub(crate) struct Fleet {
     /// Persons with an account and a terminal, who buy at vending machines.
     #[serde(deserialize_with = "within::<0, 18_000, _>")]
     pub(crate) payers: u32,
-    /// Terminals of the merchants.
+    /// Terminals of the merchants; one connects in any case.
     #[serde(deserialize_with = "within::<0, 18_000, _>")]
     pub(crate) merchant_terminals: u32,
     /// Piggy banks, each with one child, who answers at it.
@@ -60,8 +60,8 @@ pub(crate) struct Fleet {
     /// Guardians with a terminal, who order payments; the children are shared out among them.
     #[serde(deserialize_with = "within::<0, 18_000, _>")]
     pub(crate) guardians: u32,
-    /// Clients that connect, subscribe, and say nothing but PINGREQ.
-    #[serde(deserialize_with = "within::<0, 18_000, _>")]
+    /// Clients that connect, subscribe, and say nothing.
+    #[serde(deserialize_with = "within::<0, 200_000, _>")]
     pub(crate) idle: u32,
 }
 
@@ -562,7 +562,7 @@ mod tests {
     fn an_error_names_the_line_the_field_and_what_is_allowed() {
         let cases: &[(&str, &[&str])] = &[
             ("seed = 1\nduration = 5", &["line 2", "unknown field `duration`", "`duration_s`"]),
-            ("[fleet]\nidle = 18001", &["line 2", "idle = 18001", "allowed is 0 to 18000"]),
+            ("[fleet]\nidle = 200001", &["line 2", "idle = 200001", "allowed is 0 to 200000"]),
             ("duration_s = 0", &["line 1", "allowed is 1 to 86400"]),
             ("[faults]\njams_permille = -1", &["line 2", "jams_permille", "0 to 1000"]),
             ("[fleet]\npayers = \"two\"", &["line 2", "payers", "invalid type: string"]),
