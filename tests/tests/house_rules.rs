@@ -205,7 +205,10 @@ fn the_core_starts_in_a_shell_that_has_the_variables_of_an_agent() {
         let variables: Vec<&str> = text.split('"').filter(|word| word.starts_with("FARTHING_")).collect();
         assert!(!variables.is_empty(), "{name} has none any more");
         for variable in variables {
-            assert!(known.contains(&format!("\"{variable}\"")), "cloud-core would refuse to start with {variable}");
+            assert!(
+                known.contains(&format!("\"{variable}\"")),
+                "cloud-core would refuse to start with {variable}"
+            );
         }
     }
 }

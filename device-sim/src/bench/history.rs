@@ -4,6 +4,7 @@
 //!
 //! Accounts of our own ledger, every signature made and checked. The journal takes about 6 kB for each payment.
 
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
@@ -35,7 +36,8 @@ const PERSON_LOOKUPS: u64 = 200;
 const ROWS: usize = 20;
 
 pub(super) fn measure(setting: &Setting, payments: u64, report: &mut Report) -> anyhow::Result<()> {
-    let mut run = Run::begin(setting)?;
+    let directory = setting.directory.join("history");
+    let mut run = Run::begin(&directory)?;
     let bar = shop::progress("payments", payments);
     let started = Instant::now();
     let third = run.play(payments / 3, &bar)?;
@@ -58,7 +60,9 @@ pub(super) fn measure(setting: &Setting, payments: u64, report: &mut Report) -> 
     report.add(BENCH, "index of one payment", run.history.disk_bytes()? / payments, Unit::Bytes, "in sled");
     let rate = payments / seconds;
     report.add(BENCH, "payments played, with the index", rate, Unit::PerSecond, "one thread, all signatures");
-    run.look_up(report)
+    run.look_up(report)?;
+    drop(run);
+    std::fs::remove_dir_all(&directory).with_context(|| format!("remove {}", directory.display()))
 }
 
 /// What is there at one moment.
@@ -78,11 +82,13 @@ struct Run {
 }
 
 impl Run {
-    fn begin(setting: &Setting) -> anyhow::Result<Self> {
-        let disk = FileDisk::open(setting.directory.join("journal"))?;
+    fn begin(directory: &Path) -> anyhow::Result<Self> {
+        let journal = directory.join("journal");
+        std::fs::create_dir_all(&journal)?;
+        let disk = FileDisk::open(journal)?;
         let (limits, chain) = (JournalLimits::cloud(), ChainId([7; 32]));
         let driver = Driver::open(disk.clone(), limits, chain, || Timestamp(START_MS))?;
-        let history = History::open(&setting.directory.join("index"), disk.clone(), Sizes::default())?;
+        let history = History::open(&directory.join("index"), disk.clone(), Sizes::default())?;
         let shop = Shop::open(driver, disk.clone(), START_MS, RETENTION_MS)?;
         Ok(Self { disk, shop, history, ids: Vec::new() })
     }

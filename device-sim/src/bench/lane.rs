@@ -63,7 +63,8 @@ fn compare(core_rate: u64, (peer, installation): (&str, &str), relayed: Vec<u64>
     let rate = median(relayed);
     report.add(BENCH, format!("{peer}: relayed to one subscriber"), rate, Unit::PerSecond, "in memory only");
     let ratio = ratio_permille(core_rate, rate);
-    let note = format!("{PUBLISHERS} publishers, QoS 1, window {WINDOW}, same generator; goal beside mosquitto 1.0");
+    let note =
+        format!("{PUBLISHERS} publishers, QoS 1, window {WINDOW}, same generator; goal beside mosquitto 1.0");
     report.add(BENCH, format!("cloud-core serve : {peer}"), ratio, Unit::RatioPermille, note);
 }
 

@@ -116,6 +116,13 @@ pub(crate) fn execute(arguments: &Arguments) -> anyhow::Result<()> {
 fn measure(what: Option<What>, setting: &Setting) -> anyhow::Result<Report> {
     let wanted = |one| what.is_none_or(|what| what == one || what == What::Everything);
     let mut report = Report::of(Machine::of(&setting.directory)?);
+    // First: it measures the memory of this process, in which nothing has been yet. And only if it is asked for, as are
+    // restarts: they take minutes and gigabytes.
+    match what {
+        Some(What::History { payments }) => history::measure(setting, payments, &mut report)?,
+        Some(What::Everything) => history::measure(setting, PAYMENTS, &mut report)?,
+        _ => {}
+    }
     if wanted(What::Ledger) {
         ledger::measure(setting, &mut report)?;
         postgres::measure(setting, &mut report)?;
@@ -135,14 +142,9 @@ fn measure(what: Option<What>, setting: &Setting) -> anyhow::Result<Report> {
     if wanted(What::Agent) {
         agent::measure(setting, &mut report)?;
     }
-    // Only if they are asked for: they take minutes and gigabytes.
     match what {
         Some(What::Restart { events }) => restart::measure(setting, events, &mut report)?,
-        Some(What::History { payments }) => history::measure(setting, payments, &mut report)?,
-        Some(What::Everything) => {
-            restart::measure(setting, EVENTS, &mut report)?;
-            history::measure(setting, PAYMENTS, &mut report)?;
-        }
+        Some(What::Everything) => restart::measure(setting, EVENTS, &mut report)?,
         _ => {}
     }
     Ok(report)
