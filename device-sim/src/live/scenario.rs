@@ -573,10 +573,7 @@ mod tests {
             ("title = \"a\\nb\"", &["line 1", "title", "one line"]),
             ("seed", &["line 1", "expected"]),
             // Across fields.
-            (
-                "[fleet]\nvending = 9000\npayers = 1",
-                &["line 1, fleet:", "18002 connections", "at most 18000"],
-            ),
+            ("[fleet]\nidle = 199960", &["line 1, fleet:", "200001 connections", "at most 200000"]),
             (
                 "[fleet]\nvending = 0\npayers = 0\nmerchant_terminals = 0",
                 &["line 1, fleet:", "nobody connects"],
