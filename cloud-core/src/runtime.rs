@@ -519,7 +519,8 @@ impl Owner {
             self.gauges_set_at = Some(Instant::now());
             crate::telemetry::set_core_gauges(&self.driver, &mut self.outbox_watch, self.clock.now());
             self.certificate_clock.raise(self.clock.now().0);
-            self.signatures.learn(self.driver.cloud().registry());
+            let cloud = self.driver.cloud();
+            self.signatures.learn(cloud.registry(), |payer| cloud.is_full(payer));
         }
         if self.spare_retried_at.elapsed() >= SPARE_INTERVAL {
             self.spare_retried_at = Instant::now();

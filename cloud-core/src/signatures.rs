@@ -4,7 +4,7 @@
 //! Which key counts is for the core to say. These threads have copies of keys that were good a while ago: whatever they
 //! check is bound to the key it was checked with, and the core checks again where its own key is another one.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError, RwLock};
 
 use cloud_core_flows::registry::Registry;
@@ -18,12 +18,20 @@ const MAX_KEYS: usize = 8_192;
 /// Looked up at one visit of the core, which must not be long: some milliseconds.
 const MAX_WANTED: usize = 512;
 
+/// Who is looked up at the core's next visit.
+type Names = Mutex<BTreeSet<Principal>>;
+
 /// Keys of chips and payers who have signed something lately.
 #[derive(Debug, Default)]
 pub(crate) struct Signatures {
     keys: RwLock<Keys>,
     /// Who has signed something, and the key for it is missing, of the former generation, or another one.
-    wanted: Mutex<BTreeSet<Principal>>,
+    wanted: Names,
+    /// Who wants to pay.
+    paying: Names,
+    /// Of those, who had too many open payments at the last visit: the core refuses them before it checks a signature,
+    /// so in an overload nobody's time is spent on those.
+    full: RwLock<HashSet<Principal>>,
 }
 
 /// Two generations: whoever signs moves into the current one, and when that is full the former one is forgotten.
@@ -44,8 +52,10 @@ impl Keys {
 
 impl Signatures {
     /// Looks up what was asked for. Called by the core now and then: a key that comes late costs a check on its thread.
-    pub(crate) fn learn(&self, registry: &Registry) {
-        let wanted = std::mem::take(&mut *self.wanted.lock().unwrap_or_else(PoisonError::into_inner));
+    pub(crate) fn learn(&self, registry: &Registry, is_full: impl Fn(&Principal) -> bool) {
+        let full: HashSet<_> = taken(&self.paying).into_iter().filter(is_full).collect();
+        *self.full.write().unwrap_or_else(PoisonError::into_inner) = full;
+        let wanted = taken(&self.wanted);
         // Readers wait for the lock: everything that takes time comes before.
         let ready = |who: Principal| Some((ReadyKey::new(&key_of(registry, &who)?)?, who));
         let learned: Vec<_> = wanted.into_iter().filter_map(ready).collect();
@@ -65,23 +75,34 @@ impl Signatures {
         };
         let proven = key.as_ref().and_then(check);
         if proven.is_none() || !is_current {
-            self.want(signer);
+            note(&self.wanted, signer);
         }
         proven
     }
 
-    fn want(&self, signer: &Principal) {
-        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        if wanted.len() < MAX_WANTED && !wanted.contains(signer) {
-            wanted.insert(signer.clone());
-        }
+    fn is_full(&self, payer: &Principal) -> bool {
+        note(&self.paying, payer);
+        self.full.read().unwrap_or_else(PoisonError::into_inner).contains(payer)
     }
+}
+
+fn note(names: &Names, name: &Principal) {
+    let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
+    if names.len() < MAX_WANTED && !names.contains(name) {
+        names.insert(name.clone());
+    }
+}
+
+fn taken(names: &Names) -> BTreeSet<Principal> {
+    std::mem::take(&mut *names.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 impl broker::Checker for Signatures {
     fn check(&self, principal: &Principal, kind: Kind, payload: &[u8]) -> Option<Proven> {
-        if !matches!(kind, Kind::PaymentRequest | Kind::PaymentVerification) {
-            return None;
+        match kind {
+            Kind::PaymentRequest if self.is_full(principal) => return None,
+            Kind::PaymentRequest | Kind::PaymentVerification => {}
+            _ => return None,
         }
         match Up::decode(kind, payload).ok()?.body {
             Up::PaymentRequest(request) => {
@@ -113,12 +134,16 @@ mod tests {
     use cloud_core_flows::event::{Event, Record};
     use ed25519_dalek::SigningKey;
     use schemas::envelope::Envelope;
-    use schemas::ids::{MessageId, PaymentId};
-    use schemas::message::VerificationAnswer;
+    use schemas::ids::{MessageId, Nonce, PaymentId};
+    use schemas::message::{PaymentRequest, VerificationAnswer};
     use schemas::time::Timestamp;
     use schemas::wire::Text;
 
     use super::*;
+
+    fn nobody(_: &Principal) -> bool {
+        false
+    }
 
     fn alice() -> Principal {
         "acme/alice".parse().unwrap()
@@ -163,7 +188,7 @@ mod tests {
         let check = |seed| signatures.check(&alice(), Kind::PaymentVerification, &said(seed));
         with_key_of_alice(&mut cloud, 1);
         assert_eq!(check(1), None, "nothing is known before the first visit");
-        signatures.learn(cloud.registry());
+        signatures.learn(cloud.registry(), nobody);
         let proven = check(1);
         let read = Verification::read(&verification().sign(&key(1))).unwrap();
         assert!(proven.is_some());
@@ -171,7 +196,7 @@ mod tests {
 
         with_key_of_alice(&mut cloud, 2);
         assert_eq!(check(2), None, "still the former key");
-        signatures.learn(cloud.registry());
+        signatures.learn(cloud.registry(), nobody);
         assert!(check(2).is_some());
         assert_eq!(check(1), None);
     }
@@ -185,6 +210,32 @@ mod tests {
         assert!(signatures.wanted.lock().unwrap().is_empty());
     }
 
+    /// In an overload the core refuses before it checks a signature, so nobody checks one for it.
+    #[test]
+    fn who_has_too_many_open_payments_is_left_to_the_core_until_the_next_visit() {
+        let (signatures, mut cloud) = (Signatures::default(), Cloud::default());
+        with_key_of_alice(&mut cloud, 1);
+        // Whose key a chip's is makes no difference here: it is alice's own.
+        let information = PaymentInformation {
+            chip: alice(),
+            nonce: Nonce([1; 8]),
+            issued_at: Timestamp(1_000_000_000_000),
+            expires_at: Timestamp(1_000_000_120_000),
+            payee: "snacks".parse().unwrap(),
+            amount: "2.50 EUR".parse().unwrap(),
+            item: "water".parse().unwrap(),
+            quantity: 1,
+        };
+        let body = Up::PaymentRequest(PaymentRequest { information: information.sign(&key(1)) });
+        let said = Envelope::message(MessageId([3; 16]), body).encode();
+        let check = || signatures.check(&alice(), Kind::PaymentRequest, &said);
+        assert_eq!(check(), None, "nothing is known before the first visit");
+        signatures.learn(cloud.registry(), |payer| *payer == alice());
+        assert_eq!(check(), None, "full");
+        signatures.learn(cloud.registry(), nobody);
+        assert!(check().is_some());
+    }
+
     /// A stranger can make nobody remember names without end.
     #[test]
     fn what_is_wanted_is_bounded() {
@@ -194,7 +245,7 @@ mod tests {
             signatures.prove(&principal, |_| None);
         }
         assert_eq!(signatures.wanted.lock().unwrap().len(), MAX_WANTED);
-        signatures.learn(Cloud::default().registry());
+        signatures.learn(Cloud::default().registry(), nobody);
         assert!(signatures.keys.read().unwrap().current.is_empty(), "nobody of them is registered");
     }
 
@@ -210,7 +261,7 @@ mod tests {
             drop(keys);
             if number % MAX_KEYS == 0 {
                 proven();
-                signatures.learn(cloud.registry());
+                signatures.learn(cloud.registry(), nobody);
                 assert!(proven().is_some(), "{number}");
             }
         }

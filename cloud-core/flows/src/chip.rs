@@ -106,8 +106,9 @@ impl<'a> ChipFlow<'a> {
         Ok(id)
     }
 
-    /// The ladder, in this order: what the information says of itself, who may use it, whether it is still good,
-    /// whether the payer may pay, whether the devices said that they are not ready (CP-17), whether they have room.
+    /// The ladder, in this order: whether the payer has too many open, what the information says of itself, who may use
+    /// it, whether it is still good, whether the payer may pay, whether the devices said that they are not ready (CP-17),
+    /// whether they have room. What an overload refuses most comes first, before any signature is checked.
     fn check_request(
         &self,
         payer: &Principal,
@@ -121,6 +122,12 @@ impl<'a> ChipFlow<'a> {
         if self.cloud.registry.child(payer).is_some() {
             let text = "a child's money is spent by a guardian's order, at the piggy bank";
             return Err(Rejection::new("payer_is_child", text));
+        }
+        if self.cloud.is_full(payer) {
+            return Err(Rejection::new(
+                "too_many_open",
+                "too many of your payments are open: finish or cancel one first",
+            ));
         }
         let read = PaymentInformation::read(signed).map_err(|_| information_invalid())?;
         let (tenant, merchant, device) = self.check_chip(payer, read.claimed())?;
@@ -150,12 +157,6 @@ impl<'a> ChipFlow<'a> {
         if tenant.bank != BankKind::Internal && person.bank_account.is_none() {
             let text = "no bank account is registered for you: ask the operator";
             return Err(Rejection::new("payer_without_account", text));
-        }
-        if self.cloud.open_payments_of(payer).len() >= limits::OPEN_PAYMENTS_OF_PAYER {
-            return Err(Rejection::new(
-                "too_many_open",
-                "too many of your payments are open: finish or cancel one first",
-            ));
         }
         let executor = self.check_executor(&information)?;
         if let Some(code) = device.not_ready(self.now) {
@@ -223,8 +224,7 @@ impl<'a> ChipFlow<'a> {
 
     /// Every open payment may still need a command, questions and news: room is counted for what is to come.
     fn is_busy(&self, device: &Principal) -> bool {
-        self.cloud.open_payments_of(device).len() >= limits::OPEN_PAYMENTS_OF_DEVICE
-            || !self.cloud.outbox.has_room(device, 2)
+        self.cloud.has_open(device, limits::OPEN_PAYMENTS_OF_DEVICE) || !self.cloud.outbox.has_room(device, 2)
     }
 
     /// CP-3, CP-4: the chip's answer. Only the first one that comes in time counts.

@@ -9,12 +9,14 @@ use schemas::ids::{CommandId, Instance, MessageId, Nonce, PaymentId, Principal, 
 use schemas::time::Timestamp;
 use schemas_journal::{Fold, Position};
 use schemas_mutants::Mutant;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::{AdminCommand, Deadlines};
 use crate::books;
 use crate::event::{Event, Record};
 use crate::exceptions::{Case, Exceptions};
+use crate::limits;
 use crate::outbox::Outbox;
 use crate::payment::{
     AnyPayment, ChildPayment, ChildPhase, ChipPayment, Command, OwnPayment, Phase, Reported,
@@ -22,14 +24,16 @@ use crate::payment::{
 use crate::registry::{Registry, Renewal};
 use crate::window::Window;
 
-/// Everything that the core knows and must not forget.
+type ChipPayments = BTreeMap<PaymentId, ChipPayment>;
+
+/// Everything that the core knows and must not forget. `P`: see [`CloudBesidePayments`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cloud {
+pub struct Cloud<P = ChipPayments> {
     pub(crate) registry: Registry,
     pub(crate) ledger: Ledger,
     pub(crate) outbox: Outbox,
     pub(crate) window: Window,
-    pub(crate) payments: BTreeMap<PaymentId, ChipPayment>,
+    pub(crate) payments: P,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     child_payments: BTreeMap<PaymentId, ChildPayment>,
     /// By who ordered them.
@@ -483,6 +487,18 @@ impl Cloud {
         self.open_of.get(party).into_iter().flatten().filter_map(|id| self.payments.get(id)).collect()
     }
 
+    /// Whether `party` is payer, chip or executor in so many open chip payments, or more.
+    pub(crate) fn has_open(&self, party: &Principal, count: usize) -> bool {
+        let of = |open: &BTreeSet<PaymentId>| open.iter().filter(|id| self.payments.contains_key(id)).count();
+        self.open_of.get(party).is_some_and(|open| open.len() >= count && of(open) >= count)
+    }
+
+    /// Whether this payer has as many open chip payments as anybody may: the next request would be refused.
+    #[must_use]
+    pub fn is_full(&self, payer: &Principal) -> bool {
+        self.has_open(payer, limits::OPEN_PAYMENTS_OF_PAYER)
+    }
+
     /// Open payments from a child's account in which `party` is guardian, child or piggy bank.
     pub(crate) fn open_child_payments_of(&self, party: &Principal) -> Vec<&ChildPayment> {
         let open = self.open_of.get(party).into_iter().flatten();
@@ -548,17 +564,98 @@ fn find_payment<'a>(
     found.or_else(|| child.get(&id).map(AnyPayment::Child))
 }
 
+/// The chip payments of a snapshot, which are much of it: one thread may read them while another reads the rest.
+#[derive(Deserialize)]
+pub struct PaymentsOfSnapshot {
+    payments: ChipPayments,
+}
+
+/// The rest: see [`PaymentsOfSnapshot`].
+pub type CloudBesidePayments = Cloud<IgnoredAny>;
+
+impl PaymentsOfSnapshot {
+    /// # Errors
+    /// This is not the snapshot of a cloud.
+    pub fn read(snapshot: &[u8]) -> Result<Self, cbor::CborError> {
+        cbor::decode_within(snapshot, usize::MAX)
+    }
+}
+
+impl CloudBesidePayments {
+    /// # Errors
+    /// This is not the snapshot of a cloud.
+    pub fn read(snapshot: &[u8]) -> Result<Self, cbor::CborError> {
+        cbor::decode_within(snapshot, usize::MAX)
+    }
+
+    /// What [`Fold::restore`] makes of the same snapshot.
+    #[must_use]
+    pub fn with(self, payments: PaymentsOfSnapshot) -> Cloud {
+        let Self {
+            registry,
+            ledger,
+            outbox,
+            window,
+            payments: IgnoredAny,
+            child_payments,
+            own_payments,
+            own_due,
+            exceptions,
+            nonces,
+            nonce_ends,
+            commands,
+            command_messages,
+            open,
+            open_of,
+            timers,
+            at,
+            opened_at,
+            instance_floor,
+        } = self;
+        let mut cloud = Cloud {
+            registry,
+            ledger,
+            outbox,
+            window,
+            payments: payments.payments,
+            child_payments,
+            own_payments,
+            own_due,
+            exceptions,
+            nonces,
+            nonce_ends,
+            commands,
+            command_messages,
+            open,
+            open_of,
+            timers,
+            at,
+            opened_at,
+            instance_floor,
+        };
+        cloud.restore_derived();
+        cloud
+    }
+}
+
+impl Cloud {
+    /// What a snapshot leaves out.
+    fn restore_derived(&mut self) {
+        self.registry.restore_wards();
+        self.window.restore_counts();
+        if Mutant::SnapshotWithoutNonces.is_active() {
+            self.nonces.clear();
+        }
+    }
+}
+
 /// Rebuilds the cloud from a snapshot and records.
 impl Fold for Cloud {
     type Error = cbor::CborError;
 
     fn restore(&mut self, _: Position, snapshot: &[u8]) -> Result<(), Self::Error> {
         *self = cbor::decode_within(snapshot, usize::MAX)?;
-        self.registry.restore_wards();
-        self.window.restore_counts();
-        if Mutant::SnapshotWithoutNonces.is_active() {
-            self.nonces.clear();
-        }
+        self.restore_derived();
         Ok(())
     }
 

@@ -37,4 +37,4 @@ mod undo;
 mod upkeep;
 mod window;
 
-pub use cloud::Cloud;
+pub use cloud::{Cloud, CloudBesidePayments, PaymentsOfSnapshot};

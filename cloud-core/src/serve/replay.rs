@@ -4,9 +4,9 @@
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use cloud_core_flows::Cloud;
 use cloud_core_flows::driver::Driver;
 use cloud_core_flows::event::Record;
+use cloud_core_flows::{Cloud, CloudBesidePayments, PaymentsOfSnapshot};
 use schemas::cbor::CborError;
 use schemas::time::Timestamp;
 use schemas_journal::{ChainId, Disk, Fold, Journal, JournalLimits, OpenError, Position, existing_chain_id};
@@ -88,6 +88,19 @@ fn applied(steps: &Receiver<Step>, used: &SyncSender<Vec<Record>>) -> Cloud {
     cloud
 }
 
+/// A snapshot is read by two threads too, each of which passes over what is the other's.
+fn restored(snapshot: &[u8]) -> Result<Cloud, ReplayError> {
+    thread::scope(|scope| {
+        let payments = thread::Builder::new()
+            .name("snapshot".to_owned())
+            .spawn_scoped(scope, || PaymentsOfSnapshot::read(snapshot))
+            .map_err(ReplayError::Thread)?;
+        let rest = CloudBesidePayments::read(snapshot);
+        let payments = payments.join().map_err(|_| ReplayError::Lost)?;
+        Ok(rest?.with(payments?))
+    })
+}
+
 /// What the journal thinks is the state.
 struct Decoder {
     to_state: SyncSender<Step>,
@@ -107,9 +120,8 @@ impl Decoder {
 impl Fold for Decoder {
     type Error = ReplayError;
 
-    fn restore(&mut self, position: Position, snapshot: &[u8]) -> Result<(), ReplayError> {
-        let mut cloud = Cloud::default();
-        cloud.restore(position, snapshot)?;
+    fn restore(&mut self, _: Position, snapshot: &[u8]) -> Result<(), ReplayError> {
+        let cloud = restored(snapshot)?;
         self.to_state.send(Step::Restored(Box::new(cloud))).map_err(|_| ReplayError::Lost)
     }
 
