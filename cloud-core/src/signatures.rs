@@ -134,7 +134,7 @@ mod tests {
     use cloud_core_flows::event::{Event, Record};
     use ed25519_dalek::SigningKey;
     use schemas::envelope::Envelope;
-    use schemas::ids::{MessageId, Nonce, PaymentId};
+    use schemas::ids::{IdempotencyKey, MessageId, Nonce, PaymentId};
     use schemas::message::{PaymentRequest, VerificationAnswer};
     use schemas::time::Timestamp;
     use schemas::wire::Text;
@@ -227,7 +227,8 @@ mod tests {
             quantity: 1,
         };
         let body = Up::PaymentRequest(PaymentRequest { information: information.sign(&key(1)) });
-        let said = Envelope::message(MessageId([3; 16]), body).encode();
+        let not_after = Timestamp(1_000_000_120_000);
+        let said = Envelope::request(MessageId([3; 16]), IdempotencyKey([4; 16]), not_after, body).encode();
         let check = || signatures.check(&alice(), Kind::PaymentRequest, &said);
         assert_eq!(check(), None, "nothing is known before the first visit");
         signatures.learn(cloud.registry(), |payer| *payer == alice());
