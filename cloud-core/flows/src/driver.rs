@@ -226,8 +226,10 @@ impl<D: Disk> Driver<D> {
 
     /// When an [`Input::Tick`] is wanted.
     pub fn next_due(&self) -> Option<Timestamp> {
-        let allowance = self.cloud.registry.next_allowance().filter(|_| self.has_room());
-        self.cloud.next_due().into_iter().chain(self.lobby.summary_due()).chain(allowance).min()
+        let allowance = self.cloud.registry.next_allowance();
+        let view = self.lobby.has_unshown().then(|| self.cloud.at());
+        let with_room = allowance.into_iter().chain(view).filter(|_| self.has_room());
+        self.cloud.next_due().into_iter().chain(self.lobby.summary_due()).chain(with_room).min()
     }
 
     /// The state, for reading. What is read here may not be synced yet: ask by [`Input::Admin`] to be sure.
@@ -390,6 +392,8 @@ impl<D: Disk> Driver<D> {
                 ChildFlow { cloud: &self.cloud, now, out: &mut decision }.own_timeout(payment);
             } else if let Some((child, guardian)) = self.due_allowance(now) {
                 ChildFlow { cloud: &self.cloud, now, out: &mut decision }.pay_allowance(child, guardian);
+            } else if let Some(piggy_bank) = self.take_unshown() {
+                decision.shown.extend(self.cloud.registry.child_using(&piggy_bank).cloned());
             } else {
                 return;
             }
@@ -405,6 +409,11 @@ impl<D: Disk> Driver<D> {
     /// One that is due; on a full disk they wait.
     fn due_allowance(&self, now: Timestamp) -> Option<(&Principal, &PrincipalId)> {
         self.cloud.registry.due_allowance(now).filter(|_| self.has_room())
+    }
+
+    /// A piggy bank that came back while the disk was full.
+    fn take_unshown(&mut self) -> Option<Principal> {
+        self.has_room().then(|| self.lobby.take_unshown()).flatten()
     }
 
     fn decide(&mut self, input: Input, now: Timestamp) -> Decision {
@@ -511,9 +520,12 @@ impl<D: Disk> Driver<D> {
         out.disconnect(self.lobby.subscribe(connection, is_device, now), DisconnectReason::TakenOver);
         offer_open_questions(&self.cloud, &principal, now, out);
         ChildFlow { cloud: &self.cloud, now, out: &mut *out }.offer_suggestions(&principal);
-        // What is left of a full disk is not for views.
-        if self.has_room() {
-            out.shown.extend(self.cloud.registry.child_using(&principal).cloned());
+        if let Some(child) = self.cloud.registry.child_using(&principal) {
+            // What is left of a full disk is not for views.
+            match self.has_room() {
+                true => out.shown.push(child.clone()),
+                false => self.lobby.show_later(principal.clone()),
+            }
         }
         out.woken.push(principal);
     }

@@ -1,6 +1,6 @@
 //! Who is connected. Volatile: after a start nobody is, and nothing is remembered (correctness.md 13).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use schemas::ids::{Hash, Principal, TenantId};
 use schemas::time::Timestamp;
@@ -47,6 +47,8 @@ pub(crate) struct Lobby {
     watched: BTreeMap<TenantId, usize>,
     /// Of watched tenants: whose presence has changed since this was last asked.
     changed: Vec<Principal>,
+    /// Piggy banks that came back while the disk was full: what their children see is to be said when there is room.
+    unshown: BTreeSet<Principal>,
 }
 
 impl Lobby {
@@ -249,6 +251,18 @@ impl Lobby {
             self.audited.unrecorded_ever += 1;
         }
         is_written
+    }
+
+    pub(crate) fn show_later(&mut self, piggy_bank: Principal) {
+        self.unshown.insert(piggy_bank);
+    }
+
+    pub(crate) fn has_unshown(&self) -> bool {
+        !self.unshown.is_empty()
+    }
+
+    pub(crate) fn take_unshown(&mut self) -> Option<Principal> {
+        self.unshown.pop_first()
     }
 
     /// When the number of those that were not written down goes on record.

@@ -200,14 +200,8 @@ fn an_allowance_ends_with_the_guardianship() {
     w.finish();
 }
 
-/// correctness.md 4: what is left of a full disk is for the end of open payments; allowances wait, and are paid later.
-#[test]
-fn an_allowance_waits_for_room_on_the_disk() {
-    let mut w = family();
-    w.restores_after_each_input = false;
-    pay_in(&mut w, "dad", 1_000);
-    let first_at = w.now + DAY_MS;
-    assert_eq!(set(&mut w, "dad", 1, Some(schedule(100, Every::Day, first_at))), None);
+/// Until nothing new is accepted.
+fn fill_the_disk(w: &mut World) {
     w.disk.set_capacity_bytes(Some(0));
     let is_full = (2..=255).any(|key| {
         let not_after = Timestamp(w.now + 60_000);
@@ -225,6 +219,17 @@ fn an_allowance_waits_for_room_on_the_disk() {
         refused
     });
     assert!(is_full);
+}
+
+/// correctness.md 4: what is left of a full disk is for the end of open payments; allowances wait, and are paid later.
+#[test]
+fn an_allowance_waits_for_room_on_the_disk() {
+    let mut w = family();
+    w.restores_after_each_input = false;
+    pay_in(&mut w, "dad", 1_000);
+    let first_at = w.now + DAY_MS;
+    assert_eq!(set(&mut w, "dad", 1, Some(schedule(100, Every::Day, first_at))), None);
+    fill_the_disk(&mut w);
     w.pass(2 * DAY_MS);
     assert_eq!(w.balance("person/mia"), i128::from(HAS));
     w.disk.set_capacity_bytes(None);
@@ -232,6 +237,26 @@ fn an_allowance_waits_for_room_on_the_disk() {
     w.flush();
     w.pass(1);
     assert_eq!(w.balance("person/mia"), i128::from(HAS) + 200, "both that fell due meanwhile");
+    w.finish();
+}
+
+/// correctness.md 4, PC-14: a piggy bank that comes back while the disk is full, replaced perhaps and blank, shows what
+/// its child has once there is room.
+#[test]
+fn a_view_waits_for_room_on_the_disk() {
+    let mut w = family();
+    w.restores_after_each_input = false;
+    fill_the_disk(&mut w);
+    w.connect("piggy");
+    w.pass(1);
+    assert_eq!(view(&mut w), None);
+    w.disk.set_capacity_bytes(None);
+    w.driver.retry_spare();
+    w.flush();
+    assert!(w.driver.next_due().is_some_and(|due| due.0 <= w.now), "nothing else may happen for hours");
+    w.pass(1);
+    assert_eq!(view(&mut w).map(|view| view.available), Some(eur(HAS)));
+    assert_eq!(w.driver.next_due().filter(|due| due.0 <= w.now), None, "once");
     w.finish();
 }
 

@@ -24,6 +24,10 @@ const SCENARIOS: &[(u64, &str)] = &[
     (7477, "the auditor did not count a word that had arrived, unpromised, before its device was replaced"),
     // Since each concern and each fault has a stream of its own; the seven above are of the one stream before.
     (120, "what a failed sync had left readable in the page cache counted as durable after a restart"),
+    (
+        4979,
+        "a blank piggy bank that came back while the core's disk was full was never told what its child has",
+    ),
 ];
 
 #[test]
