@@ -524,10 +524,17 @@ impl<'a> ChildFlow<'a> {
         }
         // Whoever gets the money hears of it, and of its way back.
         if matches!(state, PaymentState::Settled | PaymentState::Refunded) {
-            parties.extend(self.payee_principal(payment).filter(|payee| *payee != payment.guardian));
+            let hears =
+                |payee: &Principal| *payee != payment.guardian && !self.reads_it_on_a_piggy_bank(payee);
+            parties.extend(self.payee_principal(payment).filter(hears));
         }
         let parties: Vec<&Principal> = parties.iter().collect();
         self.tell(payment, state, reason, &parties);
+    }
+
+    /// A child that gets something sees it there (PC-14), and may have no terminal that could fetch a status.
+    fn reads_it_on_a_piggy_bank(&self, payee: &Principal) -> bool {
+        self.cloud.registry.child(payee).is_some_and(|child| child.bonds.piggy_bank.is_some())
     }
 
     /// The one that was asked; of what comes back long after that, the one that the child uses then.

@@ -492,7 +492,7 @@ impl World {
         for ((who, _), request) in &self.facts.requests {
             let accepted = request.answer.as_ref().and_then(|answer| answer.payment);
             if let Some(payment) = accepted
-                && !self.facts.family.orders.contains_key(&payment)
+                && !self.is_of_family(payment)
                 && !known.contains(&payment)
             {
                 return Err(

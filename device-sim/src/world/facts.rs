@@ -49,6 +49,14 @@ pub(super) enum Wish {
     Allow {
         allowance: usize,
     },
+    /// A payment from an own account, by its number.
+    Own {
+        own: usize,
+    },
+    /// Through which child, by its number.
+    Choose {
+        choice: usize,
+    },
 }
 
 /// A request on its way and afterwards.

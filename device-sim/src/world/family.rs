@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cloud_core_flows::admin::{AdminCommand, BankKind};
 use cloud_core_flows::children::Bonds;
-use cloud_core_flows::places::RegisteredPlace;
+use cloud_core_flows::places::{CodeRulesChange, RegisteredPlace};
 use schemas::ids::{CategoryId, Principal, PrincipalId};
 use schemas::message::{
     AllowanceSchedule, Categories, CategoryAmounts, ChildAllowance, ChildLimits, Every, Payee, PaymentOrder,
@@ -33,7 +33,7 @@ pub(super) const ZONES: [(&str, i64); 5] = [
     ("Europe/Berlin", 60),
 ];
 pub(super) const DAY_MS: u64 = 86_400_000;
-const CATEGORIES: [&str; 3] = ["toys", "sweets", "school"];
+pub(super) const CATEGORIES: [&str; 3] = ["toys", "sweets", "school"];
 
 /// A child and who and what belongs to it at first.
 pub(super) struct ChildPlan {
@@ -57,6 +57,8 @@ pub(super) struct FamilyPlan {
     /// Piggy banks, as indexes of machines; one more than there are children.
     piggy_banks: Vec<usize>,
     orders: u64,
+    /// What must stay on a child's account when a payment is suggested to go through it.
+    pub(super) keep_minor: u64,
 }
 
 /// What the operator does to a child's bonds, and says again to a core that has started since.
@@ -87,7 +89,9 @@ impl Plan {
         let names: &[&str] = if random.family.chance(700) { &["mum", "dad"] } else { &["mum"] };
         for name in names {
             guardians.push(self.people.len());
-            let wealth = self.currency.minor(10_000);
+            // Some have too little for what they want to pay.
+            let is_rich = calm || random.own.chance(500);
+            let wealth = self.currency.minor(if is_rich { 10_000 } else { random.own.range(0, 1_500) });
             self.add_person(
                 &mut random.family,
                 &format!("{id}/{name}"),
@@ -154,6 +158,7 @@ impl Plan {
             places,
             piggy_banks,
             orders,
+            keep_minor: [0, 0, 300][random.own.index(3)],
         });
         Ok(())
     }
@@ -176,7 +181,16 @@ impl Plan {
             }
         }
         if let Some(family) = &self.family {
-            commands.extend(codes::place_commands(&self.tenants[family.tenant].id, &family.places));
+            let tenant = &self.tenants[family.tenant].id;
+            commands.extend(codes::place_commands(tenant, &family.places));
+            commands.push(AdminCommand::ChangeTenant {
+                tenant: tenant.clone(),
+                bank_url: None,
+                on_unknown: None,
+                deadlines: BTreeMap::new(),
+                code_rules: CodeRulesChange::default(),
+                child_keep_minor: Some(family.keep_minor),
+            });
         }
         commands
     }

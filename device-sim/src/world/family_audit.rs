@@ -44,7 +44,7 @@ impl World {
         let Some(mut book) = Book::new(self, rows) else { return Ok((FamilyEnds::default(), Vec::new())) };
         book.walk()?;
         self.audit_screens(&book)?;
-        let mut ends = FamilyEnds { rows: BTreeMap::new(), accounts: book.accounts };
+        let mut ends = FamilyEnds { rows: BTreeMap::new(), accounts: std::mem::take(&mut book.accounts) };
         for row in rows {
             let facts = self.facts.family.orders.get(&row.payment);
             let (Some(facts), Some(standing)) = (facts, book.payments.get(&row.payment)) else {
@@ -56,6 +56,7 @@ impl World {
         if book.refused > 0 {
             ends.rows.insert("child: order refused", book.refused);
         }
+        book.audit_own(&mut ends)?;
         for (id, (guardian, told)) in &self.facts.family.allowances {
             let paid = book.allowed.get(id).copied();
             let state = paid.map(|paid| if paid { PaymentState::Settled } else { PaymentState::Refused });

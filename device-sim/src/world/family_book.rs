@@ -16,6 +16,7 @@ use super::World;
 use super::codes::{Change, ScanWish, is_paid_with_code};
 use super::family::{DAY_MS, zone_min};
 use super::family_facts::{Entry, OrderFacts, What, allowance_id};
+use super::own::OwnBook;
 use super::tap::RequestKey;
 
 const REQUEST_LIFE_MS: u64 = 24 * 3_600_000;
@@ -67,22 +68,24 @@ pub(super) struct Standing {
 }
 
 #[derive(Debug, Default)]
-struct ChildBook {
-    available: u64,
+pub(super) struct ChildBook {
+    pub(super) available: u64,
     bonds: Option<Bonds>,
     limits: Option<ChildLimits>,
 }
 
 /// The children's money and payments.
 pub(super) struct Book<'a> {
-    world: &'a World,
-    rows: BTreeMap<PaymentId, &'a ChildPaymentRow>,
-    deadlines: Deadlines,
-    children: BTreeMap<Principal, ChildBook>,
+    pub(super) world: &'a World,
+    pub(super) rows: BTreeMap<PaymentId, &'a ChildPaymentRow>,
+    pub(super) deadlines: Deadlines,
+    pub(super) children: BTreeMap<Principal, ChildBook>,
     revoked: BTreeSet<Principal>,
     /// Requests that were decided, and until when they are remembered.
-    used: BTreeMap<RequestKey, Timestamp>,
+    pub(super) used: BTreeMap<RequestKey, Timestamp>,
     pub(super) payments: BTreeMap<PaymentId, Standing>,
+    /// Of payments from people's own accounts.
+    pub(super) own: OwnBook<'a>,
     /// What each account of the family's tenant has by children's payments and their deposits, in minor units.
     pub(super) accounts: BTreeMap<String, i128>,
     /// Allowances as they were set, and whether the first one is still to come.
@@ -108,6 +111,7 @@ impl<'a> Book<'a> {
             revoked: BTreeSet::new(),
             used: BTreeMap::new(),
             payments: BTreeMap::new(),
+            own: OwnBook::new(world),
             accounts: BTreeMap::new(),
             allowances: BTreeMap::new(),
             allowed: BTreeMap::new(),
@@ -147,9 +151,11 @@ impl<'a> Book<'a> {
                 // correctness.md 15: no answer is late because the core was away.
                 let back = at + self.deadlines.reconnect_ms;
                 self.open().for_each(|payment| payment.settle_at = payment.settle_at.max(back));
+                self.own.start(back);
             }
             What::Tick { has_room } => {
                 self.end_where(|payment| (payment.settle_at <= at).then_some(End::Expired));
+                self.own.tick(at);
                 // On a full disk they wait.
                 if *has_room {
                     self.pay_allowances(at);
@@ -185,6 +191,10 @@ impl<'a> Book<'a> {
                 self.device_gone(device);
             }
             What::Order(id) => return self.order(at, *id),
+            What::Own(id) => return self.own(at, *id),
+            What::Choose { request, not_after, choice } => {
+                return self.choose(at, request, *not_after, choice);
+            }
             What::Limits { request, not_after, limits } => {
                 if self.is_new(at, request, *not_after) {
                     return self.limits(request, limits);
@@ -244,7 +254,7 @@ impl<'a> Book<'a> {
         };
         let tenant = payment.child.tenant.to_string();
         self.post(&tenant, &format!("person/{}", payment.child.id), -sign * amount);
-        self.post(&tenant, &payment.payee.to_string(), sign * amount);
+        self.pay_to(&payment.child, &payment.payee, sign * amount);
         if end != End::Settled
             && let Some(child) = self.children.get_mut(&payment.child)
         {
@@ -252,8 +262,26 @@ impl<'a> Book<'a> {
         }
     }
 
-    fn post(&mut self, tenant: &str, account: &str, minor: i128) {
+    pub(super) fn post(&mut self, tenant: &str, account: &str, minor: i128) {
         *self.accounts.entry(format!("{tenant}/{account}")).or_default() += minor;
+    }
+
+    /// To the account of somebody of the same tenant as `payer`, who may be a child.
+    pub(super) fn pay_to(&mut self, payer: &Principal, payee: &Payee, minor: i128) {
+        self.post(&payer.tenant.to_string(), &payee.to_string(), minor);
+        if let Payee::Person(id) = payee {
+            let child = Principal { tenant: payer.tenant.clone(), id: id.clone() };
+            let book = self.children.get_mut(&child);
+            book.into_iter().for_each(|book| book.available = moved(book.available, minor));
+        }
+    }
+
+    /// What a guardian's account has: nothing of it is ever reserved.
+    pub(super) fn person_minor(&self, person: &Principal) -> i128 {
+        let planned = self.world.plan.people.iter().find(|one| one.principal == *person);
+        let wealth = planned.map_or(0, |planned| i128::from(planned.wealth.minor));
+        let moved = self.accounts.get(&format!("{}/person/{}", person.tenant, person.id));
+        wealth + moved.copied().unwrap_or_default()
     }
 
     fn device_gone(&mut self, device: &Principal) {
@@ -264,7 +292,7 @@ impl<'a> Book<'a> {
     }
 
     /// MO-3: a request counts once, and within its life.
-    fn is_new(&mut self, at: u64, request: &RequestKey, not_after: Timestamp) -> bool {
+    pub(super) fn is_new(&mut self, at: u64, request: &RequestKey, not_after: Timestamp) -> bool {
         let is_remembered = self.used.get(request).is_some_and(|until| until.0 >= at);
         let in_time = not_after.0 >= at && not_after.0 <= at + REQUEST_LIFE_MS;
         if is_remembered || !in_time {
@@ -274,7 +302,7 @@ impl<'a> Book<'a> {
         true
     }
 
-    fn answered(&self, request: &RequestKey) -> Option<&'a RequestAnswer> {
+    pub(super) fn answered(&self, request: &RequestKey) -> Option<&'a RequestAnswer> {
         self.world.facts.requests.get(request).and_then(|request| request.answer.as_ref())
     }
 }
@@ -321,7 +349,7 @@ impl Book<'_> {
         }
     }
 
-    fn accept(
+    pub(super) fn accept(
         &mut self,
         at: u64,
         id: PaymentId,
@@ -365,7 +393,7 @@ impl Book<'_> {
     }
 
     /// Every reason to refuse an order. What was given back on the same day may count for its limits or not.
-    fn reasons(
+    pub(super) fn reasons(
         &self,
         at: u64,
         child: &Principal,
@@ -396,6 +424,9 @@ impl Book<'_> {
         let least = order.minimum.map_or(order.amount.minor, |minimum| minimum.minor.max(1));
         if book.available < least {
             reasons.push("balance_insufficient");
+        }
+        if self.world.payee(facts) == Payee::Person(child.id.clone()) {
+            reasons.push("payee_is_child");
         }
         let amount = order.amount.minor.min(book.available);
         let Some(limits) = &book.limits else { return reasons };
@@ -486,13 +517,8 @@ impl Book<'_> {
         for (schedule, child, guardian) in due {
             let amount = schedule.amount.minor;
             let payer = format!("person/{guardian}");
-            let people = &self.world.plan.people;
-            let wealth = people
-                .iter()
-                .find(|one| one.principal.tenant == child.tenant && one.principal.id == guardian);
-            let wealth = wealth.map_or(0, |person| i128::from(person.wealth.minor));
-            let moved = self.accounts.get(&format!("{}/{payer}", child.tenant)).copied().unwrap_or_default();
-            let is_paid = wealth + moved >= i128::from(amount);
+            let person = Principal { tenant: child.tenant.clone(), id: guardian.clone() };
+            let is_paid = self.person_minor(&person) >= i128::from(amount);
             if is_paid {
                 let tenant = child.tenant.to_string();
                 self.post(&tenant, &payer, -i128::from(amount));
@@ -679,6 +705,10 @@ impl Book<'_> {
         }
         Ok(())
     }
+}
+
+fn moved(available: u64, minor: i128) -> u64 {
+    u64::try_from(i128::from(available) + minor).unwrap_or(0)
 }
 
 fn child_zone(world: &World, child: &Principal) -> i64 {

@@ -7,7 +7,7 @@ use cloud_core_flows::children::Bonds;
 use schemas::ids::{IdempotencyKey, Instance, MessageId, PaymentId, Principal, PrincipalId};
 use schemas::message::{
     self, ChildAllowance, ChildAnswer, ChildLimits, Down, Payee, PaymentCode, PaymentOrder, PaymentPrompt,
-    PaymentState, PaymentStatus, Position,
+    PaymentState, PaymentStatus, Position, SuggestionAnswer,
 };
 use schemas::time::Timestamp;
 use schemas::topic::Kind;
@@ -16,6 +16,7 @@ use super::codes::{ScanWish, is_paid_with_code};
 use super::facts::Wish;
 use super::family::FamilyErrand;
 use super::lane::Party;
+use super::own::{OwnPayments, own_id};
 use super::tap::RequestKey;
 use super::{Violation, World};
 
@@ -64,6 +65,14 @@ pub(super) enum What {
         answer: ChildAnswer,
         position: Option<Position>,
         identified: bool,
+    },
+    /// A person pays from its own account.
+    Own(PaymentId),
+    /// Through which child, or not at all.
+    Choose {
+        request: RequestKey,
+        not_after: Timestamp,
+        choice: SuggestionAnswer,
     },
     /// A terminal hands in a code, by the number of what it wanted.
     Scan {
@@ -120,6 +129,25 @@ pub(super) struct OrderFacts {
     pub(super) ends_told: BTreeSet<PaymentState>,
 }
 
+impl OrderFacts {
+    /// Nothing has come of it yet.
+    pub(super) fn new(request: RequestKey, not_after: Timestamp, order: PaymentOrder) -> Self {
+        Self {
+            request,
+            not_after,
+            order,
+            prompt: None,
+            taken_in: false,
+            code: None,
+            code_taken_in: false,
+            pressed: Vec::new(),
+            said: BTreeMap::new(),
+            told: BTreeMap::new(),
+            ends_told: BTreeSet::new(),
+        }
+    }
+}
+
 /// Everything seen of a family.
 #[derive(Debug, Default)]
 pub(super) struct FamilyFacts {
@@ -127,6 +155,7 @@ pub(super) struct FamilyFacts {
     pub(super) limit_wishes: Vec<ChildLimits>,
     pub(super) allowance_wishes: Vec<ChildAllowance>,
     pub(super) scan_wishes: Vec<ScanWish>,
+    pub(super) own: OwnPayments,
     /// Payments of allowances that may come: who pays, and what they were told of it.
     pub(super) allowances: BTreeMap<PaymentId, (Principal, BTreeSet<PaymentState>)>,
     pub(super) orders: BTreeMap<PaymentId, OrderFacts>,
@@ -201,8 +230,11 @@ impl World {
         let who = self.principal(party);
         let request =
             envelope.key.zip(envelope.not_after).map(|(key, not_after)| ((who.clone(), key), not_after));
-        let is_new_work =
-            !matches!(envelope.body, message::Up::PaymentCancel(_) | message::Up::PaymentScan(_));
+        let is_new_work = match &envelope.body {
+            message::Up::PaymentCancel(_) | message::Up::PaymentScan(_) => false,
+            message::Up::SuggestionAnswer(choice) => choice.child.is_some(),
+            _ => true,
+        };
         if request.is_some() && is_new_work && !self.core_has_room() {
             return None;
         }
@@ -210,6 +242,12 @@ impl World {
         match (envelope.body, request) {
             (message::Up::PaymentOrder(_), Some(((by, key), not_after))) => {
                 Some(What::Order(order_id(&by, key, not_after)))
+            }
+            (message::Up::OwnPayment(_), Some(((by, key), not_after))) => {
+                Some(What::Own(own_id(&by, key, not_after)))
+            }
+            (message::Up::SuggestionAnswer(choice), Some((request, not_after))) => {
+                Some(What::Choose { request, not_after, choice })
             }
             (message::Up::ChildLimits(limits), Some((request, not_after))) => {
                 Some(What::Limits { request, not_after, limits })
@@ -252,19 +290,7 @@ impl World {
         not_after: Timestamp,
         order: &PaymentOrder,
     ) {
-        let facts = OrderFacts {
-            request: (by.clone(), key),
-            not_after,
-            order: order.clone(),
-            prompt: None,
-            taken_in: false,
-            code: None,
-            code_taken_in: false,
-            pressed: Vec::new(),
-            said: BTreeMap::new(),
-            told: BTreeMap::new(),
-            ends_told: BTreeSet::new(),
-        };
+        let facts = OrderFacts::new((by.clone(), key), not_after, order.clone());
         self.facts.family.orders.insert(order_id(by, key, not_after), facts);
     }
 
@@ -304,6 +330,9 @@ impl World {
     /// Who may hear of a child's payment: who ordered it, the piggy bank that was asked, and who gets the money.
     pub(super) fn may_hear_of_order(&self, who: &Principal, status: &PaymentStatus) -> bool {
         let payment = status.payment;
+        if let Some(takes_part) = self.takes_part_in_own(who, payment) {
+            return takes_part;
+        }
         if let Some((guardian, _)) = self.facts.family.allowances.get(&payment) {
             return guardian == who;
         }
@@ -357,6 +386,9 @@ impl World {
     pub(super) fn note_family_status(&mut self, who: &Principal, status: &PaymentStatus) -> bool {
         if let Some((_, told)) = self.facts.family.allowances.get_mut(&status.payment) {
             told.insert(status.state);
+            return true;
+        }
+        if self.note_own_status(who, status.payment, status.state) {
             return true;
         }
         let Some(facts) = self.facts.family.orders.get_mut(&status.payment) else { return false };

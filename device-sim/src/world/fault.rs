@@ -170,6 +170,16 @@ faults! {
     WrongAmount = "wrong-amount", 300;
     /// The piggy bank was to make sure who says yes, and could not.
     NotIdentified = "not-identified", 1000;
+    /// Nobody answers whether to pay through a child.
+    SuggestionIgnored = "suggestion-ignored", 300;
+    /// Somebody would not pay through a child.
+    SuggestionDeclined = "suggestion-declined", 300;
+    /// The answer comes when the time is nearly or just over.
+    SuggestionLate = "suggestion-late", 400;
+    /// Somebody chooses who was not suggested.
+    NotSuggested = "not-suggested", 300;
+    /// A suggestion is answered a second time, otherwise perhaps.
+    SuggestionAnsweredAgain = "suggestion-answered-again", 500;
 }
 
 /// How often each fault strikes, in a thousand occasions.

@@ -61,8 +61,12 @@ impl World {
                 true
             }
             Down::Places(_) => matches!(to, Party::Machine(_)),
-            // Nobody wishes, and nobody pays for themselves, yet.
-            Down::Wish(_) | Down::PaySuggestion(_) => false,
+            Down::PaySuggestion(asked) => {
+                self.witness_suggestion(to, asked)?;
+                true
+            }
+            // Nobody wishes, yet.
+            Down::Wish(_) => false,
             Down::CloudTime(_) | Down::Refused(_) => true,
         };
         if own {
@@ -93,7 +97,9 @@ impl World {
             | Wish::Order { .. }
             | Wish::Limit { .. }
             | Wish::Scan { .. }
-            | Wish::Allow { .. } => None,
+            | Wish::Allow { .. }
+            | Wish::Own { .. }
+            | Wish::Choose { .. } => None,
         }
     }
 
@@ -128,11 +134,11 @@ impl World {
             (Wish::Refund { payment }, Some(_)) if !self.facts.family.orders.contains_key(&payment) => {
                 self.facts.payment(payment).merchant_refunded = true
             }
-            (Wish::Order { .. }, Some(id)) if !self.is_order_of(id, who, answer.key) => {
-                return Err(self.broken("delivery", format!("{who} is told of the payment {id} of another")));
-            }
             (Wish::Pay { .. }, Some(id)) if self.payer(id).as_ref() != Some(who) => {
                 return Err(self.broken("delivery", format!("{who} is told of the payment {id} of another")));
+            }
+            _ if !self.is_answer_to(wish, who, answer) => {
+                return Err(self.broken("delivery", format!("{who} is told of another's: {answer:?}")));
             }
             _ => {}
         }
@@ -249,7 +255,10 @@ impl World {
             let open: Vec<String> = open.into_iter().chain(of_children).collect();
             return Some(format!("open payments: {}", open.join("; ")));
         }
-        if cloud.outbox().total() > 0 {
+        // Who was a child may be told of what it gets, and has no terminal here that would fetch it.
+        let children = self.plan.family.iter().flat_map(|family| &family.children);
+        let unfetched: usize = children.map(|child| cloud.outbox().depth(&child.principal)).sum();
+        if cloud.outbox().total() > unfetched {
             let owed = self.plan.people.iter().map(|person| &person.principal);
             let owed =
                 owed.chain(self.plan.machines.iter().map(|machine| &machine.principal)).flat_map(|who| {
@@ -277,6 +286,9 @@ impl World {
             if !device.status(0).open_commands.is_empty() {
                 return Some(format!("{who} has open commands"));
             }
+        }
+        if cloud.own_payments().any(|payment| payment.is_suggested()) {
+            return Some("somebody is asked whether to pay through a child".to_owned());
         }
         if self.facts.family.errand.is_some() {
             return Some("a child's bonds are being changed".to_owned());

@@ -30,6 +30,7 @@ mod machine_disk;
 pub mod mutants;
 mod office;
 mod options;
+mod own;
 mod people;
 mod piggy_bank;
 mod plan;
@@ -313,6 +314,7 @@ impl World {
         self.draw_purchases();
         self.draw_orders();
         self.draw_allowances();
+        self.draw_own_payments();
         let end = self.options.faults_end_ms.unwrap_or(u64::MAX).min(self.plan.faults_end_ms);
         self.after(end, Happening::Heal);
         self.after(1_000, Happening::Trouble);

@@ -156,13 +156,17 @@ impl World {
         }
         match envelope.body {
             message::Down::PaymentVerification(request) => self.asked(index, request),
+            message::Down::PaySuggestion(suggestion) => self.reads_suggestion(index, &suggestion),
             message::Down::PaymentStatus(status) => {
                 self.heard_status(index, &status);
                 self.heard_family_status(index, &status);
             }
             message::Down::RequestAnswer(answer) => {
                 if let Some(payment) = answer.payment
-                    && matches!(self.wish_of(index, answer.key), Some(Wish::Order { .. }))
+                    && matches!(
+                        self.wish_of(index, answer.key),
+                        Some(Wish::Order { .. } | Wish::Choose { .. })
+                    )
                 {
                     self.order_answered(index, payment);
                 }
@@ -278,6 +282,10 @@ impl World {
             Wish::Allow { allowance } => {
                 message::Up::ChildAllowance(self.facts.family.allowance_wishes[allowance].clone())
             }
+            Wish::Own { own } => message::Up::OwnPayment(self.facts.family.own.wishes[own].clone()),
+            Wish::Choose { choice } => {
+                message::Up::SuggestionAnswer(self.facts.family.own.choices[choice].clone())
+            }
         };
         self.facts.requests.insert((who, key), Request { wish, promised: false, heard: None, answer: None });
         let kind = body.kind();
@@ -289,16 +297,17 @@ impl World {
             let wait = self.random.of(Fault::SendsTwice).range(0, 30_000);
             self.after(wait, Happening::Act(index, Deed::Repeat(kind, payload.clone())));
         }
-        if self.strikes(Fault::KeyReused) {
+        // That nobody shall pay leaves nothing behind that tells which of two was the first.
+        if !matches!(wish, Wish::Choose { .. }) && self.strikes(Fault::KeyReused) {
             let other = not_after.plus_ms(1_000);
             self.expect_work(index, key, other, &body);
             let payload = Envelope::request(MessageId(self.random.ids.bytes()), key, other, body).encode();
             let wait = self.random.of(Fault::KeyReused).range(0, 5_000);
             self.after(wait, Happening::Act(index, Deed::Repeat(kind, payload)));
         }
-        if !matches!(wish, Wish::Order { .. } | Wish::Limit { .. } | Wish::Allow { .. })
-            && self.strikes(Fault::NewKey)
-        {
+        let is_once =
+            matches!(wish, Wish::Order { .. } | Wish::Limit { .. } | Wish::Allow { .. } | Wish::Own { .. });
+        if !is_once && self.strikes(Fault::NewKey) {
             let wait = self.random.of(Fault::NewKey).range(100, 20_000);
             self.after(wait, Happening::Act(index, Deed::Ask(wish)));
         }
@@ -316,6 +325,8 @@ impl World {
             message::Up::PaymentOrder(order) => self.expect_order(&who, key, not_after, order),
             message::Up::ChildLimits(_) | message::Up::PaymentScan(_) => {}
             message::Up::ChildAllowance(set) => self.expect_allowance(&who, set),
+            message::Up::OwnPayment(order) => self.expect_own(&who, key, not_after, order),
+            message::Up::SuggestionAnswer(choice) => self.expect_choice(&who, key, not_after, choice),
             _ => self.expect_payment(index, key, not_after),
         }
     }

@@ -62,6 +62,13 @@ pub(super) enum MachineKind {
     PiggyBank,
 }
 
+impl PersonPlan {
+    /// Whether this person signs for what they pay (CP-5).
+    pub(super) fn signs(&self) -> bool {
+        self.kind == PersonKind::Payer
+    }
+}
+
 pub(super) struct MachinePlan {
     pub(super) principal: Principal,
     pub(super) tenant: usize,
@@ -270,7 +277,7 @@ impl Plan {
             let http = self.is_http(person.tenant);
             commands.push(AdminCommand::CreatePerson {
                 person: person.principal.clone(),
-                public_key: (!person.is_till).then(|| PublicKey::of(&person.key)),
+                public_key: person.signs().then(|| PublicKey::of(&person.key)),
                 bank_account: http.then(|| person.principal.to_string()),
             });
             commands.push(AdminCommand::CreateToken {

@@ -26,6 +26,8 @@ pub(super) struct Streams {
     pub(super) office: Random,
     /// Children, their guardians and piggy banks.
     pub(super) family: Random,
+    /// People who pay from their own accounts.
+    pub(super) own: Random,
     faults: Vec<Random>,
 }
 
@@ -44,6 +46,7 @@ impl Streams {
             hardware: named("hardware"),
             office: named("office"),
             family: named("family"),
+            own: named("own"),
             faults: Fault::ALL.iter().map(|fault| Random::named(seed, fault.as_str())).collect(),
         }
     }

@@ -86,6 +86,11 @@ fn three_hundred_worlds_come_to_rest() {
         "child: guardianship ended",
         "child: given back",
         "child: order refused",
+        "own: paid",
+        "own: through a child",
+        "own: declined",
+        "own: unanswered",
+        "own: refused",
     ];
     for row in table {
         assert!(rows.contains_key(row), "no payment ended `{row}`: {rows:?}");

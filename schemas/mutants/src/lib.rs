@@ -88,6 +88,12 @@ mutants! {
     CodeCountsAnywhere = "code-counts-anywhere";
     /// a code's reservation ends with the code, though scans of it may still be on their way
     CodeReservationReleasedAtExpiry = "code-reservation-released-at-expiry";
+    /// a suggestion may be answered again after it has ended
+    SuggestionAnsweredTwice = "suggestion-answered-twice";
+    /// what must stay on a child's account is not asked when it is to pay for a guardian
+    KeepNotAsked = "keep-not-asked";
+    /// a start gives nobody time to come back and answer a suggestion
+    SuggestionNotReopened = "suggestion-not-reopened";
     // The core: the bank
     /// the bank's "not found" is taken as a refusal
     NotFoundIsRefused = "not-found-is-refused";

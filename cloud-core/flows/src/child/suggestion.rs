@@ -10,7 +10,7 @@
 //!
 //! | facts | person | child | payee | end, who is told |
 //! |---|---|---|---|---|
-//! | the account covers it | pays the amount | nothing | has it | settled: person, payee |
+//! | the account covers it | pays the amount | nothing | has it | settled: person, payee (a child reads it on its piggy bank) |
 //! | it does not, and no child fits | nothing | nothing | nothing | refused `balance_insufficient`: person |
 //! | a child is chosen in time | nothing | as `child.rs` says, from the order on | as `child.rs` says | the child's payment |
 //! | a child is chosen that can't pay any more | nothing | nothing | nothing | refused as its order is; still suggested |
@@ -28,6 +28,7 @@ use schemas::message::{
 };
 use schemas::time::Timestamp;
 use schemas::wire::Text;
+use schemas_mutants::Mutant;
 
 use super::ChildFlow;
 use crate::books::{self, Role};
@@ -107,7 +108,8 @@ impl<'a> ChildFlow<'a> {
             OwnPhase::Suggested { settle_at, .. } => settle_at,
             OwnPhase::Closed { .. } => self.now,
         };
-        if !payment.is_suggested() || self.now > settle_at {
+        let is_over = !payment.is_suggested() || self.now > settle_at;
+        if is_over && !Mutant::SuggestionAnsweredTwice.is_active() {
             return Err(Rejection::new("already_ended", "this payment has already ended"));
         }
         let Some(child) = &answer.child else {
@@ -148,7 +150,7 @@ impl<'a> ChildFlow<'a> {
     pub(crate) fn reopen_own(&mut self, payment: &OwnPayment) {
         let OwnPhase::Suggested { answer_by, settle_at } = payment.phase else { return };
         let reconnected = self.now.plus_ms(self.cloud.deadlines(&payment.payer.tenant).reconnect_ms);
-        if reconnected > settle_at {
+        if reconnected > settle_at && !Mutant::SuggestionNotReopened.is_active() {
             // Who has not seen it yet has as long.
             let phase = OwnPhase::Suggested { answer_by: answer_by.max(reconnected), settle_at: reconnected };
             let (payer, payment) = (payment.payer.clone(), payment.id);
@@ -226,6 +228,7 @@ impl<'a> ChildFlow<'a> {
         let keep = self.cloud.registry.tenant(&child.tenant).map_or(0, |tenant| tenant.child_keep_minor);
         let account = Role::Person(&child).account(&child.tenant);
         let available = self.cloud.ledger.available(account).unwrap_or_default();
+        let keep = if Mutant::KeepNotAsked.is_active() { 0 } else { keep };
         if available < payment.amount.minor.saturating_add(keep) {
             let keep = payment.amount.currency.minor(keep);
             let text = format!("the child's account has too little: {keep} must stay there");
@@ -270,7 +273,8 @@ impl<'a> ChildFlow<'a> {
             Payee::Person(id) => Some(Principal { tenant: payer.tenant.clone(), id: id.clone() }),
             Payee::Merchant(merchant) => self.cloud.registry.merchant_terminal(&payer.tenant, merchant),
         };
-        let payee = payee.filter(|payee| state == PaymentState::Settled && payee != payer);
+        let hears = |payee: &Principal| payee != payer && !self.reads_it_on_a_piggy_bank(payee);
+        let payee = payee.filter(|payee| state == PaymentState::Settled && hears(payee));
         for party in [payer.clone()].into_iter().chain(payee) {
             self.tell_party(payment, state, reason.clone(), &party);
         }
