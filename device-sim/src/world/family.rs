@@ -90,7 +90,7 @@ impl Plan {
         for name in names {
             guardians.push(self.people.len());
             // Some have too little for what they want to pay.
-            let is_rich = calm || random.own.chance(500);
+            let is_rich = calm || random.own.chance(300);
             let wealth = self.currency.minor(if is_rich { 10_000 } else { random.own.range(0, 1_500) });
             self.add_person(
                 &mut random.family,

@@ -59,7 +59,7 @@ impl World {
             let random = &mut self.random.own;
             let is_stranger = self.mix.has(Fault::StrangerOrders) && random.chance(200);
             let by = if is_stranger { stranger } else { guardians[random.index(guardians.len())] };
-            let minor = if random.chance(500) { random.range(50, 1_500) } else { random.range(1_500, 9_000) };
+            let minor = if random.chance(500) { random.range(50, 1_500) } else { random.range(1_500, 5_000) };
             let payee = if random.chance(400) {
                 people[random.index(people.len())].clone()
             } else {
@@ -82,7 +82,8 @@ impl World {
             return;
         }
         let children: Vec<&PrincipalId> = suggestion.children.iter().collect();
-        let child = if self.strikes(Fault::SuggestionDeclined) {
+        // Some would rather not.
+        let child = if self.random.own.chance(150) || self.strikes(Fault::SuggestionDeclined) {
             None
         } else if self.strikes(Fault::NotSuggested) {
             Some(self.plan.people[index].principal.id.clone())
