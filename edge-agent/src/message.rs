@@ -16,6 +16,7 @@ use schemas::{limits, message};
 use serde_json::{Value, json};
 
 use crate::clock;
+use crate::program::turns;
 
 /// A request made by hand lives this long, in milliseconds.
 const REQUEST_LIFE_MS: u64 = 10 * 60 * 1000;
@@ -103,7 +104,7 @@ pub(crate) fn encode(
     Ok(envelope.map_err(|source| MessageError::Content { kind, source })?.encode())
 }
 
-/// CBOR to indented JSON.
+/// CBOR to indented JSON, in which a terminal finds nothing to obey: what somebody else has written is escaped.
 pub(crate) fn decode(kind: Kind, up: bool, payload: &[u8]) -> Result<String, MessageError> {
     let content = |source| MessageError::Content { kind, source };
     let text = if up {
@@ -111,7 +112,21 @@ pub(crate) fn decode(kind: Kind, up: bool, payload: &[u8]) -> Result<String, Mes
     } else {
         serde_json::to_string_pretty(&Down::decode(kind, payload).map_err(content)?)
     };
-    text.map_err(MessageError::Json)
+    Ok(escaped(&text.map_err(MessageError::Json)?))
+}
+
+/// JSON escapes the control characters below U+0020 only; what else moves a cursor or turns a line around can stand in
+/// its strings alone, where an escape means the same.
+fn escaped(json: &str) -> String {
+    let mut safe = String::with_capacity(json.len());
+    for c in json.chars() {
+        if (c.is_control() && c != '\n') || turns(c) {
+            safe.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            safe.push(c);
+        }
+    }
+    safe
 }
 
 /// The consent to exactly what `down/payment-verification` shows (CP-5).
@@ -169,6 +184,21 @@ mod tests {
         assert_eq!(again, payload, "decoded JSON encodes to the same bytes");
         assert_eq!(encode(Kind::PaymentCancel, b"{}", None, None).unwrap_err().code(), "payload_invalid");
         assert_eq!(encode(Kind::RequestAnswer, b"{}", None, None).unwrap_err().code(), "direction_invalid");
+    }
+
+    /// What a child or a guardian has written reaches a technician's terminal as text.
+    #[test]
+    fn decoded_text_moves_no_cursor_and_turns_no_line() {
+        let note = "\u{9b}2J\u{7f} \u{202e}yad \u{2066}ok\u{61c} \u{1b}[1m 储蓄";
+        let order = json!({
+            "child": "mia", "amount": "1.00 EUR", "categories": ["toys"], "note": note,
+        });
+        let payload = encode(Kind::PaymentOrder, order.to_string().as_bytes(), None, None).unwrap();
+        let text = decode(Kind::PaymentOrder, true, &payload).unwrap();
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control() && !turns(c)), "{text}");
+        assert!(text.contains("\\u202eyad") && text.contains("储蓄"), "{text}");
+        let again: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(again["body"]["note"], note, "the same text to a program");
     }
 
     /// CP-5

@@ -8,9 +8,12 @@ use tokio::process::{ChildStdin, Command};
 
 /// Other people's words, for a terminal or an argument: nothing that moves a cursor or turns the line around.
 pub(crate) fn plain(text: &str) -> String {
-    let turns =
-        |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars().filter(|c| !turns(*c)).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Whether a terminal shows what follows in another direction (Unicode's bidirectional formatting characters).
+pub(crate) fn turns(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Replaces `{name}` where `value` knows it: in one pass, so that nothing in a guardian's note is taken for a

@@ -522,7 +522,7 @@ impl<'a> ChildFlow<'a> {
         if !gone && (shows || matches!(payment.tell, ResultTo::PiggyBank | ResultTo::Both)) {
             parties.extend(self.piggy_bank_to_tell(payment, state));
         }
-        // Whoever gets the money hears of it, and of its way back.
+        // Whoever gets the money hears of it, and of its way back; a child reads what it has.
         if matches!(state, PaymentState::Settled | PaymentState::Refunded) {
             let hears =
                 |payee: &Principal| *payee != payment.guardian && !self.reads_it_on_a_piggy_bank(payee);
@@ -534,7 +534,7 @@ impl<'a> ChildFlow<'a> {
 
     /// A child that gets something sees it there (PC-14), and may have no terminal that could fetch a status.
     fn reads_it_on_a_piggy_bank(&self, payee: &Principal) -> bool {
-        self.cloud.registry.child(payee).is_some_and(|child| child.bonds.piggy_bank.is_some())
+        view::screen_of(self.cloud, payee).is_some()
     }
 
     /// The one that was asked; of what comes back long after that, the one that the child uses then.

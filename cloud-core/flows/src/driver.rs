@@ -392,7 +392,9 @@ impl<D: Disk> Driver<D> {
                 ChildFlow { cloud: &self.cloud, now, out: &mut decision }.own_timeout(payment);
             } else if let Some((child, guardian)) = self.due_allowance(now) {
                 ChildFlow { cloud: &self.cloud, now, out: &mut decision }.pay_allowance(child, guardian);
-            } else if let Some(piggy_bank) = self.take_unshown() {
+            } else if self.has_room()
+                && let Some(piggy_bank) = self.lobby.take_unshown()
+            {
                 decision.shown.extend(self.cloud.registry.child_using(&piggy_bank).cloned());
             } else {
                 return;
@@ -409,11 +411,6 @@ impl<D: Disk> Driver<D> {
     /// One that is due; on a full disk they wait.
     fn due_allowance(&self, now: Timestamp) -> Option<(&Principal, &PrincipalId)> {
         self.cloud.registry.due_allowance(now).filter(|_| self.has_room())
-    }
-
-    /// A piggy bank that came back while the disk was full.
-    fn take_unshown(&mut self) -> Option<Principal> {
-        self.has_room().then(|| self.lobby.take_unshown()).flatten()
     }
 
     fn decide(&mut self, input: Input, now: Timestamp) -> Decision {

@@ -5,6 +5,7 @@
 mod common;
 
 use cloud_core_flows::admin::{AdminCommand, BankKind};
+use cloud_core_flows::port::Input;
 use common::family::{HAS, bind, bonds, eur, family};
 use common::{World, who};
 use schemas::message::{
@@ -248,7 +249,7 @@ fn a_view_waits_for_room_on_the_disk() {
     w.restores_after_each_input = false;
     fill_the_disk(&mut w);
     w.connect("piggy");
-    w.pass(1);
+    w.input(Input::Tick);
     assert_eq!(view(&mut w), None);
     w.disk.set_capacity_bytes(None);
     w.driver.retry_spare();

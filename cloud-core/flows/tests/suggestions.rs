@@ -111,10 +111,16 @@ fn a_payment_that_the_account_covers_is_settled_at_once() {
         _ => None,
     });
     assert_eq!(seen.next_back(), Some(eur(HAS + 200)));
+    assert_eq!(w.driver.cloud().outbox().depth(&who("mia")), 0, "nobody would fetch a status");
+    // Without one, it is told as anybody is.
+    bind(&mut w, "mia", bonds(&["mum"], None)).unwrap();
+    pay_in(&mut w, "mum", 100);
+    ask(&mut w, "mum", 3, Up::OwnPayment(own(100, "person/mia"))).unwrap();
+    assert_eq!(w.driver.cloud().outbox().depth(&who("mia")), 1);
     // When memory of it ends, the ledger forgets its transfers too.
     let before = w.driver.cloud().ledger().transfers().count();
     w.pass(w.deadlines.retention_ms + 1);
-    assert_eq!(w.driver.cloud().ledger().transfers().count(), before - 2);
+    assert_eq!(w.driver.cloud().ledger().transfers().count(), before - 3);
     w.finish();
 }
 

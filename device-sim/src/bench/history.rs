@@ -2,7 +2,7 @@
 //! payments; the index of payments reads behind it. At a third of them and at the end the same work is open and the same
 //! window is kept: what is resident then, and how soon a payment of long ago is found.
 //!
-//! Accounts of our own ledger, every signature made and checked. The journal takes about 6 kB for each payment.
+//! Accounts of our own ledger, every signature made and checked. The journal takes about 4.5 kB for each payment.
 
 use std::path::Path;
 use std::time::Instant;

@@ -7,9 +7,9 @@ use cloud_core_flows::admin::AdminCommand;
 use cloud_core_flows::places::{CodeRules, RegisteredPlace};
 use ed25519_dalek::SigningKey;
 use edge_agent_device::{CodeRefusal, CodeRequest, Fix, ShownCode};
-use schemas::ids::{MerchantId, PaymentId, PlaceId};
+use schemas::ids::{MerchantId, PaymentId, PlaceId, Principal};
 use schemas::message::{
-    CodeClaim, CodeClaims, Payee, PaymentCode, PaymentMode, PaymentOrder, Place, ShowCode,
+    CodeClaim, CodeClaims, Payee, PaymentCode, PaymentMode, PaymentOrder, Place, Position, ShowCode,
 };
 use schemas::money::Money;
 use schemas::signed::{CodeText, PaymentQr, PaymentToken, Presented, PublicKey};
@@ -18,11 +18,13 @@ use schemas::wire::Text;
 
 use super::facts::Wish;
 use super::family::categories;
+use super::family_book::{Book, Broken, End};
 use super::fault::Fault;
 use super::lane::Party;
 use super::people::Deed;
 use super::plan::name;
 use super::random::Random;
+use super::tap::RequestKey;
 use super::{Happening, Violation, World, say};
 
 /// Of the core, as no journal has it.
@@ -391,6 +393,100 @@ impl World {
         let scan = self.facts.family.scan_wishes.len();
         self.facts.family.scan_wishes.push(wish);
         self.after(wait, Happening::Act(by, Deed::Ask(Wish::Scan { scan })));
+    }
+}
+
+/// What the book makes of codes.
+impl Book<'_> {
+    /// PC-6: the time of the way to where it counts, at the pace, and the margin, within the bounds.
+    pub(super) fn validity_ms(&self, id: PaymentId, position: Option<&Position>) -> u64 {
+        let Some(family) = &self.world.plan.family else { return 0 };
+        let rules = self.world.plan.tenants[family.tenant].code_rules;
+        let (Some(position), Some(facts)) = (position, self.world.facts.family.orders.get(&id)) else {
+            return rules.default_ms;
+        };
+        let order = &facts.order;
+        let counts = |entry: &&RegisteredPlace| match &order.place {
+            Some(place) => entry.place.place == *place,
+            None => entry.place.takes(&order.categories),
+        };
+        let nearest = family.places.iter().filter(counts).map(|entry| entry.place.distance_m(position)).min();
+        let Some(metres) = nearest else { return rules.default_ms };
+        let metres = metres + u64::from(position.accuracy_m);
+        let way_ms = metres * 1_000 * 1_000 / rules.pace_mm_per_s;
+        (way_ms + rules.margin_ms).clamp(rules.least_ms, rules.most_ms)
+    }
+
+    /// PC-10: the ladder of a scan.
+    pub(super) fn scan(
+        &mut self,
+        at: u64,
+        request: &RequestKey,
+        scan: usize,
+        scanned_at: u64,
+    ) -> Result<(), Broken> {
+        let Some(wish) = self.world.facts.family.scan_wishes.get(scan) else { return Ok(()) };
+        let expected = self.scan_refusal(at, &request.0, wish, scanned_at);
+        let answer = self.answered(request);
+        // The token of a device that is gone may be looked at before its payment is.
+        let gone = self.payments.get(&wish.payment).is_some_and(|payment| payment.orphaned);
+        let alike = |code: &str| gone && code == "code_forged" && expected.is_some();
+        let right = match answer.map(|answer| answer.refused.as_ref()) {
+            None => true,
+            Some(None) => expected.is_none(),
+            Some(Some(code)) => expected == Some(code.as_str()) || alike(code.as_str()),
+        };
+        if !right {
+            let text =
+                format!("{} scans {wish:?} at {at}: {expected:?}, and is answered {answer:?}", request.0);
+            return Err(("PC-10", text));
+        }
+        if expected.is_none() {
+            self.end(wish.payment, End::Settled);
+        }
+        Ok(())
+    }
+
+    fn scan_refusal(
+        &self,
+        at: u64,
+        by: &Principal,
+        wish: &ScanWish,
+        scanned_at: u64,
+    ) -> Option<&'static str> {
+        const CLOCK_SKEW_MS: u64 = 60_000;
+        if wish.changed == Some(Change::Garbage) {
+            return Some("code_unreadable");
+        }
+        let places = self.world.plan.family.iter().flat_map(|family| &family.places);
+        let Some(here) = places.into_iter().find(|entry| entry.terminals.contains(&by.id)) else {
+            return Some("not_a_scanner");
+        };
+        if wish.changed == Some(Change::Forged) {
+            return Some("code_forged");
+        }
+        let payment = self.payments.get(&wish.payment);
+        let facts = self.world.facts.family.orders.get(&wish.payment);
+        let (Some(payment), Some(facts)) = (payment, facts) else { return Some("payment_unknown") };
+        match payment.end {
+            None => {}
+            Some(End::Settled | End::GivenBack) => return Some("code_used"),
+            Some(End::Expired) => return Some("code_expired"),
+            Some(_) => return Some("already_ended"),
+        }
+        if scanned_at > at + CLOCK_SKEW_MS || scanned_at + CLOCK_SKEW_MS < wish.issued_at {
+            return Some("terminal_clock");
+        }
+        if scanned_at > wish.expires_at.0 || at > payment.settle_at {
+            return Some("code_expired");
+        }
+        if facts.order.place.as_ref().is_some_and(|place| *place != here.place.place) {
+            return Some("wrong_place");
+        }
+        if !here.place.takes(&facts.order.categories) {
+            return Some("wrong_category");
+        }
+        wish.amount.is_some_and(|asked| asked.minor != payment.amount).then_some("wrong_amount")
     }
 }
 

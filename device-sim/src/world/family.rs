@@ -369,7 +369,8 @@ pub(super) fn zone_min(zone: &str) -> i64 {
 /// What people do about an order once they hear of it.
 impl World {
     pub(super) fn order_answered(&mut self, index: usize, payment: schemas::ids::PaymentId) {
-        if self.strikes(Fault::Cancel) {
+        // That nobody shall pay is answered with the payment from the own account.
+        if self.facts.family.orders.contains_key(&payment) && self.strikes(Fault::Cancel) {
             let most = [3_000, 10_000, 90_000][self.random.family.index(3)];
             let wait = self.random.of(Fault::Cancel).range(0, most);
             // Sometimes it is the other guardian who tries: it is not theirs to withdraw.

@@ -82,6 +82,9 @@ impl World {
             if !rows.iter().all(settled) || decided != self.facts.family.orders.len() as u64 {
                 return Err(("calm", "nothing went wrong, and a child's payment was not settled".to_owned()));
             }
+            if ends.rows.contains_key("own: unanswered") {
+                return Err(("calm", "nothing went wrong, and a suggestion was not answered".to_owned()));
+            }
         }
         Ok((ends, book.either))
     }

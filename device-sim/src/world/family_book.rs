@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cloud_core_flows::admin::{ChildPaymentRow, Deadlines};
 use cloud_core_flows::children::Bonds;
-use cloud_core_flows::places::RegisteredPlace;
 use schemas::ids::{PaymentId, Principal, PrincipalId};
 use schemas::message::{
     AllowanceSchedule, ChildAllowance, ChildAnswer, ChildLimits, Payee, PaymentState, Position, RequestAnswer,
@@ -13,10 +12,11 @@ use schemas::message::{
 use schemas::time::Timestamp;
 
 use super::World;
-use super::codes::{Change, ScanWish, is_paid_with_code};
+use super::codes::is_paid_with_code;
 use super::family::{DAY_MS, zone_min};
 use super::family_facts::{Entry, OrderFacts, What, allowance_id};
 use super::own::OwnBook;
+use super::plan::PersonKind;
 use super::tap::RequestKey;
 
 const REQUEST_LIFE_MS: u64 = 24 * 3_600_000;
@@ -56,7 +56,7 @@ pub(super) struct Standing {
     pub(super) amount: u64,
     pub(super) opened_at: u64,
     day: u64,
-    settle_at: u64,
+    pub(super) settle_at: u64,
     /// When its code expires, once there is one.
     pub(super) code_until: Option<u64>,
     pub(super) end: Option<End>,
@@ -95,6 +95,14 @@ pub(super) struct Book<'a> {
     pub(super) refused: u64,
     /// More than one row was right.
     pub(super) either: Vec<&'static str>,
+}
+
+/// A request was decided just then.
+pub(super) struct Decided {
+    /// The payment that it asks for began.
+    pub(super) opened: bool,
+    /// The core may have taken it for an earlier one under the same key.
+    pub(super) may_be_remembered: bool,
 }
 
 /// A rule that does not hold.
@@ -242,7 +250,7 @@ impl<'a> Book<'a> {
     }
 
     /// The reservation ends with the payment: it is posted, or there again.
-    fn end(&mut self, id: PaymentId, end: End) {
+    pub(super) fn end(&mut self, id: PaymentId, end: End) {
         let Some(payment) = self.payments.get_mut(&id) else { return };
         payment.end = Some(end);
         let payment = payment.clone();
@@ -302,6 +310,28 @@ impl<'a> Book<'a> {
         true
     }
 
+    /// Whether a request was decided when it reached the core. `opened_at`: when the payment that it asks for began, if
+    /// there is one.
+    pub(super) fn is_decided(
+        &mut self,
+        at: u64,
+        request: &RequestKey,
+        not_after: Timestamp,
+        opened_at: Option<Timestamp>,
+    ) -> Result<Option<Decided>, Broken> {
+        // The core forgets a key with its first event after that key's end: until then it may still be refused.
+        let may_be_remembered = self.used.contains_key(request);
+        if opened_at.is_some_and(|opened_at| opened_at.0 == at) {
+            if not_after.0 < at {
+                return Err(("MO-3", format!("{request:?} is taken after the end of its life")));
+            }
+            self.used.insert(request.clone(), not_after);
+            return Ok(Some(Decided { opened: true, may_be_remembered }));
+        }
+        let is_new = opened_at.is_none() && self.is_new(at, request, not_after);
+        Ok(is_new.then_some(Decided { opened: false, may_be_remembered }))
+    }
+
     pub(super) fn answered(&self, request: &RequestKey) -> Option<&'a RequestAnswer> {
         self.world.facts.requests.get(request).and_then(|request| request.answer.as_ref())
     }
@@ -320,31 +350,27 @@ impl Book<'_> {
         let by = &facts.request.0;
         let child = Principal { tenant: by.tenant.clone(), id: facts.order.child.clone() };
         let row = self.rows.get(&id).copied();
-        if let Some(row) = row.filter(|row| row.opened_at.0 == at) {
-            if facts.not_after.0 < at {
-                return Err(("MO-3", format!("{id} is opened after the end of its request's life")));
-            }
-            self.used.insert(facts.request.clone(), facts.not_after);
+        let opened_at = row.map(|row| row.opened_at);
+        let Some(decided) = self.is_decided(at, &facts.request, facts.not_after, opened_at)? else {
+            return Ok(());
+        };
+        if let Some(row) = row.filter(|_| decided.opened) {
             if let Some(reason) = self.reasons(at, &child, facts, false).first() {
                 return Err(("PC-1", format!("{by} orders from {child}, and should be refused: {reason}")));
             }
             return self.accept(at, id, &child, facts, row);
         }
-        // The core forgets a key with its first event after that key's end: until then it may still be refused.
-        let may_be_remembered = self.used.contains_key(&facts.request);
-        if row.is_some() || !self.is_new(at, &facts.request, facts.not_after) {
-            return Ok(());
-        }
         // Decided here, and refused.
         let reasons = self.reasons(at, &child, facts, true);
-        let code = self.answered(&facts.request).and_then(|answer| answer.refused.as_ref());
+        let heard = self.answered(&facts.request).map(|answer| answer.refused.as_ref());
         self.refused += 1;
-        match code {
-            Some(code) if reasons.contains(&code.as_str()) => Ok(()),
-            None if may_be_remembered || !reasons.is_empty() => Ok(()),
+        match heard {
+            Some(Some(code)) if reasons.contains(&code.as_str()) => Ok(()),
+            Some(None) | None if decided.may_be_remembered => Ok(()),
+            None if !reasons.is_empty() => Ok(()),
             _ => Err((
                 "PC-1",
-                format!("{by} orders {:?}, is answered {code:?}, and should be {reasons:?}", facts.order),
+                format!("{by} orders {:?}, has heard {heard:?}, and should be {reasons:?}", facts.order),
             )),
         }
     }
@@ -576,91 +602,6 @@ impl Book<'_> {
         }
     }
 
-    /// PC-6: the time of the way to where it counts, at the pace, and the margin, within the bounds.
-    fn validity_ms(&self, id: PaymentId, position: Option<&Position>) -> u64 {
-        let Some(family) = &self.world.plan.family else { return 0 };
-        let rules = self.world.plan.tenants[family.tenant].code_rules;
-        let (Some(position), Some(facts)) = (position, self.world.facts.family.orders.get(&id)) else {
-            return rules.default_ms;
-        };
-        let order = &facts.order;
-        let counts = |entry: &&RegisteredPlace| match &order.place {
-            Some(place) => entry.place.place == *place,
-            None => entry.place.takes(&order.categories),
-        };
-        let nearest = family.places.iter().filter(counts).map(|entry| entry.place.distance_m(position)).min();
-        let Some(metres) = nearest else { return rules.default_ms };
-        let metres = metres + u64::from(position.accuracy_m);
-        let way_ms = metres * 1_000 * 1_000 / rules.pace_mm_per_s;
-        (way_ms + rules.margin_ms).clamp(rules.least_ms, rules.most_ms)
-    }
-
-    /// PC-10: the ladder of a scan.
-    fn scan(&mut self, at: u64, request: &RequestKey, scan: usize, scanned_at: u64) -> Result<(), Broken> {
-        let Some(wish) = self.world.facts.family.scan_wishes.get(scan) else { return Ok(()) };
-        let expected = self.scan_refusal(at, &request.0, wish, scanned_at);
-        let answer = self.answered(request);
-        // The token of a device that is gone may be looked at before its payment is.
-        let gone = self.payments.get(&wish.payment).is_some_and(|payment| payment.orphaned);
-        let alike = |code: &str| gone && code == "code_forged" && expected.is_some();
-        let right = match answer.map(|answer| answer.refused.as_ref()) {
-            None => true,
-            Some(None) => expected.is_none(),
-            Some(Some(code)) => expected == Some(code.as_str()) || alike(code.as_str()),
-        };
-        if !right {
-            let text =
-                format!("{} scans {wish:?} at {at}: {expected:?}, and is answered {answer:?}", request.0);
-            return Err(("PC-10", text));
-        }
-        if expected.is_none() {
-            self.end(wish.payment, End::Settled);
-        }
-        Ok(())
-    }
-
-    fn scan_refusal(
-        &self,
-        at: u64,
-        by: &Principal,
-        wish: &ScanWish,
-        scanned_at: u64,
-    ) -> Option<&'static str> {
-        const CLOCK_SKEW_MS: u64 = 60_000;
-        if wish.changed == Some(Change::Garbage) {
-            return Some("code_unreadable");
-        }
-        let places = self.world.plan.family.iter().flat_map(|family| &family.places);
-        let Some(here) = places.into_iter().find(|entry| entry.terminals.contains(&by.id)) else {
-            return Some("not_a_scanner");
-        };
-        if wish.changed == Some(Change::Forged) {
-            return Some("code_forged");
-        }
-        let payment = self.payments.get(&wish.payment);
-        let facts = self.world.facts.family.orders.get(&wish.payment);
-        let (Some(payment), Some(facts)) = (payment, facts) else { return Some("payment_unknown") };
-        match payment.end {
-            None => {}
-            Some(End::Settled | End::GivenBack) => return Some("code_used"),
-            Some(End::Expired) => return Some("code_expired"),
-            Some(_) => return Some("already_ended"),
-        }
-        if scanned_at > at + CLOCK_SKEW_MS || scanned_at + CLOCK_SKEW_MS < wish.issued_at {
-            return Some("terminal_clock");
-        }
-        if scanned_at > wish.expires_at.0 || at > payment.settle_at {
-            return Some("code_expired");
-        }
-        if facts.order.place.as_ref().is_some_and(|place| *place != here.place.place) {
-            return Some("wrong_place");
-        }
-        if !here.place.takes(&facts.order.categories) {
-            return Some("wrong_category");
-        }
-        wish.amount.is_some_and(|asked| asked.minor != payment.amount).then_some("wrong_amount")
-    }
-
     fn cancel(&mut self, request: &RequestKey, id: PaymentId) -> Result<(), Broken> {
         let answer = self.answered(request);
         let own = self.payments.get(&id).filter(|payment| payment.guardian == request.0);
@@ -676,17 +617,26 @@ impl Book<'_> {
         Ok(())
     }
 
+    /// Whether a guardian's account covers what would be given back. Of others more is going on than this book has.
+    fn covers(&self, payee: &Principal, payment: &Standing) -> Option<bool> {
+        let found = self.world.plan.people.iter().find(|one| one.principal == *payee)?;
+        let is_guardian = found.kind == PersonKind::Guardian;
+        is_guardian.then(|| self.person_minor(payee) >= i128::from(payment.amount))
+    }
+
     /// PC-15: whoever got a settled payment may give it back, once, if their account covers it.
     fn give_back(&mut self, request: &RequestKey, id: PaymentId) -> Result<(), Broken> {
         let answer = self.answered(request);
         let speaks = self.world.payee_of(id).as_ref() == Some(&request.0);
         let settled = self.payments.get(&id).is_some_and(|payment| payment.end == Some(End::Settled));
         let may = speaks && settled;
+        let covered = self.payments.get(&id).and_then(|payment| self.covers(&request.0, payment));
         let accepted = match answer {
             Some(answer) => answer.refused.is_none(),
             // Nobody heard the answer: by what the operator sees.
             None => {
                 let back = may && self.rows.get(&id).is_some_and(|row| row.state == PaymentState::Refunded);
+                let back = back && covered != Some(false);
                 if back {
                     self.either.push("given back by an order whose answer was lost");
                 }
@@ -694,7 +644,7 @@ impl Book<'_> {
             }
         };
         let poor = answer.and_then(|answer| answer.refused.as_ref());
-        let poor = poor.is_some_and(|code| code.as_str() == "payee_account");
+        let poor = poor.is_some_and(|code| code.as_str() == "payee_account") && covered != Some(true);
         if accepted && !may || answer.is_some() && may && !accepted && !poor {
             let text =
                 format!("{} gives {id} back (settled: {settled}), and is answered {answer:?}", request.0);

@@ -20,7 +20,7 @@ use super::own::{OwnPayments, own_id};
 use super::tap::RequestKey;
 use super::{Violation, World};
 
-/// Something that reached the core and may have changed how a child's payment stands.
+/// Something that reached the core and may have changed how a payment of the family stands.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum What {
     /// The core has started.
@@ -182,6 +182,12 @@ impl FamilyFacts {
         now
     }
 
+    /// Whether a child may have had no piggy bank that shows what it gets.
+    pub(super) fn lost_a_screen(&self) -> bool {
+        let lost = |what: &What| matches!(what, What::Revoked(_) | What::Bonds { bonds: None, .. });
+        self.log.iter().any(|entry| lost(&entry.what))
+    }
+
     /// Whether the operator has revoked this device, and nobody has enrolled it since.
     pub(super) fn is_revoked(&self, device: &Principal) -> bool {
         let last = self.log.iter().rev().find_map(|entry| match &entry.what {
@@ -327,7 +333,7 @@ impl World {
         Ok(())
     }
 
-    /// Who may hear of a child's payment: who ordered it, the piggy bank that was asked, and who gets the money.
+    /// Who may hear of a payment of the family; of a child's: who ordered it, the piggy bank that was asked, and who gets the money.
     pub(super) fn may_hear_of_order(&self, who: &Principal, status: &PaymentStatus) -> bool {
         let payment = status.payment;
         if let Some(takes_part) = self.takes_part_in_own(who, payment) {
@@ -382,13 +388,14 @@ impl World {
         }
     }
 
-    /// A status has reached a terminal or a piggy bank. True if it is of a child's payment.
+    /// A status has reached a terminal or a piggy bank. True if it is of a child's payment, an allowance, or a payment from
+    /// an own account.
     pub(super) fn note_family_status(&mut self, who: &Principal, status: &PaymentStatus) -> bool {
         if let Some((_, told)) = self.facts.family.allowances.get_mut(&status.payment) {
             told.insert(status.state);
             return true;
         }
-        if self.note_own_status(who, status.payment, status.state) {
+        if self.note_own_status(who, status) {
             return true;
         }
         let Some(facts) = self.facts.family.orders.get_mut(&status.payment) else { return false };
@@ -428,10 +435,14 @@ impl World {
     }
 }
 
-/// A payment is named after who ordered it, with which key, until when.
 pub(super) fn order_id(by: &Principal, key: IdempotencyKey, not_after: Timestamp) -> PaymentId {
+    named("child-payment", by, key, not_after)
+}
+
+/// A payment is named after its flow, who asked for it, with which key, until when.
+pub(super) fn named(flow: &str, by: &Principal, key: IdempotencyKey, not_after: Timestamp) -> PaymentId {
     let parts = [by.to_string().into_bytes(), key.0.to_vec(), not_after.0.to_be_bytes().to_vec()];
-    PaymentId::derived("child-payment", &parts.each_ref().map(Vec::as_slice))
+    PaymentId::derived(flow, &parts.each_ref().map(Vec::as_slice))
 }
 
 /// A payment of an allowance is named after whose it is, who pays it, and when it was due.

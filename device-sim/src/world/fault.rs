@@ -172,8 +172,6 @@ faults! {
     NotIdentified = "not-identified", 1000;
     /// Nobody answers whether to pay through a child.
     SuggestionIgnored = "suggestion-ignored", 300;
-    /// Somebody would not pay through a child.
-    SuggestionDeclined = "suggestion-declined", 300;
     /// The answer comes when the time is nearly or just over.
     SuggestionLate = "suggestion-late", 400;
     /// Somebody chooses who was not suggested.

@@ -255,8 +255,9 @@ impl World {
             let open: Vec<String> = open.into_iter().chain(of_children).collect();
             return Some(format!("open payments: {}", open.join("; ")));
         }
-        // Who was a child may be told of what it gets, and has no terminal here that would fetch it.
+        // Without a piggy bank a child may be told of what it gets, and has no terminal here that would fetch it.
         let children = self.plan.family.iter().flat_map(|family| &family.children);
+        let children = children.filter(|_| self.facts.family.lost_a_screen());
         let unfetched: usize = children.map(|child| cloud.outbox().depth(&child.principal)).sum();
         if cloud.outbox().total() > unfetched {
             let owed = self.plan.people.iter().map(|person| &person.principal);

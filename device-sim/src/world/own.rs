@@ -1,12 +1,15 @@
 //! People who pay from their own accounts; and guardians who are asked, where those have too little, whether to pay through
 //! a child (PC-11): what they do, what an onlooker sees of it, and the outcome table, applied to what reached the core.
+//!
+//! Operators have no listing of these payments; what stands for one is read from the core.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use cloud_core_flows::payment::{self, OwnPhase};
 use schemas::ids::{IdempotencyKey, PaymentId, Principal, PrincipalId};
 use schemas::message::{
-    OwnPayment, PaySuggestion, Payee, PaymentOrder, PaymentState, RequestAnswer, SuggestionAnswer,
+    OwnPayment, PaySuggestion, Payee, PaymentOrder, PaymentState, PaymentStatus, RequestAnswer,
+    SuggestionAnswer,
 };
 use schemas::time::Timestamp;
 
@@ -14,7 +17,7 @@ use super::facts::Wish;
 use super::family::{CATEGORIES, categories};
 use super::family_audit::FamilyEnds;
 use super::family_book::{Book, Broken};
-use super::family_facts::{OrderFacts, order_id};
+use super::family_facts::{OrderFacts, named, order_id};
 use super::fault::Fault;
 use super::lane::Party;
 use super::people::Deed;
@@ -31,8 +34,11 @@ pub(super) struct OwnFacts {
     suggested: Option<PaySuggestion>,
     /// The person has read the question.
     read: bool,
-    told: BTreeMap<Principal, BTreeSet<PaymentState>>,
+    told: BTreeMap<Principal, BTreeSet<Told>>,
 }
+
+/// A state, and what was paid by then in minor units.
+type Told = (PaymentState, u64);
 
 /// What is wanted, and what was seen.
 #[derive(Debug, Default)]
@@ -54,8 +60,10 @@ impl World {
             .chain(guardians.iter().chain([&stranger]).map(|index| &self.plan.people[*index].principal))
             .map(|person| Payee::Person(person.id.clone()))
             .collect();
-        // Never more at once than one person may be asked about.
-        for _ in 0..self.random.own.index(5) {
+        // Never more at once than one person may be asked about; and in small journals no more than end at once.
+        let room = (self.core.purchases_at_most() / 2).saturating_sub(self.facts.family.wishes.len() as u64);
+        let count = self.random.own.below(5).min(room).min(self.options.purchases.unwrap_or(u64::MAX));
+        for _ in 0..count {
             let random = &mut self.random.own;
             let is_stranger = self.mix.has(Fault::StrangerOrders) && random.chance(200);
             let by = if is_stranger { stranger } else { guardians[random.index(guardians.len())] };
@@ -82,8 +90,7 @@ impl World {
             return;
         }
         let children: Vec<&PrincipalId> = suggestion.children.iter().collect();
-        // Some would rather not.
-        let child = if self.random.own.chance(150) || self.strikes(Fault::SuggestionDeclined) {
+        let child = if self.random.own.chance(200) {
             None
         } else if self.strikes(Fault::NotSuggested) {
             Some(self.plan.people[index].principal.id.clone())
@@ -108,7 +115,11 @@ impl World {
             let random = self.random.of(Fault::SuggestionAnsweredAgain);
             let other = random.chance(500).then(|| children[random.index(children.len())].clone());
             let wait = wait + random.range(0, 10_000);
-            self.choose_after(wait, index, SuggestionAnswer { payment: suggestion.payment, child: other });
+            // Sometimes it is the other guardian, whom nobody has asked.
+            let guardians = self.plan.family.as_ref().map_or(&[][..], |family| family.guardians.as_slice());
+            let by = guardians.iter().copied().find(|other| *other != index);
+            let by = by.filter(|_| self.random.own.chance(300)).unwrap_or(index);
+            self.choose_after(wait, by, SuggestionAnswer { payment: suggestion.payment, child: other });
         }
     }
 
@@ -178,14 +189,9 @@ impl World {
     }
 
     /// A status has reached a terminal. True if it is of a payment from an own account.
-    pub(super) fn note_own_status(
-        &mut self,
-        who: &Principal,
-        payment: PaymentId,
-        state: PaymentState,
-    ) -> bool {
-        let Some(facts) = self.facts.family.own.sent.get_mut(&payment) else { return false };
-        facts.told.entry(who.clone()).or_default().insert(state);
+    pub(super) fn note_own_status(&mut self, who: &Principal, status: &PaymentStatus) -> bool {
+        let Some(facts) = self.facts.family.own.sent.get_mut(&status.payment) else { return false };
+        facts.told.entry(who.clone()).or_default().insert((status.state, status.paid.minor));
         true
     }
 
@@ -214,8 +220,7 @@ impl World {
 
 /// A payment is named after who ordered it, with which key, until when.
 pub(super) fn own_id(by: &Principal, key: IdempotencyKey, not_after: Timestamp) -> PaymentId {
-    let parts = [by.to_string().into_bytes(), key.0.to_vec(), not_after.0.to_be_bytes().to_vec()];
-    PaymentId::derived("own-payment", &parts.each_ref().map(Vec::as_slice))
+    named("own-payment", by, key, not_after)
 }
 
 /// Who speaks for the account that gets the money.
@@ -301,27 +306,6 @@ impl<'a> OwnBook<'a> {
 }
 
 impl Book<'_> {
-    /// Whether a request was decided when it reached the core: `opened` if the payment that it asks for began then.
-    fn is_decided(
-        &mut self,
-        at: u64,
-        request: &RequestKey,
-        not_after: Timestamp,
-        opened_at: Option<Timestamp>,
-    ) -> Result<Option<Decided>, Broken> {
-        if opened_at.is_some_and(|opened_at| opened_at.0 == at) {
-            if not_after.0 < at {
-                return Err(("MO-3", format!("{request:?} is taken after the end of its life")));
-            }
-            self.used.insert(request.clone(), not_after);
-            return Ok(Some(Decided { opened: true, may_be_remembered: false }));
-        }
-        // The core forgets a key with its first event after that key's end: until then it may still be refused.
-        let may_be_remembered = self.used.contains_key(request);
-        let is_new = opened_at.is_none() && self.is_new(at, request, not_after);
-        Ok(is_new.then_some(Decided { opened: false, may_be_remembered }))
-    }
-
     /// A person pays from its own account.
     pub(super) fn own(&mut self, at: u64, id: PaymentId) -> Result<(), Broken> {
         let world = self.world;
@@ -339,40 +323,47 @@ impl Book<'_> {
         let (payer, order) = (&facts.request.0, &facts.order);
         let is_covered = self.person_minor(payer) >= i128::from(order.amount.minor);
         let (surely, perhaps) = (self.who_could_pay(at, facts, true), self.who_could_pay(at, facts, false));
-        let is_payer = world.plan.people.iter().any(|one| one.principal == *payer && one.signs());
-        let reason = if is_payer {
+        let signs = world.plan.people.iter().any(|one| one.principal == *payer && one.signs());
+        let reason = if signs {
             Some("verification_needed")
         } else if order.payee == Payee::Person(payer.id.clone()) {
             Some("payee_is_payer")
         } else {
             (!is_covered && surely.is_empty()).then_some("balance_insufficient")
         };
-        let told = self.answered(&facts.request).and_then(|answer| answer.refused.as_ref());
+        let heard = self.answered(&facts.request).map(|answer| answer.refused.as_ref());
         let wrong = |what: &str| {
             let text = format!(
-                "{payer} pays {order:?} at {at}, covered: {is_covered}, surely {surely:?}, perhaps {perhaps:?}, told \
-                 {told:?}, {row:?}: {what}"
+                "{payer} pays {order:?} at {at}, covered: {is_covered}, surely {surely:?}, perhaps {perhaps:?}, heard \
+                 {heard:?}, {row:?}: {what}"
             );
             Err(("PC-11", text))
         };
         let Some(row) = row.filter(|_| decided.opened) else {
             self.own.refused += 1;
-            return match told {
-                Some(code) if reason == Some(code.as_str()) => Ok(()),
-                None if decided.may_be_remembered || reason.is_some() => Ok(()),
+            return match heard {
+                Some(Some(code)) if reason == Some(code.as_str()) => Ok(()),
+                Some(None) | None if decided.may_be_remembered => Ok(()),
+                None if reason.is_some() => Ok(()),
                 _ => wrong("is refused"),
             };
         };
-        let as_ordered = row.payer == *payer && row.amount == order.amount && row.payee == order.payee;
         let asked: Vec<PrincipalId> = row.children.iter().cloned().collect();
-        let right = if is_covered {
+        let is_right = if is_covered {
             asked.is_empty()
         } else {
             !asked.is_empty()
                 && surely.iter().all(|child| asked.contains(child))
                 && asked.iter().all(|child| perhaps.contains(child))
         };
-        if !as_ordered || !right || reason.is_some_and(|reason| reason != "balance_insufficient") {
+        let answer_by = at + self.deadlines.prompt_ms;
+        let was_asked = facts.suggested.as_ref().is_none_or(|suggested| {
+            suggested.children == row.children && suggested.answer_by.0 >= answer_by && !is_covered
+        });
+        let as_ordered = row.payer == *payer && row.amount == order.amount && row.payee == order.payee;
+        let was_refused = matches!(heard, Some(Some(_))) && !decided.may_be_remembered;
+        let is_refusable = reason.is_some_and(|reason| reason != "balance_insufficient");
+        if !as_ordered || !is_right || !was_asked || was_refused || is_refusable {
             return wrong("is accepted");
         }
         let settle_at = at + self.deadlines.prompt_ms + self.deadlines.report_ms;
@@ -386,21 +377,32 @@ impl Book<'_> {
         Ok(())
     }
 
-    /// The children that this person may order just that from now, with what must stay on their accounts. What was given
-    /// back on the same day may count for their limits or not.
+    /// The children that this person may order just that from now. What was given back on the same day may count for their
+    /// limits or not.
     fn who_could_pay(&self, at: u64, facts: &OwnFacts, with_given_back: bool) -> Vec<PrincipalId> {
-        let fits = |child: &&Principal| {
-            let order = order_through(&facts.order, &child.id);
-            let order = OrderFacts::new(facts.request.clone(), facts.not_after, order);
-            self.keeps_enough(child, facts.order.amount.minor)
-                && self.reasons(at, child, &order, with_given_back).is_empty()
-        };
-        self.children.keys().filter(fits).map(|child| child.id.clone()).collect()
+        let children = self.children.keys().map(|child| &child.id);
+        let fits = |id: &&PrincipalId| self.reasons_through(at, facts, id, with_given_back).is_empty();
+        children.filter(fits).cloned().collect()
     }
 
-    fn keeps_enough(&self, child: &Principal, minor: u64) -> bool {
+    /// Every reason why it can't be paid through this child: those of an order, and what must stay on the account.
+    fn reasons_through(
+        &self,
+        at: u64,
+        facts: &OwnFacts,
+        child: &PrincipalId,
+        with_given_back: bool,
+    ) -> Vec<&'static str> {
+        let order = order_through(&facts.order, child);
+        let order = OrderFacts::new(facts.request.clone(), facts.not_after, order);
+        let child = Principal { tenant: facts.request.0.tenant.clone(), id: child.clone() };
+        let mut reasons = self.reasons(at, &child, &order, with_given_back);
         let keep = self.world.plan.family.as_ref().map_or(0, |family| family.keep_minor);
-        self.children.get(child).is_some_and(|book| book.available >= minor + keep)
+        let needed = facts.order.amount.minor + keep;
+        if self.children.get(&child).is_none_or(|book| book.available < needed) {
+            reasons.push("balance_insufficient");
+        }
+        reasons
     }
 
     /// Through a child, or not at all.
@@ -420,26 +422,26 @@ impl Book<'_> {
         let Some(decided) = self.is_decided(at, request, not_after, row.map(|row| row.opened_at))? else {
             return Ok(());
         };
-        let reasons = self.choice_reasons(at, request, not_after, choice, !decided.opened);
-        let answer = self.answered(request);
-        let told = answer.and_then(|answer| answer.refused.as_ref());
+        let reasons = self.choice_reasons(at, &request.0, choice, !decided.opened);
+        let heard = self.answered(request).map(|answer| answer.refused.as_ref());
         let wrong = || {
             let text =
-                format!("{} chooses {choice:?} at {at}, should be {reasons:?}, told {answer:?}", request.0);
+                format!("{} chooses {choice:?} at {at}, should be {reasons:?}, heard {heard:?}", request.0);
             Err(("PC-11", text))
         };
+        let is_taken = reasons.is_empty() && !matches!(heard, Some(Some(_)));
         let end = match (&choice.child, row.filter(|_| decided.opened)) {
-            (Some(child), Some(row)) if reasons.is_empty() => {
+            (Some(child), Some(row)) if is_taken => {
                 let Some(facts) = world.facts.family.orders.get(&through) else { return wrong() };
                 let child = Principal { tenant: request.0.tenant.clone(), id: child.clone() };
                 self.accept(at, through, &child, facts, row)?;
                 OwnEnd::Through(through)
             }
-            (None, _) if reasons.is_empty() && told.is_none() => OwnEnd::Declined,
+            (None, _) if is_taken => OwnEnd::Declined,
             (_, None) => {
                 self.refused += u64::from(choice.child.is_some());
-                return match told {
-                    Some(code) if reasons.contains(&code.as_str()) => Ok(()),
+                return match heard {
+                    Some(Some(code)) if reasons.contains(&code.as_str()) => Ok(()),
                     None if decided.may_be_remembered || !reasons.is_empty() => Ok(()),
                     _ => wrong(),
                 };
@@ -455,30 +457,23 @@ impl Book<'_> {
     fn choice_reasons(
         &self,
         at: u64,
-        request: &RequestKey,
-        not_after: Timestamp,
+        by: &Principal,
         choice: &SuggestionAnswer,
         with_given_back: bool,
     ) -> Vec<&'static str> {
         let facts = self.world.facts.family.own.sent.get(&choice.payment);
-        let facts = facts.filter(|facts| facts.request.0 == request.0);
+        let facts = facts.filter(|facts| facts.request.0 == *by);
         let Some((facts, payment)) = facts.zip(self.own.payments.get(&choice.payment)) else {
             return vec!["payment_unknown"];
         };
         if payment.end.is_some() || at > payment.settle_at {
             return vec!["already_ended"];
         }
-        let Some(id) = &choice.child else { return Vec::new() };
-        if !payment.children.contains(id) {
-            return vec!["not_suggested"];
+        match &choice.child {
+            None => Vec::new(),
+            Some(child) if !payment.children.contains(child) => vec!["not_suggested"],
+            Some(child) => self.reasons_through(at, facts, child, with_given_back),
         }
-        let child = Principal { tenant: request.0.tenant.clone(), id: id.clone() };
-        let order = OrderFacts::new(request.clone(), not_after, order_through(&facts.order, id));
-        let mut reasons = self.reasons(at, &child, &order, with_given_back);
-        if !self.keeps_enough(&child, facts.order.amount.minor) {
-            reasons.push("balance_insufficient");
-        }
-        reasons
     }
 
     /// At rest: each has ended as the table says, and who has to know it knows it.
@@ -497,13 +492,8 @@ impl Book<'_> {
             if state != end.state() || through != expected {
                 return wrong("a payment from an own account ended otherwise");
             }
-            if facts.told.values().flatten().any(|told| *told != end.state()) {
-                return wrong("somebody was told of another end");
-            }
-            let payee = payee_of(facts).filter(|payee| end == OwnEnd::Paid && self.hears(payee));
-            let payer = Some(&facts.request.0).filter(|_| expected.is_none());
-            if !payer.into_iter().chain(&payee).all(|who| facts.told.contains_key(who)) {
-                return wrong("somebody was not told how it ended");
+            if facts.told != self.to_be_told(facts, end) {
+                return wrong("somebody was not told how it ended, or otherwise");
             }
             *ends.rows.entry(end.row()).or_default() += 1;
         }
@@ -519,16 +509,16 @@ impl Book<'_> {
         Ok(())
     }
 
-    /// Children have no terminal: their piggy bank shows what they have.
-    fn hears(&self, who: &Principal) -> bool {
-        self.world.plan.people.iter().any(|person| person.principal == *who)
+    /// Who hears of the end. Of one that goes through a child, its payment is told; and children have no terminal here.
+    fn to_be_told(&self, facts: &OwnFacts, end: OwnEnd) -> BTreeMap<Principal, BTreeSet<Told>> {
+        let told = match end {
+            OwnEnd::Through(_) => return BTreeMap::new(),
+            OwnEnd::Paid => (PaymentState::Settled, facts.order.amount.minor),
+            OwnEnd::Declined | OwnEnd::Unanswered => (end.state(), 0),
+        };
+        let has_terminal = |who: &Principal| self.world.plan.people.iter().any(|one| one.principal == *who);
+        let payee = payee_of(facts).filter(|payee| end == OwnEnd::Paid && has_terminal(payee));
+        let hear = [facts.request.0.clone()].into_iter().chain(payee);
+        hear.map(|who| (who, BTreeSet::from([told]))).collect()
     }
-}
-
-/// A request was decided just then.
-struct Decided {
-    /// The payment that it asks for began.
-    opened: bool,
-    /// The core may have taken it for an earlier one under the same key.
-    may_be_remembered: bool,
 }

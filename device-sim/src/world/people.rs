@@ -16,6 +16,7 @@ use schemas::wire::Text;
 
 use super::client::{Down, Habits, Up};
 use super::facts::{Request, Wish};
+use super::family_facts::named;
 use super::fault::Fault;
 use super::lane::Party;
 use super::plan::PersonPlan;
@@ -331,11 +332,9 @@ impl World {
         }
     }
 
-    /// A payment is named after who asked, with which key, until when.
     fn expect_payment(&mut self, index: usize, key: IdempotencyKey, not_after: Timestamp) {
         let who = self.plan.people[index].principal.clone();
-        let parts = [who.to_string().into_bytes(), key.0.to_vec(), not_after.0.to_be_bytes().to_vec()];
-        let id = PaymentId::derived("payment", &parts.each_ref().map(Vec::as_slice));
+        let id = named("payment", &who, key, not_after);
         self.facts.payment(id).request = Some((who, key));
     }
 

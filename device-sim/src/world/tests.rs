@@ -46,7 +46,7 @@ fn the_same_seed_twice_gives_the_same_trace() {
     }
 }
 
-/// MO-1 to MO-9, CP-1 to CP-18, PC-1 to PC-10, PC-13 to PC-16: no rule is broken in three hundred worlds. And they are not
+/// MO-1 to MO-9, CP-1 to CP-18, PC-1 to PC-11, PC-13 to PC-16: no rule is broken in three hundred worlds. And they are not
 /// idle: each row of the table is reached, each fault strikes, and little stays undecided (correctness.md 22).
 #[test]
 fn three_hundred_worlds_come_to_rest() {

@@ -382,7 +382,9 @@ fn presented(payment: &ChildPayment) -> Result<(Timestamp, Timestamp), Rejection
             Ok((Timestamp::NEVER, Timestamp::NEVER))
         }
         ChildPhase::Closed(PaymentState::Settled | PaymentState::Refunded) => {
-            Err(Rejection::new("code_used", "this code has been paid with before: it counts once"))
+            let text =
+                format!("this code has been paid with before, and counts once: payment {}", payment.id);
+            Err(Rejection::new("code_used", text))
         }
         ChildPhase::Closed(PaymentState::Expired) => Err(expired()),
         ChildPhase::Closed(_) => {

@@ -12,16 +12,18 @@ use crate::decision::Decision;
 use crate::limits;
 use crate::registry::Standing;
 
+/// The piggy bank that shows a child what it has. A revoked one will never fetch that (correctness.md 20).
+pub(super) fn screen_of(cloud: &Cloud, child: &Principal) -> Option<Principal> {
+    let id = cloud.registry.child(child)?.bonds.piggy_bank.clone()?;
+    let piggy_bank = Principal { tenant: child.tenant.clone(), id };
+    let device = cloud.registry.device(&piggy_bank)?;
+    (device.standing != Standing::Revoked).then_some(piggy_bank)
+}
+
 /// Owes the child's piggy bank the newest view; older ones that nobody has fetched are withdrawn.
 pub(crate) fn show(cloud: &Cloud, child: &Principal, now: Timestamp, out: &mut Decision) {
-    let Some(found) = cloud.registry.child(child) else { return };
-    let Some(id) = found.bonds.piggy_bank.clone() else { return };
+    let Some((found, piggy_bank)) = cloud.registry.child(child).zip(screen_of(cloud, child)) else { return };
     let Some(currency) = cloud.registry.tenant(&child.tenant).map(|tenant| tenant.currency) else { return };
-    let piggy_bank = Principal { tenant: child.tenant.clone(), id };
-    // A revoked one will never fetch it (correctness.md 20).
-    if cloud.registry.device(&piggy_bank).is_none_or(|device| device.standing == Standing::Revoked) {
-        return;
-    }
     let available = cloud.ledger.available(Role::Person(child).account(&child.tenant)).unwrap_or_default();
     let coming = found.allowances.iter().map(|(guardian, allowance)| ComingAllowance {
         guardian: guardian.clone(),
