@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::ids::{CommandId, Hash, IdempotencyKey, Instance, PaymentId, Principal};
 use schemas::message::{Outcome, PaymentState, PaymentStatus, RequestAnswer};
-use schemas::signed::PaymentInformation;
+use schemas::signed::{PaymentInformation, PublicKey};
 use schemas::wire::SignedBytes;
 
 use super::family_facts::FamilyFacts;
@@ -154,6 +154,8 @@ pub(super) struct Facts {
     pub(super) unknown_named: BTreeSet<PaymentId>,
     pub(super) honest: BTreeMap<usize, bool>,
     pub(super) family: FamilyFacts,
+    /// Keys that nobody has registered, and with which something was signed.
+    pub(super) strange_keys: Vec<PublicKey>,
 }
 
 impl Facts {

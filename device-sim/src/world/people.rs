@@ -9,7 +9,7 @@ use schemas::message::{
     self, PaymentCancel, PaymentRefund, PaymentRequest, PaymentScan, PaymentState, PaymentStatus,
     StatusRequest, VerificationAnswer, VerificationRequest,
 };
-use schemas::signed::Verification;
+use schemas::signed::{PublicKey, Verification};
 use schemas::time::Timestamp;
 use schemas::topic::Kind;
 use schemas::wire::Text;
@@ -351,7 +351,9 @@ impl World {
         if !good {
             match self.random.of(Fault::VerifiesWrong).index(3) {
                 0 => {
-                    key = ed25519_dalek::SigningKey::from_bytes(&self.random.of(Fault::VerifiesWrong).bytes())
+                    key =
+                        ed25519_dalek::SigningKey::from_bytes(&self.random.of(Fault::VerifiesWrong).bytes());
+                    self.facts.strange_keys.push(PublicKey::of(&key));
                 }
                 1 => said.amount = self.plan.currency.minor(request.amount.minor + 1),
                 _ => said.payee = Text::new("somebody else"),

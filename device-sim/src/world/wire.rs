@@ -9,7 +9,7 @@ use cloud_core_flows::port::{
 };
 use schemas::ids::{CommandId, Hash, MessageId};
 use schemas::message::{self, CommandProgress, Outcome};
-use schemas::signed::Verification;
+use schemas::signed::{PaymentInformation, Proven, PublicKey, ReadyKey, Verification};
 use schemas::topic::Kind;
 
 use super::client::{Client, Down, Saying, Up};
@@ -464,7 +464,8 @@ impl World {
         let waiting = self.core.held_outputs();
         let content = (qos == Qos::AtLeastOnce).then(|| payload.clone());
         let connection = ConnectionId(id);
-        self.core_handle(Input::Publish { connection, token: token.0, kind, payload, proven: None })?;
+        let proven = self.checked_beforehand(party, kind, &payload);
+        self.core_handle(Input::Publish { connection, token: token.0, kind, payload, proven })?;
         if let Some((command, word)) = word {
             self.facts.heard.entry(command).or_default().push(word);
         }
@@ -482,6 +483,30 @@ impl World {
         let note = Note { position, request, word, consent, family };
         let Some((connection, content)) = self.connections.get_mut(&id).zip(content) else { return Ok(()) };
         connection.tap.handed_over(token.0, kind, &content, note).map_err(|broken| self.rule(broken))
+    }
+
+    /// What the threads that read may know by then: nothing, or that a signature is good with some key, which need not be
+    /// the one that counts. Nothing that is decided may depend on it.
+    fn checked_beforehand(&mut self, party: Party, kind: Kind, payload: &[u8]) -> Option<Proven> {
+        let signs = matches!(kind, Kind::PaymentRequest | Kind::PaymentVerification);
+        if !signs || self.random.checks.chance(500) {
+            return None;
+        }
+        let strange = self.facts.strange_keys.iter().copied();
+        match message::Up::decode(kind, payload).ok()?.body {
+            message::Up::PaymentRequest(request) => {
+                let read = PaymentInformation::read(&request.information).ok()?;
+                let chip = self.plan.machines.iter().find(|one| one.principal == read.claimed().chip)?;
+                proven_with(strange.chain([PublicKey::of(&chip.key)]), |key| read.prove(key))
+            }
+            message::Up::PaymentVerification(answer) => {
+                let Party::Person(person) = party else { return None };
+                let read = Verification::read(&answer.verification).ok()?;
+                let payer = PublicKey::of(&self.plan.people[person].key);
+                proven_with(strange.chain([payer]), |key| read.prove(key))
+            }
+            _ => None,
+        }
     }
 
     fn read_publish(
@@ -628,4 +653,11 @@ fn owed(message: OwedMessage, ahead: u64) -> Owed {
         payload: message.payload,
         expires_at_ms: message.expires_at.0.saturating_sub(ahead),
     }
+}
+
+fn proven_with(
+    mut keys: impl Iterator<Item = PublicKey>,
+    prove: impl Fn(&ReadyKey) -> Option<Proven>,
+) -> Option<Proven> {
+    keys.find_map(|key| prove(&ReadyKey::new(&key)?))
 }

@@ -59,6 +59,8 @@ mutants! {
     ClaimNotCheckedAgain = "claim-not-checked-again";
     /// a verification counts for any amount
     AmountNotVerified = "amount-not-verified";
+    /// a check beforehand counts, whichever key it was made with
+    AnyProofCounts = "any-proof-counts";
     /// a payer may cancel what the machine has been told to deliver
     CancelAfterCommand = "cancel-after-command";
     /// a device that was revoked may connect

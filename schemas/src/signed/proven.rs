@@ -3,6 +3,7 @@
 
 use coset::CoseSign1;
 use ed25519_dalek::{Signature, VerifyingKey};
+use schemas_mutants::Mutant;
 
 use super::{PublicKey, SignedError};
 use crate::ids::Hash;
@@ -32,7 +33,8 @@ impl<T> Unverified<T> {
     /// # Errors
     /// Not signed by `key`.
     pub fn verify(self, key: &PublicKey, proven: Option<&Proven>) -> Result<T, SignedError> {
-        let is_proven = proven.is_some_and(|proven| proven.key == *key && proven.of == self.hash());
+        let counts = |made_with: &PublicKey| made_with == key || Mutant::AnyProofCounts.is_active();
+        let is_proven = proven.is_some_and(|proven| counts(&proven.key) && proven.of == self.hash());
         if !is_proven {
             super::verify(&self.cose, self.aad, key)?;
         }
