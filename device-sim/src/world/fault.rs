@@ -171,11 +171,11 @@ faults! {
     /// The piggy bank was to make sure who says yes, and could not.
     NotIdentified = "not-identified", 1000;
     /// Nobody answers whether to pay through a child.
-    SuggestionIgnored = "suggestion-ignored", 300;
+    SuggestionIgnored = "suggestion-ignored", 400;
     /// The answer comes when the time is nearly or just over.
-    SuggestionLate = "suggestion-late", 400;
+    SuggestionLate = "suggestion-late", 1000;
     /// Somebody chooses who was not suggested.
-    NotSuggested = "not-suggested", 300;
+    NotSuggested = "not-suggested", 1000;
     /// A suggestion is answered a second time, otherwise perhaps.
     SuggestionAnsweredAgain = "suggestion-answered-again", 500;
 }

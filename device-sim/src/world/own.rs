@@ -62,12 +62,12 @@ impl World {
             .collect();
         // Never more at once than one person may be asked about; and in small journals no more than end at once.
         let room = (self.core.purchases_at_most() / 2).saturating_sub(self.facts.family.wishes.len() as u64);
-        let count = self.random.own.below(5).min(room).min(self.options.purchases.unwrap_or(u64::MAX));
+        let count = self.random.own.range(1, 4).min(room).min(self.options.purchases.unwrap_or(u64::MAX));
         for _ in 0..count {
             let random = &mut self.random.own;
             let is_stranger = self.mix.has(Fault::StrangerOrders) && random.chance(200);
             let by = if is_stranger { stranger } else { guardians[random.index(guardians.len())] };
-            let minor = if random.chance(500) { random.range(50, 1_500) } else { random.range(1_500, 5_000) };
+            let minor = if random.chance(400) { random.range(50, 1_500) } else { random.range(1_500, 5_000) };
             let payee = if random.chance(400) {
                 people[random.index(people.len())].clone()
             } else {
