@@ -28,6 +28,7 @@ const SCENARIOS: &[(u64, &str)] = &[
         4979,
         "a blank piggy bank that came back while the core's disk was full was never told what its child has",
     ),
+    (85166, "the auditor took a request for decided that a full disk had put off just before the core died"),
 ];
 
 #[test]

@@ -462,6 +462,7 @@ impl World {
         let consent = self.consent_in(party, kind, &payload);
         let family = self.read_family(party, kind, &payload);
         let waiting = self.core.held_outputs();
+        let (had_room, before) = (self.core_has_room(), self.heard_now().position);
         let content = (qos == Qos::AtLeastOnce).then(|| payload.clone());
         let connection = ConnectionId(id);
         let proven = self.checked_beforehand(party, kind, &payload);
@@ -471,8 +472,10 @@ impl World {
         }
         // Of a connection that has given way nothing is taken.
         let taken = self.core.held_outputs() > waiting;
-        let family = family.filter(|_| taken).and_then(|what| self.note_family(what));
         let heard = self.heard_now();
+        // On a full disk a request that would change nothing is put off, also if nobody lives to hear so.
+        let put_off = request.is_some() && !had_room && heard.position == before;
+        let family = family.filter(|_| taken && !put_off).and_then(|what| self.note_family(what));
         if let Some(payment) = consent {
             self.facts.payment(payment).consent.get_or_insert(heard);
         }
