@@ -27,6 +27,19 @@ fn list(machine: &Machine, wanted: impl Fn(&Value) -> bool) -> Value {
     }
 }
 
+/// What Mia has.
+fn view(as_of_ms: u64) -> ChildView {
+    ChildView {
+        child: "mia".parse().unwrap(),
+        available: "5.00 EUR".parse().unwrap(),
+        as_of: Timestamp(as_of_ms),
+        goals: Goals::default(),
+        allowances: ComingAllowances::default(),
+        wishes: None,
+        results: None,
+    }
+}
+
 /// PC-12: from the child's words to the wire, and back to what the guardian said; after a restart of the agent too.
 #[test]
 fn a_wish_is_sent_listed_and_taken_back() {
@@ -38,6 +51,10 @@ fn a_wish_is_sent_listed_and_taken_back() {
     assert!(text.contains("wish send --to"), "{text}");
 
     let words = "妈妈我想买滑板车";
+    let early = machine.call(&["wish", "send", "--to", "mum", words]);
+    assert!(String::from_utf8_lossy(&early.stderr).contains("which child uses it"), "{early:?}");
+    cloud.owe(Down::ChildView(view(NOW_MS - 1)));
+    list(&machine, |list| list["as_of"] == NOW_MS - 1);
     let made = machine.json(&["wish", "send", "--to", "mum", words]);
     let wish: WishId = made["wish"].as_str().unwrap().parse().unwrap();
     let said = cloud.until(|up| match up {
@@ -61,13 +78,9 @@ fn a_wish_is_sent_listed_and_taken_back() {
         at: Timestamp(NOW_MS),
     };
     cloud.owe(Down::ChildView(ChildView {
-        child: "mia".parse().unwrap(),
-        available: "5.00 EUR".parse().unwrap(),
-        as_of: Timestamp(NOW_MS),
-        goals: Goals::default(),
-        allowances: ComingAllowances::default(),
         wishes: Some(ShownWishes::new(vec![shown]).unwrap()),
         results: Some(ShownResults::new(vec![result]).unwrap()),
+        ..view(NOW_MS)
     }));
     list(&machine, |list| list["wishes"][0]["state"] == "declined" && list["as_of"] == NOW_MS);
     assert_eq!(agent.terminate(), Some(0));

@@ -307,7 +307,7 @@ wire! {
         pub message: Option<crate::ids::MessageId>,
         /// Its kind, as it stood in the topic.
         pub about: Option<Code>,
-        /// Why.
+        /// Why. `no_room` and `queue_full` are for now: keep the message, and send it again later.
         pub code: Code,
         /// The same for a person: what failed, why, what to do next.
         pub text: Text,

@@ -137,6 +137,7 @@ fn samples() -> (Vec<Envelope<Up>>, Vec<Envelope<Down>>) {
         request(Up::SavingsGoals(SavingsGoals { child: "mia".parse().unwrap(), goals: goals() })),
         message(Up::Wish(Wish {
             wish: WishId([8; 16]),
+            child: "mia".parse().unwrap(),
             to: "dad".parse().unwrap(),
             text: Text::new("I want a scooter for 50 euros"),
         })),

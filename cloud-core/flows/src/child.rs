@@ -134,6 +134,9 @@ impl<'a> ChildFlow<'a> {
             Rejection::new("books_refused", format!("the books refuse the reservation: {reason}"))
         })?;
         self.out.shown.push(payment.child.clone());
+        if let Some(wish) = order.wish {
+            self.withdraw_notice_of(&payment.child, wish);
+        }
         let prompt = Down::PaymentPrompt(self.prompt(&payment));
         self.out.event(Event::ChildPaymentOpened(payment.clone()));
         self.out.owe(self.cloud, &payment.piggy_bank, prompt_id(id), prompt, answer_by);
@@ -446,7 +449,9 @@ impl<'a> ChildFlow<'a> {
     pub(crate) fn bonds_changed(&mut self, child: &Principal, former: &Child, bonds: Option<&Bonds>) {
         self.leave_piggy_bank(child, former, bonds);
         let is_guardian = |wish: &Wish| bonds.is_some_and(|bonds| bonds.guardians.contains(&wish.to));
-        self.withdraw_notices(child, former, is_guardian);
+        if !Mutant::WishToldToFormerGuardian.is_active() {
+            self.withdraw_notices(child, former, is_guardian);
+        }
         for (guardian, allowance) in &former.allowances {
             if bonds.is_none_or(|bonds| !bonds.guardians.contains(guardian)) {
                 self.forget_last(child, guardian, allowance);

@@ -569,7 +569,8 @@ impl<D: Disk> Driver<D> {
         out: &mut Decision,
     ) {
         let Some(principal) = self.lobby.principal(connection).cloned() else { return };
-        if self.starved {
+        // Nothing leaves before the disk has room: what waits for that must not fill the memory.
+        if self.starved && self.held.len() >= limits::HELD_WHILE_STARVED {
             let result = Err(PromiseRefusal::Quota);
             out.outputs.push(Output::Promise { connection, token, result });
             return;
@@ -584,6 +585,7 @@ impl<D: Disk> Driver<D> {
             principal: &principal,
             is_probe,
             has_room,
+            is_starved: self.starved,
             signer: self.signer.as_ref(),
             words: &self.words,
             out,

@@ -37,6 +37,8 @@ pub(crate) struct Incoming<'a> {
     pub(crate) is_probe: bool,
     /// Whether new payments may begin: not when the disk is nearly full.
     pub(crate) has_room: bool,
+    /// Nor for anything else.
+    pub(crate) is_starved: bool,
     /// For codes and places; none: there are none.
     pub(crate) signer: Option<&'a Signer>,
     /// Read at the first wish.
@@ -73,7 +75,13 @@ impl Incoming<'_> {
 
     fn accept(&mut self, said: &Said) -> Result<(), NotAccepted> {
         let kind = said.kind;
-        let envelope = Up::decode(kind, &said.payload).map_err(|error| NotAccepted {
+        let envelope = Up::decode(kind, &said.payload);
+        if self.is_starved {
+            let message = envelope.ok().map(|envelope| envelope.id);
+            let why = Rejection::new("no_room", "the cloud's disk is full: send it again later");
+            return Err(NotAccepted { promise: PromiseRefusal::Quota, message, why });
+        }
+        let envelope = envelope.map_err(|error| NotAccepted {
             promise: PromiseRefusal::PayloadInvalid,
             message: None,
             why: Rejection { code: Code::known(error.code()), text: error.to_string() },

@@ -28,9 +28,11 @@ pub const CATEGORIES_OF_CODE_BYTES: usize = 160;
 pub const OPEN_WISHES: usize = 16;
 /// Wishes of one child on one day, in its time zone. Refusal: `too_many_wishes_today`.
 pub const WISHES_OF_DAY: u32 = 20;
-/// Wishes of one child that have ended and are remembered: more than a piggy bank has in flight, so that none that is sent
-/// again is taken for a new one.
+/// Wishes of one child that have ended and are remembered: more than a piggy bank has in flight. One that is sent again after
+/// so many others have ended is taken for a new one.
 pub const ENDED_WISHES: usize = 32;
+/// Outputs that wait for room on a full disk: with more of them what comes is put off without saying why.
+pub const HELD_WHILE_STARVED: usize = 10_000;
 /// Suggestions that one person is asked about at a time. Refusal: `too_many_open`.
 pub const SUGGESTIONS: usize = 4;
 /// Payments from one person's own account in memory. Refusal: `too_many_payments`.

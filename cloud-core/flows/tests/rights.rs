@@ -439,8 +439,11 @@ fn full_disk_refuses_new_payments_and_finishes_open_ones() {
     let before = audits(&w);
     for key in 0..20 {
         let body = World::pay_request(w.signed(&w.information(251)));
-        let (promise, _) = w.request_raw("ann", 200 + key, Timestamp(w.now + 60_000), body);
+        let (promise, told) = w.request_raw("ann", 200 + key, Timestamp(w.now + 60_000), body);
         assert_eq!(promise, Err(PromiseRefusal::Quota));
+        let is_why =
+            |down: &Down| matches!(down, Down::Refused(refused) if refused.code.as_str() == "no_room");
+        assert!(told.iter().any(is_why), "MQTT 3.1.1 has no other word for it: {told:?}");
     }
     assert_eq!(audits(&w), before, "audit records must not use up the last room");
     assert_eq!(w.cancel("ann", 199, other).refused, None);
@@ -452,6 +455,39 @@ fn full_disk_refuses_new_payments_and_finishes_open_ones() {
     w.flush();
     w.begin("bob", 252);
     w.check_replay();
+}
+
+/// correctness.md 9: what comes while nothing at all finds room is put off, and its sender is told why, once anything may
+/// leave.
+#[test]
+fn on_a_full_disk_everybody_is_told_why_they_have_to_wait() {
+    let mut w = world();
+    w.restores_after_each_input = false;
+    w.disk.set_capacity_bytes(Some(0));
+    let connection = w.connections[&who("ann")];
+    let is_starved = |w: &World| w.driver.decided() > w.driver.journal().position();
+    for round in 0..5_000 {
+        let (kind, payload, proven) = (Kind::PaymentRequest, vec![0; 40], None);
+        w.decide_only(Input::Publish { connection, token: round + 10, kind, payload, proven });
+        w.flush();
+        w.now += 60_000;
+        if is_starved(&w) {
+            break;
+        }
+    }
+    assert!(is_starved(&w), "audit records fill the disk in the end");
+    let id = MessageId([77; 16]);
+    let body = Up::StatusRequest(StatusRequest { payment: None });
+    let (kind, payload, proven) = (body.kind(), Envelope::message(id, body).encode(), None);
+    w.decide_only(Input::Publish { connection, token: 9, kind, payload, proven });
+    assert!(w.flush().is_empty());
+    w.disk.set_capacity_bytes(None);
+    w.driver.retry_spare();
+    let outputs = (0..3).flat_map(|_| w.flush()).collect();
+    let (promise, told) = w.answers(outputs);
+    assert_eq!(promise, Err(PromiseRefusal::Quota));
+    let is_why = |down: &Down| matches!(down, Down::Refused(refused) if refused.message == Some(id) && refused.code.as_str() == "no_room");
+    assert!(told.iter().any(is_why), "{told:?}");
 }
 
 /// CP-15: an operator's text that does not fit a record is refused, not journaled.

@@ -45,12 +45,18 @@ fn say(w: &mut World, device: &str, number: u8, body: Up) -> Result<(), String> 
 }
 
 fn wish(w: &mut World, number: u8, to: &str, text: &str) -> Result<(), String> {
-    wish_at(w, "piggy", number, to, text)
+    wish_at(w, ("mia", "piggy"), number, to, text)
 }
 
-fn wish_at(w: &mut World, device: &str, number: u8, to: &str, text: &str) -> Result<(), String> {
-    let (wish, to) = (id(number), to.parse().unwrap());
-    say(w, device, number, Up::Wish(Wish { wish, to, text: Text::new(text) }))
+fn wish_at(
+    w: &mut World,
+    (child, device): (&str, &str),
+    number: u8,
+    to: &str,
+    text: &str,
+) -> Result<(), String> {
+    let (wish, child, to) = (id(number), child.parse().unwrap(), to.parse().unwrap());
+    say(w, device, number, Up::Wish(Wish { wish, child, to, text: Text::new(text) }))
 }
 
 fn withdraw(w: &mut World, number: u8) -> Result<(), String> {
@@ -239,7 +245,7 @@ fn refusals_of_wishes_are_reached() {
     let mut w = family();
     wish(&mut w, 1, "dad", SCOOTER).unwrap();
     let before = w.driver.cloud().registry().clone();
-    assert_eq!(wish_at(&mut w, "piggy3", 2, "dad", SCOOTER), Err("not_a_piggy_bank".to_owned()));
+    assert_eq!(wish_at(&mut w, ("mia", "piggy3"), 2, "dad", SCOOTER), Err("not_a_piggy_bank".to_owned()));
     assert_eq!(wish(&mut w, 3, "dad", " \n"), Err("text_empty".to_owned()));
     for nobody in ["ann", "mia", "leo", "nobody"] {
         assert_eq!(wish(&mut w, 4, nobody, SCOOTER), Err("guardian_unknown".to_owned()));
@@ -256,7 +262,9 @@ fn refusals_of_wishes_are_reached() {
     assert_eq!(decline(&mut w, "dad", 12, 9, "no").as_deref(), Some("wish_unknown"));
     assert_eq!(*w.driver.cloud().registry(), before);
     // Whoever is a person has no piggy bank; whoever is a device declines nothing.
-    let mine = || Up::Wish(Wish { wish: id(1), to: "dad".parse().unwrap(), text: Text::new("x") });
+    let child = "mia".parse().unwrap();
+    let mine =
+        move || Up::Wish(Wish { wish: id(1), child, to: "dad".parse().unwrap(), text: Text::new("x") });
     assert_eq!(say(&mut w, "dad", 13, mine()), Err("not_your_message".to_owned()));
     w.finish();
 }
@@ -283,7 +291,7 @@ fn wishes_are_limited_by_list_and_by_day() {
     w.pass(DAY_MS);
     wish(&mut w, 105, "mum", "Good night").unwrap();
     // Leo's are his own.
-    wish_at(&mut w, "piggy2", 1, "mum", SCOOTER).unwrap();
+    wish_at(&mut w, ("leo", "piggy2"), 1, "mum", SCOOTER).unwrap();
     w.finish();
 }
 
@@ -348,6 +356,19 @@ fn wishes_end_with_the_guardianship() {
     w.finish();
 }
 
+/// PC-12: who has ordered a wish is not told of it any more, unless it asks and the wish waits again.
+#[test]
+fn who_has_decided_is_not_told_again() {
+    let mut w = family();
+    wish(&mut w, 1, "dad", SCOOTER).unwrap();
+    let payment = ordered(&mut w, "dad", 1, order(1)).unwrap();
+    assert!(notices(&mut w, "dad").is_empty());
+    answered(&mut w, payment, ChildAnswer::Reject);
+    w.say("dad", Up::StatusRequest(StatusRequest { payment: None })).unwrap();
+    assert_eq!(notices(&mut w, "dad").len(), 1);
+    w.finish();
+}
+
 /// CP-15: what a batch has tried is taken back with the wishes.
 #[test]
 fn a_batch_that_fails_ends_no_wish() {
@@ -366,7 +387,7 @@ fn a_batch_that_fails_ends_no_wish() {
     w.finish();
 }
 
-/// Another piggy bank in the middle: the child finds its wishes on the new one, and the former one has no say.
+/// PC-12: another piggy bank in the middle: the child finds its wishes on the new one, and the former one has no say.
 #[test]
 fn wishes_move_to_another_piggy_bank() {
     let mut w = family();
@@ -378,6 +399,10 @@ fn wishes_move_to_another_piggy_bank() {
     let body = Up::WishWithdraw(WishWithdraw { wish: id(1) });
     assert_eq!(say(&mut w, "piggy3", 1, body), Ok(()));
     assert_eq!(state(&w, 1), Some(WishState::Withdrawn));
+    // What she said at the former one is hers, also where it arrives when her brother uses that.
+    bind(&mut w, "leo", bonds(&["mum", "dad"], Some("piggy"))).unwrap();
+    assert_eq!(wish(&mut w, 2, "dad", SCOOTER), Err("other_child".to_owned()));
+    assert_eq!(wish(&mut w, 1, "dad", SCOOTER), Err("other_child".to_owned()), "not taken in twice either");
     w.finish();
 }
 

@@ -116,7 +116,7 @@ impl State {
         self.dead_letters.iter().any(refused)
     }
 
-    /// The cloud says that it did not accept a message of ours.
+    /// The cloud says that it did not accept a message of ours, which waits for no PUBACK any more.
     pub(crate) fn decide_refused(&self, context: &Context<'_>, refused: &Refused) -> Decision {
         if !context.journal_accepts {
             return Decision::Full;

@@ -51,7 +51,8 @@ pub struct Settings {
     pub clock_refresh_ms: u64,
     /// No PUBACK in this time means close and reconnect, in milliseconds.
     pub acknowledge_ms: u64,
-    /// A message that the cloud had no quota for is sent again after this, in milliseconds.
+    /// A message that the cloud had no quota for is sent again after this, in milliseconds; then after twice that, up to
+    /// [`limits::QUOTA_RETRY_TIMES`] times that.
     pub quota_retry_ms: u64,
 }
 
@@ -222,14 +223,14 @@ impl Device {
     pub fn handle_published(&mut self, connection: u64, message: MessageId, reason: u8, now_boot_ms: u64) {
         let retry_boot_ms = now_boot_ms.saturating_add(self.settings.quota_retry_ms);
         let Some(link) = self.link.as_mut().filter(|link| link.connection == connection) else { return };
-        if link.settle(&message) {
+        if let Some(sent) = link.settle(&message) {
             let quota = (reason == QUOTA_EXCEEDED).then_some(retry_boot_ms);
             match reason {
                 // A cloud that wants no reports gets the next one all the same: it costs little and blocks nothing.
                 _ if self.self_report.settle(message, quota) => {}
                 0..0x80 => self.record([Event::SpoolCleared { message }]),
-                QUOTA_EXCEEDED => link.postpone(message, retry_boot_ms),
-                _ => self.bury(message, reason),
+                QUOTA_EXCEEDED => link.postpone(message, self.settings.quota_retry_ms, now_boot_ms),
+                _ => self.bury(message, reason, sent.refused),
             }
         }
         self.advance(now_boot_ms);
@@ -458,6 +459,12 @@ impl Device {
             Err(why) => return self.state.decide_poison(&self.context(now_boot_ms), kind, payload, &why),
         };
         if self.state.has_refused(envelope.id) {
+            return Decision::Record(vec![]);
+        }
+        // What becomes of it says its PUBACK (correctness.md 9).
+        if let (Down::Refused(refused), Some(link)) = (&envelope.body, self.link.as_mut())
+            && link.refused(refused)
+        {
             return Decision::Record(vec![]);
         }
         let context = self.context(now_boot_ms);

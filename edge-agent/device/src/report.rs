@@ -64,11 +64,20 @@ impl Reporter {
     }
 
     /// `number` counts the wishes of this enrolment: the same words again are another wish.
-    pub(crate) fn wish(&self, number: u64, to: &PrincipalId, text: &Text) -> (WishId, SpoolEntry) {
+    pub(crate) fn wish(
+        &self,
+        number: u64,
+        child: &PrincipalId,
+        to: &PrincipalId,
+        text: &Text,
+    ) -> (WishId, SpoolEntry) {
         let parts: [&[u8]; 3] = [&number.to_be_bytes(), to.as_str().as_bytes(), text.as_str().as_bytes()];
         let wish = WishId(self.id("wish", &parts).0);
         let message = self.id("wish-message", &[&wish.0]);
-        (wish, entry(message, Up::Wish(Wish { wish, to: to.clone(), text: text.clone() })))
+        (
+            wish,
+            entry(message, Up::Wish(Wish { wish, child: child.clone(), to: to.clone(), text: text.clone() })),
+        )
     }
 
     pub(crate) fn wish_withdraw(&self, wish: WishId) -> SpoolEntry {

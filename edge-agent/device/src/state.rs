@@ -202,16 +202,21 @@ impl State {
                 self.spool(report);
             }
             Event::ChildViewReceived { view } => {
-                self.wishes.shown(view);
+                let is_other = self.child_view.as_ref().is_some_and(|known| known.child != view.child);
+                self.wishes.shown(view, is_other);
                 self.child_view = Some(view.clone());
             }
             Event::WishMade { wish, to, text, report } => {
                 let (message, to, text) = (report.message, to.clone(), text.clone());
-                self.wishes.make(OwnWish { wish: *wish, message, to, text, standing: OwnStanding::Waiting });
+                let (wish, standing) = (*wish, OwnStanding::Waiting);
+                self.wishes.make(OwnWish { wish, message, to, text, standing, taken_back: false });
                 self.spool(report);
             }
             Event::WishWithdrawn { wish, report } => match report {
-                Some(report) => self.spool(report),
+                Some(report) => {
+                    self.wishes.take_back(*wish);
+                    self.spool(report);
+                }
                 None => self.wishes.forget(*wish),
             },
             Event::PromptEnded { payment, why } => self.prompts.end_unanswered(*payment, *why),

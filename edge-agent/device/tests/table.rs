@@ -378,9 +378,14 @@ fn a_message_that_the_cloud_refuses_leaves_the_spool_as_a_dead_letter() {
         code: "nonsense".parse().unwrap(),
         text: Text::new(""),
     };
+    let message = *message;
     bench.deliver("refused", &Envelope::message(MessageId([8; 16]), body).encode());
     assert_eq!(acknowledged(&bench.settle()), 1);
-    assert_eq!(bench.device.status(0).spool_depth, 0);
+    assert_eq!(bench.device.status(0).spool_depth, 1, "its PUBACK says whether that is for good");
+    bench.device.handle_published(bench.connection, message, 0x83, bench.now);
+    bench.settle();
+    let status = bench.device.status(0);
+    assert_eq!((status.spool_depth, status.dead_letters.last().unwrap().code.as_str()), (0, "nonsense"));
 }
 
 /// correctness.md 10: a full device still says so, from the reserve; when that is gone, by PUBACK code.

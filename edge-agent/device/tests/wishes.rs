@@ -89,6 +89,14 @@ fn show(bench: &mut Bench, view: ChildView) {
     bench.settle();
 }
 
+/// Mia's, and connected.
+fn piggy_bank() -> Bench {
+    let mut bench = Bench::new(PIGGY_BANK);
+    bench.connect_with_time();
+    show(&mut bench, view(0, &[]));
+    bench
+}
+
 fn refuse(bench: &mut Bench, message: MessageId, code: &'static str) {
     let (message, about) = (Some(message), Some(Code::known("wish")));
     let refused = Refused { message, about, code: Code::known(code), text: Text::new("no") };
@@ -100,7 +108,8 @@ fn refuse(bench: &mut Bench, message: MessageId, code: &'static str) {
 /// PC-12: what is said is on disk before anybody is told so; it survives a restart and is sent when there is a connection.
 #[test]
 fn a_wish_that_is_made_offline_is_sent_later_as_the_same_one() {
-    let mut bench = Bench::new(PIGGY_BANK);
+    let mut bench = piggy_bank();
+    bench.device.handle_disconnected(bench.connection);
     let request = WishRequest { ticket: 7, to: "dad".parse().unwrap(), text: SCOOTER.to_owned() };
     bench.device.handle_wish(&request, bench.now);
     assert!(matches!(bench.append()[..], [Event::WishMade { .. }]));
@@ -129,8 +138,7 @@ fn a_wish_that_is_made_offline_is_sent_later_as_the_same_one() {
 /// PC-12: what the cloud shows is told as the cloud tells it, also offline and after a restart.
 #[test]
 fn a_wish_is_shown_as_the_cloud_tells_it() {
-    let mut bench = Bench::new(PIGGY_BANK);
-    bench.connect_with_time();
+    let mut bench = piggy_bank();
     let outputs = wish(&mut bench, SCOOTER);
     let wish = said(&outputs)[0].clone().unwrap();
     show(&mut bench, view(1, &[(wish, WishState::Open)]));
@@ -150,8 +158,7 @@ fn a_wish_is_shown_as_the_cloud_tells_it() {
 #[test]
 fn a_refused_wish_stays_to_be_read_until_it_is_taken_back() {
     for reply_first in [true, false] {
-        let mut bench = Bench::new(PIGGY_BANK);
-        bench.connect_with_time();
+        let mut bench = piggy_bank();
         let outputs = wish(&mut bench, SCOOTER);
         let (wish, message) = (said(&outputs)[0].clone().unwrap(), messages(&outputs)[0]);
         if reply_first {
@@ -168,13 +175,78 @@ fn a_refused_wish_stays_to_be_read_until_it_is_taken_back() {
         let outputs = withdraw(&mut bench, wish);
         assert_eq!((said(&outputs), sent(&outputs), standings(&bench)), (vec![Ok(wish)], vec![], vec![]));
     }
+    // Taken back before that is known: then nobody wants to read it.
+    let mut bench = piggy_bank();
+    let outputs = wish(&mut bench, SCOOTER);
+    let (wish, message) = (said(&outputs)[0].clone().unwrap(), messages(&outputs)[0]);
+    assert_eq!(said(&withdraw(&mut bench, wish)), [Ok(wish)]);
+    promised(&mut bench, message, 0x83);
+    assert_eq!(standings(&bench), []);
+}
+
+/// correctness.md 9: what the cloud has no room for now is kept and sent again, whichever of its two words comes first.
+#[test]
+fn what_the_cloud_has_no_room_for_now_is_sent_again() {
+    for (code, reply_first) in [("no_room", true), ("no_room", false), ("a_newer_code", true)] {
+        let mut bench = piggy_bank();
+        let outputs = wish(&mut bench, SCOOTER);
+        let (wish, message) = (said(&outputs)[0].clone().unwrap(), messages(&outputs)[0]);
+        if reply_first {
+            refuse(&mut bench, message, code);
+            promised(&mut bench, message, 0x97);
+        } else {
+            promised(&mut bench, message, 0x97);
+            refuse(&mut bench, message, code);
+        }
+        assert_eq!(standings(&bench), [WishStanding::Waiting]);
+        let status = bench.device.status(bench.now);
+        assert_eq!((status.spool_depth, status.dead_letters.len()), (1, 0));
+        // Each time after twice as long.
+        for wait in [1, 2, 4, 8, 16, 32, 64, 64].map(|times| times * bench.settings.quota_retry_ms) {
+            bench.now += wait - 1;
+            bench.device.handle_tick(bench.now);
+            assert_eq!(sent(&bench.settle()), []);
+            bench.now += 1;
+            bench.device.handle_tick(bench.now);
+            let outputs = bench.settle();
+            assert_eq!((sent(&outputs), messages(&outputs)), (vec![("wish", wish)], vec![message]));
+            promised(&mut bench, message, 0x97);
+        }
+        bench.now += 64 * bench.settings.quota_retry_ms;
+        bench.device.handle_tick(bench.now);
+        assert_eq!(messages(&bench.settle()), [message]);
+        promised(&mut bench, message, 0);
+        assert_eq!(standings(&bench), [WishStanding::Sent]);
+    }
+}
+
+/// PC-12: a wish says whose it is; another child that uses the piggy bank later does not read it.
+#[test]
+fn a_wish_is_the_childs_that_the_piggy_bank_shows() {
+    let mut bench = Bench::new(PIGGY_BANK);
+    bench.connect_with_time();
+    assert_eq!(said(&wish(&mut bench, SCOOTER)), [Err(WishRefusal::NoChild)]);
+    show(&mut bench, view(0, &[]));
+    let outputs = wish(&mut bench, SCOOTER);
+    let whose = |up| match up {
+        Up::Wish(wish) => Some(wish.child.to_string()),
+        _ => None,
+    };
+    assert_eq!(published(&outputs).into_iter().filter_map(whose).collect::<Vec<_>>(), ["mia"]);
+    show(&mut bench, view(1, &[]));
+    assert_eq!(standings(&bench), [WishStanding::Waiting], "still hers");
+    show(&mut bench, ChildView { child: "leo".parse().unwrap(), ..view(2, &[]) });
+    assert_eq!(standings(&bench), []);
+    // It is told of all the same, as hers: the cloud knows whether that is so.
+    promised(&mut bench, messages(&outputs)[0], 0x83);
+    refuse(&mut bench, messages(&outputs)[0], "other_child");
+    assert_eq!(standings(&bench), []);
 }
 
 /// A withdrawal never overtakes its wish, also where the cloud has put that off.
 #[test]
 fn a_wish_is_not_overtaken_by_its_withdrawal() {
-    let mut bench = Bench::new(PIGGY_BANK);
-    bench.connect_with_time();
+    let mut bench = piggy_bank();
     let outputs = wish(&mut bench, SCOOTER);
     let (wish, message) = (said(&outputs)[0].clone().unwrap(), messages(&outputs)[0]);
     promised(&mut bench, message, 0x97);
@@ -189,11 +261,10 @@ fn a_wish_is_not_overtaken_by_its_withdrawal() {
     assert_eq!(bench.device.status(bench.now).spool_depth, 0);
 }
 
-/// Each refusal by its code; none of them records or sends anything.
+/// PC-12: each refusal by its code; none of them records or sends anything.
 #[test]
 fn refusals_of_wishes_are_reached() {
-    let mut bench = Bench::new(PIGGY_BANK);
-    bench.connect_with_time();
+    let mut bench = piggy_bank();
     let one = WishId([1; 16]);
     show(&mut bench, view(1, &[(one, WishState::Granted)]));
     let code = |outputs: Vec<Output>| said(&outputs)[0].clone().unwrap_err().code();
@@ -218,8 +289,7 @@ fn refusals_of_wishes_are_reached() {
 /// Everything has a limit, and the journal reads back what it was given.
 #[test]
 fn wishes_are_remembered_up_to_a_limit_and_read_back() {
-    let mut bench = Bench::new(PIGGY_BANK);
-    bench.connect_with_time();
+    let mut bench = piggy_bank();
     for _ in 0..limits::WISHES_SHOWN + 5 {
         let outputs = wish(&mut bench, SCOOTER);
         promised(&mut bench, messages(&outputs)[0], 0);

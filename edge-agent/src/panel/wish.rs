@@ -62,6 +62,7 @@ fn refusal(code: &str) -> Option<&'static str> {
         "too_many_wishes" => "your wish list is full; take a wish back, or wait for an answer",
         "too_many_wishes_today" => "enough wishes for today; try again tomorrow",
         "not_a_piggy_bank" => "this piggy bank is nobody's; ask a grown-up",
+        "other_child" => "it was said while this piggy bank was another child's",
         "text_empty" => "it has no words",
         _ => return None,
     })

@@ -96,6 +96,14 @@ mutants! {
     KeepNotAsked = "keep-not-asked";
     /// a start gives nobody time to come back and answer a suggestion
     SuggestionNotReopened = "suggestion-not-reopened";
+    /// a wish may be ordered again while a payment for it is under way
+    WishOrderedTwice = "wish-ordered-twice";
+    /// a wish stays ordered though its payment has ended unpaid
+    WishNotReopened = "wish-not-reopened";
+    /// a child may wish for something from anybody
+    WishToAnybody = "wish-to-anybody";
+    /// a wish is told to somebody who is no guardian of the child any more
+    WishToldToFormerGuardian = "wish-told-to-former-guardian";
     // The core: the bank
     /// the bank's "not found" is taken as a refusal
     NotFoundIsRefused = "not-found-is-refused";

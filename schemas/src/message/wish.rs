@@ -16,6 +16,8 @@ wire! {
     pub struct Wish {
         /// Made by the piggy bank; the same wish is taken in once.
         pub wish: WishId,
+        /// Whose: the child that the piggy bank was showing. It may be used by another one when this arrives.
+        pub child: PrincipalId,
         /// The guardian of the child's choice.
         pub to: PrincipalId,
         /// In the child's words.

@@ -12,6 +12,7 @@
 //!
 //! | facts | the wish | who is told |
 //! |---|---|---|
+//! | said at a piggy bank that another child uses by then, or that still showed another one | not taken in, `other_child` | nobody: it is shown to no other child |
 //! | to somebody who is no guardian of this child | not taken in, `guardian_unknown` | the child |
 //! | [`limits::WISHES_OF_DAY`] today, or [`limits::OPEN_WISHES`] on the list | not taken in, `too_many_wishes_today`, `too_many_wishes` | the child |
 //! | without a purchase word | delivered | the guardian, as a message |
@@ -19,13 +20,15 @@
 //! | ordered, and the payment ends unpaid, whatever the reason | open again | as the order says |
 //! | declined while open | declined, with the guardian's reason | the child |
 //! | declined or withdrawn while ordered | unchanged, refused `wish_ordered` | who asked |
-//! | whom it was told is no guardian any more | ended; with its payment, if one was ordered | the child |
+//! | taken back at a piggy bank that another child uses by then | unchanged, refused `wish_unknown` | the child sees it where it is now |
+//! | whom it was told is no guardian any more | ended, if it waited; with its payment, if one was ordered | the child |
 //!
 //! The child reads all of it in its `child-view`; nothing of a wish moves money by itself.
 
 use schemas::ids::{MessageId, Principal, WishId};
 use schemas::message::{self, Down, ShownWish, WishDecline, WishKind, WishNotice, WishState};
 use schemas::wire::Text;
+use schemas_mutants::Mutant;
 
 use super::ChildFlow;
 use super::words::Words;
@@ -44,13 +47,17 @@ impl<'a> ChildFlow<'a> {
         words: &Words,
     ) -> Result<(), Rejection> {
         let (child, found) = self.child_at(device)?;
+        if said.child != child.id {
+            let text = format!("this piggy bank is not used by `{}` any more", said.child);
+            return Err(Rejection::new("other_child", text));
+        }
         if found.wishes.find(said.wish).is_some() {
             return Ok(());
         }
         if said.text.as_str().trim().is_empty() {
             return Err(Rejection::new("text_empty", "a wish has words"));
         }
-        if !found.bonds.guardians.contains(&said.to) {
+        if !found.bonds.guardians.contains(&said.to) && !Mutant::WishToAnybody.is_active() {
             let text = format!("`{}` is not registered as your guardian: choose another one", said.to);
             return Err(Rejection::new("guardian_unknown", text));
         }
@@ -141,6 +148,7 @@ impl<'a> ChildFlow<'a> {
     ) -> Result<(), Rejection> {
         match wish_to(child, guardian, id)?.state {
             WishState::Open => Ok(()),
+            WishState::Ordered if Mutant::WishOrderedTwice.is_active() => Ok(()),
             WishState::Ordered => {
                 Err(Rejection::new("wish_ordered", "a payment for it is under way: wait for its end"))
             }
@@ -178,6 +186,13 @@ impl<'a> ChildFlow<'a> {
         for (id, wish) in former.wishes.iter().filter(|(_, wish)| !is_guardian(wish)) {
             self.withdraw_notice(child, id, wish);
         }
+    }
+
+    /// Who has decided about a wish needs not be told of it any more.
+    pub(super) fn withdraw_notice_of(&mut self, child: &Principal, id: WishId) {
+        let cloud = self.cloud;
+        let wish = cloud.registry.child(child).and_then(|found| found.wishes.find(id));
+        wish.into_iter().for_each(|wish| self.withdraw_notice(child, id, wish));
     }
 
     fn child_at(&self, device: &Principal) -> Result<(Principal, &'a Child), Rejection> {

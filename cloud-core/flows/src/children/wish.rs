@@ -7,6 +7,7 @@ use schemas::message::{Keywords, ShownResult, WishKind, WishState};
 use schemas::money::Money;
 use schemas::time::Timestamp;
 use schemas::wire::Text;
+use schemas_mutants::Mutant;
 use serde::{Deserialize, Serialize};
 
 use crate::limits;
@@ -109,6 +110,7 @@ impl Wishes {
         let Some(wish) = self.all.get_mut(&id).filter(is_this) else { return };
         wish.state = match (was_made, is_guarded) {
             (true, _) => WishState::Granted,
+            (false, true) if Mutant::WishNotReopened.is_active() => WishState::Ordered,
             (false, true) => WishState::Open,
             (false, false) => WishState::Ended,
         };

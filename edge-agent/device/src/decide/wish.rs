@@ -23,6 +23,9 @@ pub struct WishRequest {
 /// Why a wish, or taking one back, changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WishRefusal {
+    /// The cloud has not told it yet.
+    #[error("this piggy bank does not know yet which child uses it: connect it, then try again")]
+    NoChild,
     /// Nothing to read.
     #[error("a wish has words: write what you wish for")]
     TextEmpty,
@@ -50,6 +53,7 @@ impl WishRefusal {
     /// Stable, for programs.
     pub fn code(&self) -> &'static str {
         match self {
+            WishRefusal::NoChild => "no_child",
             WishRefusal::TextEmpty => "text_empty",
             WishRefusal::TextTooLong => "text_too_long",
             WishRefusal::NotAPiggyBank => "not_a_piggy_bank",
@@ -70,6 +74,7 @@ impl State {
         text: &str,
     ) -> Result<(WishId, Event), WishRefusal> {
         self.check_piggy_bank(context)?;
+        let child = self.child_view.as_ref().map(|view| &view.child).ok_or(WishRefusal::NoChild)?;
         if text.trim().is_empty() {
             return Err(WishRefusal::TextEmpty);
         }
@@ -81,7 +86,7 @@ impl State {
         }
         self.check_room(context)?;
         let (to, text) = (to.clone(), Text::new(text));
-        let (wish, report) = context.reporter.wish(self.wishes.made, &to, &text);
+        let (wish, report) = context.reporter.wish(self.wishes.made, child, &to, &text);
         Ok((wish, Event::WishMade { wish, to, text, report }))
     }
 

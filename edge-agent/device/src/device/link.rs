@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use schemas::ids::{Code, MessageId};
+use schemas::message::Refused;
 use schemas::topic::Kind;
 use schemas_mutants::Mutant;
 
@@ -18,25 +19,49 @@ pub(super) struct Link {
     pub(super) connection: u64,
     pub(super) connected_boot_ms: u64,
     window: usize,
-    in_flight: BTreeMap<MessageId, u64>,
+    in_flight: BTreeMap<MessageId, InFlight>,
     postponed: BTreeMap<MessageId, u64>,
+    /// For how long each was last postponed.
+    waits: BTreeMap<MessageId, u64>,
     closing: bool,
+}
+
+/// A message that waits for its PUBACK.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    sent_boot_ms: u64,
+    /// Why the cloud does not take it. Whether that is for good, its PUBACK says (correctness.md 9).
+    pub(super) refused: Option<Code>,
 }
 
 impl Link {
     pub(super) fn new(connection: u64, window: u16, connected_boot_ms: u64) -> Self {
         let window = usize::from(window).clamp(1, limits::IN_FLIGHT);
-        let (in_flight, postponed) = (BTreeMap::new(), BTreeMap::new());
-        Self { connection, connected_boot_ms, window, in_flight, postponed, closing: false }
+        let (in_flight, postponed, waits) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { connection, connected_boot_ms, window, in_flight, postponed, waits, closing: false }
     }
 
-    /// True if the message was in flight.
-    pub(super) fn settle(&mut self, message: &MessageId) -> bool {
-        self.in_flight.remove(message).is_some()
+    /// What is known of the message if it was in flight.
+    pub(super) fn settle(&mut self, message: &MessageId) -> Option<InFlight> {
+        self.in_flight.remove(message)
     }
 
-    pub(super) fn postpone(&mut self, message: MessageId, until_boot_ms: u64) {
-        self.postponed.insert(message, until_boot_ms);
+    /// Each time for twice as long.
+    pub(super) fn postpone(&mut self, message: MessageId, retry_ms: u64, now_boot_ms: u64) {
+        let longest = retry_ms.saturating_mul(limits::QUOTA_RETRY_TIMES);
+        let wait = self.waits.entry(message).and_modify(|wait| *wait = (*wait * 2).min(longest));
+        let until = now_boot_ms.saturating_add(*wait.or_insert(retry_ms));
+        self.postponed.insert(message, until);
+    }
+
+    /// The cloud says that it does not take a message. True if its PUBACK decides what follows, or has done so.
+    pub(super) fn refused(&mut self, refused: &Refused) -> bool {
+        let Some(message) = &refused.message else { return false };
+        if let Some(sent) = self.in_flight.get_mut(message) {
+            sent.refused = Some(refused.code.clone());
+            return true;
+        }
+        self.postponed.contains_key(message)
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -44,7 +69,7 @@ impl Link {
     }
 
     pub(super) fn sent(&mut self, message: MessageId, now_boot_ms: u64) {
-        self.in_flight.insert(message, now_boot_ms);
+        self.in_flight.insert(message, InFlight { sent_boot_ms: now_boot_ms, refused: None });
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -55,7 +80,7 @@ impl Link {
         if self.closing {
             return None;
         }
-        let overdue = self.in_flight.values().map(|sent| sent.saturating_add(acknowledge_ms));
+        let overdue = self.in_flight.values().map(|sent| sent.sent_boot_ms.saturating_add(acknowledge_ms));
         overdue.chain(self.postponed.values().copied()).min()
     }
 }
@@ -70,7 +95,8 @@ impl Device {
             self.output(Output::Ask { connection, kind: Kind::CloudTime, payload });
         }
         self.ask_for_places(connection, now_boot_ms);
-        let overdue = |sent: &u64| now_boot_ms >= sent.saturating_add(self.settings.acknowledge_ms);
+        let acknowledge_ms = self.settings.acknowledge_ms;
+        let overdue = |sent: &InFlight| now_boot_ms >= sent.sent_boot_ms.saturating_add(acknowledge_ms);
         if !link.closing && link.in_flight.values().any(overdue) {
             link.closing = true;
             self.output(Output::Reconnect { connection });
@@ -114,13 +140,13 @@ impl Device {
     }
 
     /// The cloud refused a message for good.
-    pub(super) fn bury(&mut self, message: MessageId, reason: u8) {
+    pub(super) fn bury(&mut self, message: MessageId, reason: u8, why: Option<Code>) {
         let about = self
             .state
             .spooled()
             .find(|entry| entry.message == message)
             .and_then(|entry| code_of_kind(entry.kind.as_str()));
-        let code: Option<Code> = format!("puback_{reason:02x}").parse().ok();
+        let code = why.or_else(|| format!("puback_{reason:02x}").parse().ok());
         let code = code.unwrap_or_else(|| Code::known("puback_refused"));
         self.record([dead_letter_up(Some(message), about, code)]);
     }

@@ -18,6 +18,9 @@ pub(crate) struct OwnWish {
     pub(crate) to: PrincipalId,
     pub(crate) text: Text,
     pub(crate) standing: OwnStanding,
+    /// The child has taken it back, and the cloud may not know that yet.
+    #[serde(default)]
+    pub(crate) taken_back: bool,
 }
 
 /// Where it stands.
@@ -79,14 +82,23 @@ impl OwnWishes {
         if !is_known {
             own.standing = OwnStanding::Refused(code.clone());
         }
+        // Nobody wants to know any more.
+        self.own.retain(|own| own.message != message || !own.taken_back);
+    }
+
+    pub(super) fn take_back(&mut self, wish: WishId) {
+        self.own.iter_mut().filter(|own| own.wish == wish).for_each(|own| own.taken_back = true);
     }
 
     pub(super) fn forget(&mut self, wish: WishId) {
         self.own.retain(|own| own.wish != wish);
     }
 
-    /// What the cloud shows is the cloud's to tell.
-    pub(super) fn shown(&mut self, view: &ChildView) {
+    /// What the cloud shows is the cloud's to tell. And what another child has wished for is not for this one to read.
+    pub(super) fn shown(&mut self, view: &ChildView, is_other: bool) {
+        if is_other {
+            return self.own.clear();
+        }
         let in_view = |own: &OwnWish| {
             view.wishes.iter().flat_map(|shown| shown.iter()).any(|shown| shown.wish == own.wish)
         };
