@@ -57,6 +57,10 @@ pub(super) enum Wish {
     Choose {
         choice: usize,
     },
+    /// A guardian's no to a wish, by its number.
+    Decline {
+        decline: usize,
+    },
 }
 
 /// A request on its way and afterwards.

@@ -3,15 +3,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cloud_core_flows::admin::{AdminAnswer, AdminCommand, ChildPaymentRow, Filter, Listing};
-use schemas::ids::{IdempotencyKey, PaymentId, Principal};
-use schemas::message::{PaymentState, ResultTo};
+use cloud_core_flows::admin::{AdminAnswer, AdminCommand, ChildPaymentRow, ChildRow, Filter, Listing};
+use schemas::ids::{CategoryId, IdempotencyKey, PaymentId, Principal, PrincipalId};
+use schemas::limits::SHOWN_RESULTS;
+use schemas::message::{ChildView, PaymentState, ResultTo};
 
 use super::family_book::{Book, Broken, End, Standing};
 use super::family_facts::{OrderFacts, What};
 use super::fault::Fault;
 use super::machine::Machine;
 use super::{Violation, World, say};
+
+/// When a payment ended, what it was for, how much it was, how it ended.
+type ShownAs = (u64, String, u64, PaymentState);
 
 /// What a family adds to the audit of the accounts.
 #[derive(Debug, Default)]
@@ -31,7 +35,11 @@ impl World {
         let AdminAnswer::ChildPayments(rows) = self.operate_now(list)? else {
             return Err(Violation::harness("no list of children's payments"));
         };
-        let judged = self.judge_family(&rows);
+        let list = AdminCommand::Find { listing: Listing::Children, filter: Filter::default() };
+        let AdminAnswer::Children(children) = self.operate_now(list)? else {
+            return Err(Violation::harness("no list of children"));
+        };
+        let judged = self.judge_family(&rows, &children);
         let (ends, either) = judged.map_err(|(rule, text)| self.broken(rule, text))?;
         either.into_iter().for_each(|why| self.allow_either(why));
         for row in &rows {
@@ -40,7 +48,11 @@ impl World {
         Ok(ends)
     }
 
-    fn judge_family(&self, rows: &[ChildPaymentRow]) -> Result<(FamilyEnds, Vec<&'static str>), Broken> {
+    fn judge_family(
+        &self,
+        rows: &[ChildPaymentRow],
+        children: &[ChildRow],
+    ) -> Result<(FamilyEnds, Vec<&'static str>), Broken> {
         let Some(mut book) = Book::new(self, rows) else { return Ok((FamilyEnds::default(), Vec::new())) };
         book.walk()?;
         self.audit_screens(&book)?;
@@ -57,6 +69,7 @@ impl World {
             ends.rows.insert("child: order refused", book.refused);
         }
         book.audit_own(&mut ends)?;
+        book.audit_wishes(children, &mut ends)?;
         for (id, (guardian, told)) in &self.facts.family.allowances {
             let paid = book.allowed.get(id).copied();
             let state = paid.map(|paid| if paid { PaymentState::Settled } else { PaymentState::Refused });
@@ -89,18 +102,52 @@ impl World {
         Ok((ends, book.either))
     }
 
+    /// Where the child reads what it has; none: that is revoked.
+    pub(super) fn screen(&self, child: &Principal, piggy_bank: &PrincipalId) -> Option<&Machine> {
+        self.machines.iter().find(|machine| {
+            let principal = &machine.settings.principal;
+            !machine.revoked && principal.id == *piggy_bank && principal.tenant == child.tenant
+        })
+    }
+
     /// PC-14: at rest each piggy bank shows what its child has.
     fn audit_screens(&self, book: &Book<'_>) -> Result<(), Broken> {
         for (child, available, piggy_bank) in book.screens() {
-            let at = |machine: &&Machine| {
-                let principal = &machine.settings.principal;
-                !machine.revoked && principal.id == *piggy_bank && principal.tenant == child.tenant
-            };
-            let Some(machine) = self.machines.iter().find(at) else { continue };
+            let Some(machine) = self.screen(child, piggy_bank) else { continue };
             let shown = machine.device().and_then(|device| device.child_view());
             if shown.is_none_or(|shown| shown.child != child.id || shown.available.minor != available) {
                 return Err(("PC-14", format!("{child} has {available}, and {piggy_bank} shows {shown:?}")));
             }
+            self.audit_results(book, child, shown)?;
+        }
+        Ok(())
+    }
+
+    /// PC-5: what became of the child's last payments, the newest first.
+    fn audit_results(
+        &self,
+        book: &Book<'_>,
+        child: &Principal,
+        shown: Option<&ChildView>,
+    ) -> Result<(), Broken> {
+        let results = shown.and_then(|shown| shown.results.as_ref()).into_iter().flat_map(|all| all.iter());
+        let shown: Vec<ShownAs> =
+            results.map(|one| (one.at.0, one.what.to_string(), one.amount.minor, one.state)).collect();
+        let of_child = book.results.iter().filter_map(|(id, at)| {
+            let (payment, facts) = (book.payments.get(id)?, self.facts.family.orders.get(id)?);
+            let categories =
+                || facts.order.categories.iter().map(CategoryId::as_str).collect::<Vec<_>>().join(", ");
+            let what = facts.order.note.as_ref().map_or_else(categories, ToString::to_string);
+            (payment.child == *child).then(|| Some((*at, what, payment.amount, payment.end?.state())))?
+        });
+        let mut expected: Vec<ShownAs> = of_child.collect();
+        // What ended at the same time stands in any order: also the last of those that are shown.
+        expected.sort_by_key(|one| std::cmp::Reverse(one.0));
+        let last = expected.get(SHOWN_RESULTS - 1).map_or(0, |one| one.0);
+        let same = shown.iter().map(|one| one.0).eq(expected.iter().take(SHOWN_RESULTS).map(|one| one.0));
+        let all = expected.iter().filter(|one| one.0 > last).all(|one| shown.contains(one));
+        if !same || !all || !shown.iter().all(|one| expected.contains(one)) {
+            return Err(("PC-5", format!("{child} reads {shown:?}, by what happened {expected:?}")));
         }
         Ok(())
     }

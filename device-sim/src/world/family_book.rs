@@ -18,6 +18,7 @@ use super::family_facts::{Entry, OrderFacts, What, allowance_id};
 use super::own::OwnBook;
 use super::plan::PersonKind;
 use super::tap::RequestKey;
+use super::wish_book::WishBook;
 
 const REQUEST_LIFE_MS: u64 = 24 * 3_600_000;
 
@@ -70,7 +71,7 @@ pub(super) struct Standing {
 #[derive(Debug, Default)]
 pub(super) struct ChildBook {
     pub(super) available: u64,
-    bonds: Option<Bonds>,
+    pub(super) bonds: Option<Bonds>,
     limits: Option<ChildLimits>,
 }
 
@@ -86,6 +87,10 @@ pub(super) struct Book<'a> {
     pub(super) payments: BTreeMap<PaymentId, Standing>,
     /// Of payments from people's own accounts.
     pub(super) own: OwnBook<'a>,
+    pub(super) wishes: WishBook,
+    /// Payments that have ended, and when; the last word of each counts.
+    pub(super) results: BTreeMap<PaymentId, u64>,
+    now: u64,
     /// What each account of the family's tenant has by children's payments and their deposits, in minor units.
     pub(super) accounts: BTreeMap<String, i128>,
     /// Allowances as they were set, and whether the first one is still to come.
@@ -120,6 +125,9 @@ impl<'a> Book<'a> {
             used: BTreeMap::new(),
             payments: BTreeMap::new(),
             own: OwnBook::new(world),
+            wishes: WishBook::default(),
+            results: BTreeMap::new(),
+            now: 0,
             accounts: BTreeMap::new(),
             allowances: BTreeMap::new(),
             allowed: BTreeMap::new(),
@@ -154,6 +162,8 @@ impl<'a> Book<'a> {
 
     fn apply(&mut self, entry: &Entry) -> Result<(), Broken> {
         let at = entry.at;
+        self.now = at;
+        self.wishes.step();
         match &entry.what {
             What::Start => {
                 // correctness.md 15: no answer is late because the core was away.
@@ -185,6 +195,7 @@ impl<'a> Book<'a> {
                 self.allowances.retain(|(of, guardian), _| {
                     of != child || bonds.as_ref().is_some_and(|now| now.guardians.contains(guardian))
                 });
+                self.wishes.bonds(child, bonds.as_ref());
                 if let Some(found) = self.children.get_mut(child) {
                     found.bonds = bonds.clone();
                 }
@@ -226,6 +237,13 @@ impl<'a> Book<'a> {
             What::Answer { device, payment, answer, position, identified } => {
                 self.answer(at, device, *payment, *answer, position.as_ref(), *identified);
             }
+            What::ChildWish { device, said } => return self.child_wish(device, said, entry.refused),
+            What::TakeBackWish { device, wish } => return self.take_back_wish(device, *wish, entry.refused),
+            What::DeclineWish { request, not_after, decline } => {
+                if self.is_new(at, request, *not_after) {
+                    return self.decline_wish(request, decline);
+                }
+            }
             What::Scan { request, not_after, scan, scanned_at } => {
                 if self.is_new(at, request, *not_after) {
                     return self.scan(at, request, *scan, scanned_at.0);
@@ -254,6 +272,8 @@ impl<'a> Book<'a> {
         let Some(payment) = self.payments.get_mut(&id) else { return };
         payment.end = Some(end);
         let payment = payment.clone();
+        self.wishes.payment_ended(id, end == End::Settled);
+        self.results.insert(id, self.now);
         let amount = i128::from(payment.amount);
         let sign = match end {
             End::Settled => 1,
@@ -415,6 +435,7 @@ impl Book<'_> {
             payee,
         };
         self.payments.insert(id, standing);
+        self.wishes.ordered(facts.order.wish, id);
         Ok(())
     }
 
@@ -427,12 +448,13 @@ impl Book<'_> {
         with_given_back: bool,
     ) -> Vec<&'static str> {
         let order = &facts.order;
-        let mut reasons = Vec::new();
         let Some(book) = self.children.get(child) else { return vec!["not_guardian"] };
         let guards = |bonds: &Bonds| bonds.guardians.contains(&facts.request.0.id);
         let Some(bonds) = book.bonds.as_ref().filter(|bonds| guards(bonds)) else {
             return vec!["not_guardian"];
         };
+        let mut reasons: Vec<_> =
+            self.wishes.reason(child, &facts.request.0, order.wish).into_iter().collect();
         let piggy_bank = bonds.piggy_bank.clone().map(|id| Principal { tenant: child.tenant.clone(), id });
         if piggy_bank.is_none_or(|device| self.revoked.contains(&device)) {
             reasons.push("piggy_bank_revoked");

@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cloud_core_flows::children::Bonds;
-use schemas::ids::{IdempotencyKey, Instance, MessageId, PaymentId, Principal, PrincipalId};
+use schemas::ids::{IdempotencyKey, Instance, MessageId, PaymentId, Principal, PrincipalId, WishId};
 use schemas::message::{
     self, ChildAllowance, ChildAnswer, ChildLimits, Down, Payee, PaymentCode, PaymentOrder, PaymentPrompt,
-    PaymentState, PaymentStatus, Position, SuggestionAnswer,
+    PaymentState, PaymentStatus, Position, SuggestionAnswer, WishDecline,
 };
 use schemas::time::Timestamp;
 use schemas::topic::Kind;
@@ -18,6 +18,7 @@ use super::family::FamilyErrand;
 use super::lane::Party;
 use super::own::{OwnPayments, own_id};
 use super::tap::RequestKey;
+use super::wishes::ChildWishes;
 use super::{Violation, World};
 
 /// Something that reached the core and may have changed how a payment of the family stands.
@@ -74,6 +75,19 @@ pub(super) enum What {
         not_after: Timestamp,
         choice: SuggestionAnswer,
     },
+    ChildWish {
+        device: Principal,
+        said: message::Wish,
+    },
+    TakeBackWish {
+        device: Principal,
+        wish: WishId,
+    },
+    DeclineWish {
+        request: RequestKey,
+        not_after: Timestamp,
+        decline: WishDecline,
+    },
     /// A terminal hands in a code, by the number of what it wanted.
     Scan {
         request: RequestKey,
@@ -91,6 +105,8 @@ pub(super) struct Entry {
     pub(super) at: u64,
     pub(super) position: u64,
     pub(super) what: What,
+    /// It was a wish, and the core has said that it does not take it.
+    pub(super) refused: bool,
 }
 
 /// A button was pressed.
@@ -156,6 +172,7 @@ pub(super) struct FamilyFacts {
     pub(super) allowance_wishes: Vec<ChildAllowance>,
     pub(super) scan_wishes: Vec<ScanWish>,
     pub(super) own: OwnPayments,
+    pub(super) wish_list: ChildWishes,
     /// Payments of allowances that may come: who pays, and what they were told of it.
     pub(super) allowances: BTreeMap<PaymentId, (Principal, BTreeSet<PaymentState>)>,
     pub(super) orders: BTreeMap<PaymentId, OrderFacts>,
@@ -205,7 +222,9 @@ impl FamilyFacts {
 
     /// The core has not taken it.
     pub(super) fn forget(&mut self, id: u64) {
-        self.log.retain(|entry| entry.id != id);
+        let is_wish = |what: &What| matches!(what, What::ChildWish { .. } | What::TakeBackWish { .. });
+        self.log.retain(|entry| entry.id != id || is_wish(&entry.what));
+        self.log.iter_mut().filter(|entry| entry.id == id).for_each(|entry| entry.refused = true);
     }
 }
 
@@ -223,7 +242,7 @@ impl World {
         let at = self.stamp().0;
         self.facts.family.next += 1;
         let id = self.facts.family.next;
-        self.facts.family.log.push(Entry { id, at, position, what });
+        self.facts.family.log.push(Entry { id, at, position, what, refused: false });
         Some(id)
     }
 
@@ -270,6 +289,15 @@ impl World {
                 if is_of_family(&refund.payment) =>
             {
                 Some(What::GiveBack { request, not_after, payment: refund.payment })
+            }
+            (message::Up::WishDecline(decline), Some((request, not_after))) => {
+                Some(What::DeclineWish { request, not_after, decline })
+            }
+            // On a full disk they are put off.
+            (message::Up::Wish(_) | message::Up::WishWithdraw(_), None) if !self.core_has_room() => None,
+            (message::Up::Wish(said), None) => Some(What::ChildWish { device: who, said }),
+            (message::Up::WishWithdraw(said), None) => {
+                Some(What::TakeBackWish { device: who, wish: said.wish })
             }
             (message::Up::PaymentPrompt(said), None) => {
                 let identified = said.identified == Some(true);

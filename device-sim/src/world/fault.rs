@@ -178,6 +178,16 @@ faults! {
     NotSuggested = "not-suggested", 1000;
     /// A suggestion is answered a second time, otherwise perhaps.
     SuggestionAnsweredAgain = "suggestion-answered-again", 500;
+    /// A child tells its wish to somebody who is no guardian of it.
+    WishToStranger = "wish-to-stranger", 400;
+    /// A child does not wish for it any more.
+    WishTakenBack = "wish-taken-back", 700;
+    /// A guardian says no to a wish.
+    WishDeclined = "wish-declined", 700;
+    /// A guardian does nothing about a wish.
+    WishIgnored = "wish-ignored", 400;
+    /// A wish is ordered or declined a second time, or by somebody else.
+    WishAnsweredAgain = "wish-answered-again", 800;
 }
 
 /// How often each fault strikes, in a thousand occasions.

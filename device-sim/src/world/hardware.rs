@@ -172,6 +172,8 @@ impl World {
         let said = match envelope.body {
             message::Up::ExecutorCommand(said) => said,
             message::Up::PaymentPrompt(said) => return self.witness_child(index, &said),
+            message::Up::Wish(said) => return self.witness_child_wish(index, &said),
+            message::Up::WishWithdraw(said) => return self.witness_taking_back(index, said.wish),
             message::Up::CommandStatus(said) if said.progress == CommandProgress::NeverSeen => {
                 ExecutorOutcome { command: said.command, outcome: Outcome::Refused, delivered: 0, code: None }
             }

@@ -65,8 +65,10 @@ impl World {
                 self.witness_suggestion(to, asked)?;
                 true
             }
-            // Nobody wishes, yet.
-            Down::Wish(_) => false,
+            Down::Wish(notice) => {
+                self.witness_notice(to, notice)?;
+                true
+            }
             Down::CloudTime(_) | Down::Refused(_) => true,
         };
         if own {
@@ -99,7 +101,8 @@ impl World {
             | Wish::Scan { .. }
             | Wish::Allow { .. }
             | Wish::Own { .. }
-            | Wish::Choose { .. } => None,
+            | Wish::Choose { .. }
+            | Wish::Decline { .. } => None,
         }
     }
 

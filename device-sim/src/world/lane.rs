@@ -103,6 +103,8 @@ pub(super) struct Connection {
     pub(super) sent: u64,
     pub(super) arrived: u64,
     pub(super) tap: Tap,
+    /// When it was begun, in the world's time.
+    pub(super) began_at: u64,
     /// When each end wants to look at the time.
     pub(super) session_alarm: Option<u64>,
     pub(super) client_alarm: Option<u64>,
@@ -122,6 +124,7 @@ impl Connection {
             sent: 0,
             arrived: 0,
             tap,
+            began_at: now,
             session_alarm: None,
             client_alarm: None,
         }

@@ -366,7 +366,8 @@ impl World {
             Output::PromptAnswered { ticket, result, .. } => self.press_answered(index, ticket, &result)?,
             Output::Code { shown } => self.shows_code(index, shown)?,
             Output::CodeAnswered { ticket, result, .. } => self.visit_answered(index, ticket, &result),
-            Output::WishMade { .. } | Output::Show { .. } => {}
+            Output::WishMade { ticket, result } => self.wish_made(index, ticket, &result)?,
+            Output::Show { .. } => {}
         }
         Ok(())
     }

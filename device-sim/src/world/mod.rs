@@ -43,6 +43,8 @@ mod trace;
 mod verdict;
 mod walk;
 mod wire;
+mod wish_book;
+mod wishes;
 
 use std::collections::BTreeMap;
 
@@ -187,6 +189,9 @@ enum Happening {
         machine: usize,
         visit: codes::Visit,
     },
+    /// A child wishes for something, or tries to again.
+    ChildWishes(usize),
+    ChildTakesBack(usize),
     /// A purchase begins, or is tried again.
     Shop(usize),
     /// A person does something that was on their mind.
@@ -315,6 +320,7 @@ impl World {
         self.draw_orders();
         self.draw_allowances();
         self.draw_own_payments();
+        self.draw_wishes();
         let end = self.options.faults_end_ms.unwrap_or(u64::MAX).min(self.plan.faults_end_ms);
         self.after(end, Happening::Heal);
         self.after(1_000, Happening::Trouble);
@@ -380,6 +386,8 @@ impl World {
             }
             Happening::Press { machine, press } => self.press(machine, press),
             Happening::Visit { machine, visit } => self.visit(machine, visit),
+            Happening::ChildWishes(wish) => self.child_wishes(wish),
+            Happening::ChildTakesBack(wish) => self.child_takes_back(wish),
             Happening::Shop(purchase) => self.begin_purchase(purchase),
             Happening::Act(person, deed) => self.act(person, deed)?,
             Happening::BankHears(call) => self.bank_hears(call)?,

@@ -148,6 +148,9 @@ impl World {
                 self.note_status(index, status);
             }
         }
+        if let message::Down::Wish(notice) = &envelope.body {
+            self.note_notice(index, notice);
+        }
         if self.strikes(Fault::TerminalLoses) {
             if !std::mem::replace(&mut self.people[index].will_look, true) {
                 let wait = self.random.of(Fault::TerminalLoses).range(1_000, 8_000);
@@ -158,9 +161,11 @@ impl World {
         match envelope.body {
             message::Down::PaymentVerification(request) => self.asked(index, request),
             message::Down::PaySuggestion(suggestion) => self.reads_suggestion(index, &suggestion),
+            message::Down::Wish(notice) => self.reads_wish(index, &notice),
             message::Down::PaymentStatus(status) => {
                 self.heard_status(index, &status);
                 self.heard_family_status(index, &status);
+                self.heard_of_wish(index, &status);
             }
             message::Down::RequestAnswer(answer) => {
                 if let Some(payment) = answer.payment
@@ -287,6 +292,9 @@ impl World {
             Wish::Choose { choice } => {
                 message::Up::SuggestionAnswer(self.facts.family.own.choices[choice].clone())
             }
+            Wish::Decline { decline } => {
+                message::Up::WishDecline(self.facts.family.wish_list.declines[decline].clone())
+            }
         };
         self.facts.requests.insert((who, key), Request { wish, promised: false, heard: None, answer: None });
         let kind = body.kind();
@@ -298,8 +306,8 @@ impl World {
             let wait = self.random.of(Fault::SendsTwice).range(0, 30_000);
             self.after(wait, Happening::Act(index, Deed::Repeat(kind, payload.clone())));
         }
-        // That nobody shall pay leaves nothing behind that tells which of two was the first.
-        if !matches!(wish, Wish::Choose { .. }) && self.strikes(Fault::KeyReused) {
+        // A no leaves nothing behind that tells which of two was the first.
+        if !matches!(wish, Wish::Choose { .. } | Wish::Decline { .. }) && self.strikes(Fault::KeyReused) {
             let other = not_after.plus_ms(1_000);
             self.expect_work(index, key, other, &body);
             let payload = Envelope::request(MessageId(self.random.ids.bytes()), key, other, body).encode();
@@ -324,7 +332,7 @@ impl World {
         let who = self.plan.people[index].principal.clone();
         match body {
             message::Up::PaymentOrder(order) => self.expect_order(&who, key, not_after, order),
-            message::Up::ChildLimits(_) | message::Up::PaymentScan(_) => {}
+            message::Up::ChildLimits(_) | message::Up::PaymentScan(_) | message::Up::WishDecline(_) => {}
             message::Up::ChildAllowance(set) => self.expect_allowance(&who, set),
             message::Up::OwnPayment(order) => self.expect_own(&who, key, not_after, order),
             message::Up::SuggestionAnswer(choice) => self.expect_choice(&who, key, not_after, choice),

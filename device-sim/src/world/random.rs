@@ -28,6 +28,8 @@ pub(super) struct Streams {
     pub(super) family: Random,
     /// People who pay from their own accounts.
     pub(super) own: Random,
+    /// What children wish for.
+    pub(super) wishes: Random,
     /// What was checked before the core reads it.
     pub(super) checks: Random,
     faults: Vec<Random>,
@@ -49,6 +51,7 @@ impl Streams {
             office: named("office"),
             family: named("family"),
             own: named("own"),
+            wishes: named("wishes"),
             checks: named("checks"),
             faults: Fault::ALL.iter().map(|fault| Random::named(seed, fault.as_str())).collect(),
         }
