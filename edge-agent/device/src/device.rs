@@ -229,7 +229,7 @@ impl Device {
                 // A cloud that wants no reports gets the next one all the same: it costs little and blocks nothing.
                 _ if self.self_report.settle(message, quota) => {}
                 0..0x80 => self.record([Event::SpoolCleared { message }]),
-                QUOTA_EXCEEDED => link.postpone(message, self.settings.quota_retry_ms, now_boot_ms),
+                QUOTA_EXCEEDED => link.postpone(message, &sent, self.settings.quota_retry_ms, now_boot_ms),
                 _ => self.bury(message, reason, sent.refused),
             }
         }

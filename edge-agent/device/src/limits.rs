@@ -28,8 +28,8 @@ pub const CODES: usize = 256;
 pub const POSITION_AGE_MS: u64 = 30_000;
 /// Longest life of a token, in milliseconds; a new one is made when it is over.
 pub const TOKEN_MS: u64 = 120_000;
-/// How many times as long as at first a message waits at most that the cloud has no quota for.
-pub const QUOTA_RETRY_TIMES: u64 = 64;
+/// How many times as long as at first a message waits at most that the cloud has no quota for. Deadlines go on meanwhile.
+pub const QUOTA_RETRY_TIMES: u64 = 4;
 /// Wishes that wait for the cloud's promise.
 pub const WISHES_WAITING: usize = 16;
 /// Wishes of this piggy bank that are remembered until the cloud shows them.

@@ -21,7 +21,7 @@ pub(super) struct Link {
     window: usize,
     in_flight: BTreeMap<MessageId, InFlight>,
     postponed: BTreeMap<MessageId, u64>,
-    /// For how long each was last postponed.
+    /// For how long each of those that are sent again next was postponed.
     waits: BTreeMap<MessageId, u64>,
     closing: bool,
 }
@@ -30,6 +30,8 @@ pub(super) struct Link {
 #[derive(Debug)]
 pub(super) struct InFlight {
     sent_boot_ms: u64,
+    /// For how long it was postponed before.
+    waited_ms: Option<u64>,
     /// Why the cloud does not take it. Whether that is for good, its PUBACK says (correctness.md 9).
     pub(super) refused: Option<Code>,
 }
@@ -47,11 +49,11 @@ impl Link {
     }
 
     /// Each time for twice as long.
-    pub(super) fn postpone(&mut self, message: MessageId, retry_ms: u64, now_boot_ms: u64) {
+    pub(super) fn postpone(&mut self, message: MessageId, sent: &InFlight, retry_ms: u64, now_boot_ms: u64) {
         let longest = retry_ms.saturating_mul(limits::QUOTA_RETRY_TIMES);
-        let wait = self.waits.entry(message).and_modify(|wait| *wait = (*wait * 2).min(longest));
-        let until = now_boot_ms.saturating_add(*wait.or_insert(retry_ms));
-        self.postponed.insert(message, until);
+        let wait_ms = sent.waited_ms.map_or(retry_ms, |waited| waited.saturating_mul(2).min(longest));
+        self.waits.insert(message, wait_ms);
+        self.postponed.insert(message, now_boot_ms.saturating_add(wait_ms));
     }
 
     /// The cloud says that it does not take a message. True if its PUBACK decides what follows, or has done so.
@@ -69,7 +71,8 @@ impl Link {
     }
 
     pub(super) fn sent(&mut self, message: MessageId, now_boot_ms: u64) {
-        self.in_flight.insert(message, InFlight { sent_boot_ms: now_boot_ms, refused: None });
+        let waited_ms = self.waits.remove(&message);
+        self.in_flight.insert(message, InFlight { sent_boot_ms: now_boot_ms, waited_ms, refused: None });
     }
 
     pub(super) fn in_flight(&self) -> usize {
