@@ -52,7 +52,7 @@ pub struct Settings {
     /// No PUBACK in this time means close and reconnect, in milliseconds.
     pub acknowledge_ms: u64,
     /// A message that the cloud had no quota for is sent again after this, in milliseconds; then after twice that, up to
-    /// [`limits::QUOTA_RETRY_TIMES`] times that.
+    /// [`crate::limits::QUOTA_RETRY_TIMES`] times that.
     pub quota_retry_ms: u64,
 }
 
